@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard packaging generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard packaging generate site site-browser newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,12 +89,13 @@ instructions: ## instructions of one request by callgrind, against the committed
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
 
-check: ## format, lints, dependencies, rooms, documents, generated files, chart
+check: ## format, lints, dependencies, rooms, documents, generated files, workflows, chart
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@tests/dependencies/run
 	cargo test --locked --quiet --package mcp-auth-crds
 	@charts/readme --check
+	@tests/dependencies/workflows
 	@tests/cluster/tools helm
 	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar \
 	  --set prometheusRule.enabled=true --set dashboard.enabled=true
@@ -116,6 +117,9 @@ generate: ## what is generated from the source: the CustomResourceDefinition and
 
 site: ## the documentation as a site, in target/site, with its links checked
 	@site/build
+
+site-browser: site ## each page of the site in a headless Chromium as on a phone: none too wide, no error in the console; without Chromium skipped
+	@site/browser
 
 newest-litellm: ## moves the tests to the newest LiteLLM: the lock, the README, docs/surfaces.md
 	@tests/images/python/newest

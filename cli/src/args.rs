@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use mcp_auth_operator::ChartArgs;
 
 use crate::cluster::ClusterOptions;
+use crate::litellm_key::SecretKey;
 
 /// Says how mcp-auth does in a cluster, what is wrong, and what to do about it.
 ///
@@ -113,7 +114,16 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub criteria: bool,
 
-    /// Lists the tools of no MCP server through a pod.
+    /// File with a key of LiteLLM, by which it is called as a user: one `tools/list` for each MCP server, in whose requests the
+    /// sidecar has to find the user's cookies and headers.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all_namespaces", "litellm_key_secret", "skip_calls"])]
+    pub litellm_key_file: Option<PathBuf>,
+
+    /// The same key from a Secret in LiteLLM's namespace.
+    #[arg(long, value_name = "NAME/KEY", conflicts_with = "skip_calls")]
+    pub litellm_key_secret: Option<SecretKey>,
+
+    /// Calls neither LiteLLM nor an MCP server.
     #[arg(long)]
     pub skip_calls: bool,
 

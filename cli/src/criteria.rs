@@ -11,14 +11,15 @@ use serde::Serialize;
 
 pub use checks::all;
 #[cfg(test)]
-pub use live::{Call, DirectCall, LiteLlmPod};
-pub use live::{CallOutcome, LiveFacts, live_facts};
+pub use live::{Call, DirectCall, LiteLlmPod, PassedOn, Sent};
+pub use live::{CallOutcome, LiveFacts, UserCall, live_facts};
 
 use crate::args::Format;
 use crate::cluster::{ApiGroup, Cluster};
 use crate::error::CliError;
 use crate::exit_code::ExitStatus;
 use crate::inventory::{Inventory, Scope};
+use crate::litellm_key::KeySource;
 use crate::outcome::Outcome;
 use crate::output::{self, HEADING, clean, paint};
 
@@ -37,6 +38,7 @@ pub struct Criterion {
 pub async fn run(
     cluster: &Cluster,
     scope: &Scope,
+    key: &KeySource,
     skip_calls: bool,
     format: Option<Format>,
 ) -> Result<ExitStatus, CliError> {
@@ -55,7 +57,7 @@ pub async fn run(
         }
     }
     let inventory = Inventory::load(cluster, scope).await?;
-    let live = live_facts(cluster, &inventory, skip_calls).await?;
+    let live = live_facts(cluster, &inventory, key, skip_calls).await?;
     let criteria = all(&inventory, &live, Timestamp::now());
     output::print(&match format {
         Some(format) => output::structured(&criteria, format),

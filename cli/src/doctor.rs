@@ -13,18 +13,20 @@ use crate::criteria;
 use crate::error::CliError;
 use crate::exit_code::ExitStatus;
 use crate::inventory::Scope;
+use crate::litellm_key::KeySource;
 use crate::output;
 use finding::Report;
 
 pub use text::render;
 
 pub async fn run(options: &ClusterOptions, args: &DoctorArgs) -> Result<ExitStatus, CliError> {
+    let key = KeySource::new(args.litellm_key_file.as_deref(), args.litellm_key_secret.as_ref())?;
     let cluster = Cluster::connect(options).await?;
     let scope = Scope::new(&args.scope, &cluster);
     if args.criteria {
-        return criteria::run(&cluster, &scope, args.skip_calls, args.output).await;
+        return criteria::run(&cluster, &scope, &key, args.skip_calls, args.output).await;
     }
-    let facts = gather::gather(&cluster, &scope, args).await?;
+    let facts = gather::gather(&cluster, &scope, args, &key).await?;
     let criteria = criteria::all(&facts.inventory, &facts.live, facts.now);
     let report = Report::new(checks::all(&facts), criteria);
     output::print(&match args.output {

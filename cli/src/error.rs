@@ -64,6 +64,8 @@ pub enum CliError {
     },
     #[error("the API server refuses to {action}: {cause}")]
     Api { action: String, cause: String },
+    #[error("--litellm-key-file {}: {problem}", path.display())]
+    LiteLlmKey { path: PathBuf, problem: String },
     #[error("{}: {problem}", path.display())]
     LiteLlmConfiguration { path: PathBuf, problem: String },
     #[error("{0}")]
@@ -85,6 +87,7 @@ impl CliError {
             Self::NotFound { .. }
             | Self::NoSuchServer { .. }
             | Self::Manifests(_)
+            | Self::LiteLlmKey { .. }
             | Self::LiteLlmConfiguration { .. } => ExitStatus::NotFound,
             Self::Output(_) => ExitStatus::OutputFailed,
         }

@@ -120,7 +120,8 @@ fn problem(error: &KubeconfigError, place: &str) -> String {
     }
 }
 
-fn reading(error: &io::Error) -> String {
+/// Why a file cannot be read.
+pub fn reading(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         kind => format!("it cannot be read ({kind})"),

@@ -12,6 +12,7 @@ mod explain;
 mod import;
 mod inventory;
 mod kubeconfig;
+mod litellm_key;
 mod logs;
 mod lookup;
 mod mcp_call;

@@ -1,46 +1,32 @@
-//! One real `tools/list` through a pod: as LiteLLM sends it, to the sidecar's outbound port, by way of the API server
-//! (port-forward). The sidecar adds the token, which never comes here.
+//! MCP calls of a user's: to LiteLLM's own MCP endpoint, in one of its pods, by way of the API server (port-forward).
 
 mod message;
-mod pod_connection;
+mod pod_port;
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::cluster::Cluster;
 use crate::error::CliError;
 use message::answer_to;
-use pod_connection::PodPort;
 
-pub use pod_connection::PodAddress;
+pub use pod_port::{PodAddress, PodPort};
 
 /// Newest version of MCP that is asked for; the server may choose another one.
 const PROTOCOL_VERSION: &str = "2025-06-18";
-const SESSION: &str = "mcp-session-id";
-const VERSION: &str = "mcp-protocol-version";
-/// Longest time of one request, and longest answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
-/// JSON-RPC error of a sidecar that lets only LiteLLM call (docs/errors.md, `caller_not_allowed`).
-const CALLER_NOT_ALLOWED: i64 = -32070;
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// By which LiteLLM is told the key, whatever other header it takes it from.
+const KEY_HEADER: HeaderName = HeaderName::from_static("x-litellm-api-key");
+/// Longest time of one request. LiteLLM waits 30 s for the tools of a server.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 /// Characters of a server's words that a message repeats.
 const MAX_WORDS: usize = 200;
-
-/// What the server said.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ToolList {
-    /// Name that the server gives itself.
-    pub server: String,
-    /// Version of MCP that it chose.
-    pub protocol: String,
-    pub tools: usize,
-}
 
 #[derive(Debug, Error)]
 pub enum McpCallError {
@@ -49,81 +35,65 @@ pub enum McpCallError {
     Cluster(#[from] CliError),
     #[error("the connection into the pod broke off: {0}")]
     Connection(String),
-    /// The sidecar knows LiteLLM by a secret that is not for this program.
-    #[error("the sidecar lets only LiteLLM call this port")]
-    CallerNotAllowed,
-    #[error("no answer to {method} within {} s", REQUEST_TIMEOUT.as_secs())]
-    Silent { method: &'static str },
-    #[error("{method} was answered with {status}{words}")]
+    #[error("no answer to {what} within {} s", REQUEST_TIMEOUT.as_secs())]
+    Silent { what: &'static str },
+    #[error("LiteLLM answers {method} with {status}{words}")]
     Status {
         method: &'static str,
         status: StatusCode,
         words: String,
     },
-    #[error("the answer to {method} is no JSON-RPC response: {problem}")]
+    #[error("LiteLLM's answer to {method} is no JSON-RPC response: {problem}")]
     NoResponse { method: &'static str, problem: String },
-    #[error("the server answers {method} with an error: {words}")]
+    #[error("LiteLLM answers {method} with an error: {words}")]
     JsonRpc { method: &'static str, words: String },
 }
 
-/// A session with an MCP server, through a pod's sidecar.
+/// Whom LiteLLM is called as.
+pub struct Caller<'a> {
+    pub key: &'a SecretString,
+    /// What goes with each request besides.
+    pub headers: HeaderMap,
+}
+
+/// A session with LiteLLM's MCP endpoint.
 struct Session<'a> {
-    port: PodPort<'a>,
-    path: String,
-    /// Headers that the server or the protocol asks for once it has begun.
-    headers: Vec<(&'static str, String)>,
+    port: &'a PodPort<'a>,
+    path: &'a str,
+    key: &'a SecretString,
+    headers: HeaderMap,
 }
 
 /// The answer to a request, with the session that its header names.
 struct Answer {
-    response: Value,
-    session: Option<String>,
+    result: Value,
+    session: Option<HeaderValue>,
 }
 
-impl ToolList {
-    /// "crm lists 3 tools (MCP 2025-06-18)"
-    pub fn describe(&self) -> String {
-        let Self {
-            server,
-            protocol,
-            tools,
-        } = self;
-        format!("{server} lists {tools} tools (MCP {protocol})")
-    }
-}
-
-/// Begins a session and lists the tools. `server` is LiteLLM's name of the server, `path` that of its URL.
-pub async fn list_tools(
-    cluster: &Cluster,
-    address: &PodAddress,
-    server: &str,
-    path: &str,
-) -> Result<ToolList, McpCallError> {
+/// Begins a session at this path of LiteLLM's, and counts the tools.
+pub async fn count_tools(port: &PodPort<'_>, path: &str, caller: Caller<'_>) -> Result<usize, McpCallError> {
+    let Caller { key, mut headers } = caller;
+    headers.insert(KEY_HEADER, bearer(key)?);
     let mut session = Session {
-        port: PodPort::new(cluster, address),
-        path: format!("/{server}{path}"),
-        headers: Vec::new(),
+        port,
+        path,
+        key,
+        headers,
     };
     let begun = session.request(1, "initialize", initialize()).await?;
-    let result = &begun.response;
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let protocol = text(&result["protocolVersion"]);
-    session.headers.push((VERSION, protocol.clone()));
-    session
-        .headers
-        .extend(begun.session.map(|session| (SESSION, session)));
+    let protocol = begun.result["protocolVersion"].as_str().unwrap_or_default();
+    if let Ok(protocol) = HeaderValue::from_str(protocol) {
+        session.headers.insert(VERSION, protocol);
+    }
+    if let Some(id) = begun.session {
+        session.headers.insert(SESSION, id);
+    }
     session.notify("notifications/initialized").await?;
     let listed = session.request(2, "tools/list", json!({})).await?;
-    let tools = listed.response["tools"].as_array();
-    Ok(ToolList {
-        server: text(&result["serverInfo"]["name"]),
-        protocol,
-        tools: tools
-            .ok_or_else(|| McpCallError::NoResponse {
-                method: "tools/list",
-                problem: "it has no list of tools".to_owned(),
-            })?
-            .len(),
+    let tools = listed.result["tools"].as_array();
+    tools.map(Vec::len).ok_or_else(|| McpCallError::NoResponse {
+        method: "tools/list",
+        problem: "it has no list of tools".to_owned(),
     })
 }
 
@@ -140,25 +110,19 @@ impl Session<'_> {
     async fn request(&self, id: u32, method: &'static str, params: Value) -> Result<Answer, McpCallError> {
         let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         let (head, body) = self.post(method, &message).await?;
-        let session = head
-            .headers
-            .get(SESSION)
-            .and_then(|session| session.to_str().ok());
         let response =
             answer_to(id, &body).map_err(|problem| McpCallError::NoResponse { method, problem })?;
         match response.get("error") {
-            Some(error) => Err(McpCallError::JsonRpc {
-                method,
-                words: words(
-                    error["message"]
-                        .as_str()
-                        .unwrap_or("without a message")
-                        .as_bytes(),
-                ),
-            }),
+            Some(error) => {
+                let message = error["message"].as_str().unwrap_or("without a message");
+                Err(McpCallError::JsonRpc {
+                    method,
+                    words: words(message.as_bytes(), self.key),
+                })
+            }
             None => Ok(Answer {
-                session: session.map(str::to_owned),
-                response: response["result"].clone(),
+                session: head.headers.get(SESSION).cloned(),
+                result: response["result"].clone(),
             }),
         }
     }
@@ -175,40 +139,23 @@ impl Session<'_> {
         method: &'static str,
         message: &Value,
     ) -> Result<(hyper::http::response::Parts, Bytes), McpCallError> {
-        let exchange = async {
-            let mut request = Request::builder()
-                .method(Method::POST)
-                .uri(&self.path)
-                .header(HOST, self.port.host())
-                .header(CONTENT_TYPE, "application/json")
-                .header(ACCEPT, "application/json, text/event-stream");
-            for (name, value) in &self.headers {
-                request = request.header(*name, value);
-            }
-            let body = Full::new(Bytes::from(message.to_string()));
-            let request = request.body(body).map_err(connection_error)?;
-            let mut connection = self.port.connect().await?;
-            let response = connection
-                .sender
-                .send_request(request)
-                .await
-                .map_err(connection_error)?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-            Ok::<_, McpCallError>((head, body.map_err(connection_error)?.to_bytes()))
-        };
-        let (head, body) = tokio::time::timeout(REQUEST_TIMEOUT, exchange)
-            .await
-            .map_err(|_| McpCallError::Silent { method })??;
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(self.path)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json, text/event-stream");
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let (head, body) = self.port.send(method, request, message.to_string()).await?;
         match head.status.is_success() {
             true => Ok((head, body)),
-            false if is_not_for_us(&body) => Err(McpCallError::CallerNotAllowed),
             false => Err(McpCallError::Status {
                 method,
                 status: head.status,
                 words: match body.is_empty() {
                     true => String::new(),
-                    false => format!(": {}", words(&body)),
+                    false => format!(": {}", words(&body, self.key)),
                 },
             }),
         }
@@ -219,16 +166,38 @@ fn connection_error(error: impl ToString) -> McpCallError {
     McpCallError::Connection(error.to_string())
 }
 
-fn is_not_for_us(body: &[u8]) -> bool {
-    let response: Value = serde_json::from_slice(body).unwrap_or_default();
-    response["error"]["code"] == CALLER_NOT_ALLOWED
+fn bearer(key: &SecretString) -> Result<HeaderValue, McpCallError> {
+    let value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()));
+    let mut value = value.map_err(connection_error)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
-/// The beginning of what a server says; of a JSON-RPC error or a problem document, the message.
-fn words(text: &[u8]) -> String {
+/// The beginning of what LiteLLM says; of an error document, the message. LiteLLM repeats a key that it does not take.
+fn words(text: &[u8], key: &SecretString) -> String {
     let document: Value = serde_json::from_slice(text).unwrap_or_default();
     let message = [&document["error"]["message"], &document["detail"]];
     let message = message.into_iter().find_map(|message| message.as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(text), Into::into);
+    let text = text.replace(key.expose_secret(), "(the key)");
     text.chars().take(MAX_WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn litellm_s_words_come_without_the_key_that_it_repeats() {
+        let key = SecretString::from("sk-a-key-of-somebody");
+        let body =
+            br#"{"error":{"message":"Virtual Key expected. Received=sk-a-key-of-somebody, expected 'sk-'"}}"#;
+        let told = words(body, &key);
+        assert_eq!(told, "Virtual Key expected. Received=(the key), expected 'sk-'");
+        let long = format!("{}sk-a-key-of-somebody", "x".repeat(MAX_WORDS - 5));
+        assert!(
+            !words(long.as_bytes(), &key).contains("sk-a"),
+            "no part of it either"
+        );
+    }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
+use mcp_auth_sidecar::control::context_checks::ContextChecks;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
@@ -189,6 +190,8 @@ impl Ground {
             metrics: data_path_metrics,
             audit_log: audit_log.clone(),
             static_headers: static_headers.clone(),
+            // `mcp-auth check` has an MCP server of its own, which tells more.
+            context_checks: ContextChecks::default(),
         });
         let settings = ControlSettings {
             original: self.config,

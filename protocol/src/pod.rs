@@ -86,7 +86,12 @@ pub mod health {
     /// Answers after the drain time; from its beginning on connections are closed after their answer. Only to
     /// whoever is in the pod and knows its uid, which is the preStop hook of the sidecar's own container.
     pub const DRAIN: &str = "/drain";
-    /// Header of a request to [`DRAIN`]: the uid of the pod.
+    /// [`SentRequests`](crate::context_check::SentRequests) with the value in [`CHECK_VALUE_HEADER`]. The first request for
+    /// a value begins the check. Only to whoever is in the pod, as by a forwarded port, and knows its uid.
+    pub const CONTEXT_CHECK: &str = "/context-check";
+    /// Header of a request to [`CONTEXT_CHECK`]: the [`CheckValue`](crate::context_check::CheckValue).
+    pub const CHECK_VALUE_HEADER: &str = "mcpauth-check-value";
+    /// Header of a request to [`DRAIN`] or [`CONTEXT_CHECK`]: the uid of the pod.
     pub const POD_UID_HEADER: &str = "mcpauth-pod-uid";
     /// Prometheus text format.
     pub const METRICS: &str = "/metrics";

@@ -2,6 +2,7 @@
 //! looks after it, and answers Kubernetes.
 
 mod clock_offset;
+pub mod context_checks;
 pub mod controller;
 pub mod drain;
 pub mod exchange_client;
@@ -12,4 +13,5 @@ pub mod outbound_secret;
 pub mod probes;
 pub mod proc_net;
 mod reachability_reports;
+mod sock_diag;
 pub mod sync_client;

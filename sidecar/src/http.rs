@@ -1,11 +1,13 @@
 //! HTTP towards other servers: connections and their pools, and what every message that passes is subject to
 //! on either side. Nothing here knows of routes or user context.
 
+pub mod body_progress;
 pub mod body_tap;
 pub mod connect;
 pub mod framing;
 pub mod hop_by_hop;
 pub mod idle_timeout;
+pub mod json_encoding;
 pub mod json_key_filter;
 pub mod pool;
 pub mod request_body;

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
+use crate::control::context_checks::ContextChecks;
 use crate::control::controller::{Controller, DataPath};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::TokenExchanger;
@@ -74,6 +75,8 @@ pub struct Wiring {
     pub audit_log: AuditLog,
     /// What the keys of gateways in LiteLLM's configuration are called on their way through LiteLLM.
     pub static_headers: StaticHeaders,
+    /// Asked on the health port; never asked where there is none.
+    pub context_checks: ContextChecks,
 }
 
 /// Both halves of the data path, and the routes that they share. The only place where control and data path
@@ -97,6 +100,7 @@ impl Proxies {
             metrics,
             audit_log,
             static_headers,
+            context_checks,
         } = wiring;
         let routes = Routes::new(WORKERS, metrics.clone(), reports);
         let sealer = Arc::new(Sealer::new());
@@ -111,7 +115,8 @@ impl Proxies {
             audit_log,
             metrics.clone(),
         )
-        .with_static_headers(static_headers);
+        .with_static_headers(static_headers)
+        .with_context_checks(context_checks);
         let inbound = litellm.map(|litellm| {
             Inbound::new(
                 litellm,

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::args::{Keepalive, Serve};
+use crate::control::context_checks::ContextChecks;
 use crate::control::controller::{ControlSettings, Controller, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger};
@@ -25,7 +26,7 @@ use crate::control::litellm::Litellm;
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
-use crate::control::proc_net::retry;
+use crate::control::proc_net::{PROC_NET, retry};
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Destinations, Fingerprinter, Output};
@@ -145,7 +146,7 @@ async fn run(
         address,
         ours: inbound.into_iter().chain([outbound, health]).collect(),
         timeout: LITELLM_CONNECT,
-        proc_net: Some(PathBuf::from("/proc/net")),
+        proc_net: Some(PathBuf::from(PROC_NET)),
     });
     let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));
@@ -159,6 +160,7 @@ async fn run(
     );
     let static_headers = StaticHeaders::resume(overlay.parent().unwrap_or(Path::new(".")));
     let outbound_secret = OutboundSecret::resume(&overlay);
+    let context_checks = ContextChecks::default();
     let proxies = Proxies::new(Wiring {
         litellm: inbound.and(litellm.as_ref()).map(|litellm| {
             let server = LitellmServer::from(litellm.address);
@@ -175,6 +177,7 @@ async fn run(
         metrics: data_path_metrics,
         audit_log,
         static_headers: static_headers.clone(),
+        context_checks: context_checks.clone(),
     });
     let data_path = proxies.state();
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
@@ -185,6 +188,7 @@ async fn run(
         drain_time,
         pod_uid,
         registry,
+        context_checks,
     };
     tokio::spawn(probes::serve(health, Arc::new(answers)));
 

@@ -7,6 +7,7 @@ mod connection;
 mod half;
 mod http2;
 mod load;
+mod memory_return;
 pub mod resource_limits;
 
 use std::convert::Infallible;
@@ -30,6 +31,7 @@ pub use bounds::Bounds;
 use connection::serve_connection;
 use half::Half;
 use load::{Load, SWEEP_INTERVAL};
+use memory_return::MemoryReturn;
 
 const BACKLOG: i32 = 4096;
 /// Between two looks whether a connection beyond the bounds can be served.
@@ -317,6 +319,7 @@ async fn announce_retirement(half: Half, load: Arc<Load>, mut stopped: watch::Re
 async fn sweep(worker: usize, halves: Halves, loads: Vec<Arc<Load>>) {
     let mut ticks = interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut memory = MemoryReturn::default();
     loop {
         ticks.tick().await;
         halves.outbound.sweep(worker);
@@ -324,6 +327,7 @@ async fn sweep(worker: usize, halves: Halves, loads: Vec<Arc<Load>>) {
             inbound.sweep(worker);
         }
         loads.iter().for_each(|load| load.sweep());
+        memory.sweep(loads.iter().map(|load| load.parked()).sum());
     }
 }
 

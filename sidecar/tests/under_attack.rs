@@ -19,6 +19,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+/// That of every POST.
+const BODY_BYTES: usize = 100;
+
 /// Nothing here takes nearly as long.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// That of the chart.
@@ -241,6 +244,10 @@ async fn serve_litellm(listener: TcpListener, mut events: mpsc::UnboundedReceive
             while let Ok(1..) = stream.read_buf(&mut read).await {
                 while let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
                     let head: Vec<u8> = read.drain(..end + 4).collect();
+                    // It reads a body before it asks who sends it.
+                    let length = if head.starts_with(b"POST ") { BODY_BYTES } else { 0 };
+                    while read.len() < length && stream.read_buf(&mut read).await? > 0 {}
+                    read.drain(..length.min(read.len()));
                     if head.starts_with(b"GET /openapi.json ") {
                         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", large.len());
                         stream.write_all(head.as_bytes()).await?;
@@ -316,11 +323,12 @@ async fn headers_that_never_end_cost_no_user_and_no_probe() {
         return;
     };
     let mut user = sidecar.user().await;
-    for length in [60_000, 120_000] {
+    // The first are more than the memory there is.
+    for (number, length) in [(5_000, 60_000), (2_000, 120_000)] {
         let mut sent = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
         sent.resize(length, b'x');
-        let _open = keep_open(sidecar.inbound, 2_000, &sent).await;
-        let attack = format!("2,000 connections with {length} bytes of headers");
+        let _open = keep_open(sidecar.inbound, number, &sent).await;
+        let attack = format!("{number} connections with {length} bytes of headers");
         sidecar.serves(&mut user, &attack).await;
     }
 }
@@ -428,5 +436,18 @@ async fn a_thousand_slow_clients_cost_no_user_and_no_probe() {
     }
     sidecar
         .serves(&mut user, "1,000 clients whose headers drip")
+        .await;
+}
+
+#[tokio::test]
+async fn bodies_that_never_end_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("bodies").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let sent = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\nx");
+    let _open = keep_open(sidecar.inbound, 3_000, sent.as_bytes()).await;
+    sidecar
+        .serves(&mut user, "3,000 requests whose body does not end")
         .await;
 }

@@ -1,6 +1,6 @@
 //! `kubectl mcp-auth`, as a user runs it: the program itself against the API server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -20,6 +20,7 @@ use tokio::process::Command;
 mod criteria;
 mod logs;
 mod render;
+mod stand_ins;
 mod token;
 mod transcripts;
 
@@ -54,6 +55,10 @@ fn file(name: &str, text: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("mcp-auth-cli-{}-{name}", std::process::id()));
     std::fs::write(&path, text).expect("the temporary folder can be written");
     path
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("text")
 }
 
 /// A kubeconfig that leads to this address; none: to the real API server, with this token.

@@ -22,6 +22,7 @@ helm_version=v4.3.1
 helm3_version=v3.22.0
 kube_score_version=v1.20.0
 kubeconform_version=v0.8.0
+actionlint_version=v1.7.12
 checkov_version=3.3.30
 # The commit whose chart `make e2e` upgrades from, to the one that is there, while calls go on.
 earlier_chart=61cc15d882a3a71b1056903d7999bcfbc0a98399

@@ -5,6 +5,7 @@ one machine (`tests/try`).
 import abc
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 from terminal import LIMIT, Broken, check, note, until
 
@@ -74,11 +75,10 @@ def discovers_tools(stand: Stand) -> None:
 
 def keeps_users_apart(stand: Stand) -> None:
     for way, path in WAYS.items():
-        calls = {}
-        for user, cookies in USERS.items():
-            sent = [part for name, value in cookies.items() for part in ("--cookie", f"{name}={value}")]
-            calls[user] = stand.client("call", "--through", way, "--user", user, *sent)
-        for user, call in calls.items():
+        # At the same moment, so that whoever could mix them up has the occasion.
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(lambda user: _call(stand, way, user), USERS))
+        for user, call in zip(USERS, answers):
             answer = call.get("answer")
             check(isinstance(answer, dict), f"{path}: {user} is answered by the tool", call)
             allowed = {name: USERS[user][name] for name in ALLOWED}
@@ -86,6 +86,11 @@ def keeps_users_apart(stand: Stand) -> None:
             check(answer["cookies"] == allowed, promise, call)
             check(answer["service"] == CLIENT, f"{path}: the caller is proven to be LiteLLM", call)
             check(answer["leaked"] == [], f"{path}: no credential of {user}'s arrives", call)
+
+
+def _call(stand: Stand, way: str, user: str) -> dict:
+    sent = [part for name, value in USERS[user].items() for part in ("--cookie", f"{name}={value}")]
+    return stand.client("call", "--through", way, "--user", user, *sent)
 
 
 def follows_a_rotation(stand: Stand) -> None:

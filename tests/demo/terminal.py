@@ -1,5 +1,6 @@
 """How the demo speaks: steps, what was run, what was shown, and how it ends when something is not as promised."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,6 +13,9 @@ BOLD, DIM, GREEN, RED, CYAN, PLAIN = (
 
 # The bound, in seconds, of all that the demo waits for: only one that fails takes so long.
 LIMIT = 300
+# Between two questions: short at first, for what is nearly there, and then as long as costs nothing.
+PAUSES = [0.1, 0.2, 0.3, 0.5]
+LONGEST_PAUSE = 1
 
 
 class Broken(Exception):
@@ -51,10 +55,11 @@ def run(*command: str, text: str | None = None, show: bool = False, may_fail: bo
 
 
 def until(promise: str, ask):
-    """Asks once a second until there is an answer, and returns it."""
+    """Asks until there is an answer, and returns it."""
     end = time.monotonic() + LIMIT
+    pauses = itertools.chain(PAUSES, itertools.repeat(LONGEST_PAUSE))
     while not (answer := ask()):
         if time.monotonic() > end:
             raise Broken(f"not within {LIMIT} s: {promise}")
-        time.sleep(1)
+        time.sleep(next(pauses))
     return answer

@@ -146,7 +146,12 @@ async fn make() {
 
 /// The chart of this commit.
 pub async fn install() {
-    install_chart(&repository().join("charts/mcp-auth"), &[]).await;
+    install_with(&[]).await;
+}
+
+/// The same with more arguments for Helm.
+pub async fn install_with(more: &[&str]) {
+    install_chart(&repository().join("charts/mcp-auth"), more).await;
 }
 
 /// Installs this chart, or upgrades the release to it.

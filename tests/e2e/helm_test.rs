@@ -4,7 +4,7 @@ use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 
 use crate::client::{client, url};
 use crate::command::{Said, helm, kubectl, run};
-use crate::ground::{OPERATOR_NAMESPACE, RELEASE, finally, ground};
+use crate::ground::{OPERATOR_NAMESPACE, RELEASE, finally, ground, install, install_with};
 
 async fn helm_test() -> Said {
     let arguments = [
@@ -64,6 +64,22 @@ async fn scale_tools(replicas: u8) {
 #[tokio::test]
 async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_away() {
     ground().await;
+    // The ground may have been made anew by another test, without LiteLLM's key.
+    install().await;
+    let said = helm_test().await;
+    assert!(said.success, "{}{}", said.out, said.err);
+    let outcomes: Vec<String> = criteria(&said.out)
+        .into_iter()
+        .map(|(outcome, _)| outcome)
+        .collect();
+    assert_eq!(outcomes, ["ok", "ok", "ok", "not checked", "ok"], "{}", said.out);
+    assert!(said.out.contains("give a key of LiteLLM"), "{}", said.out);
+
+    install_with(&[
+        "--set",
+        "helmTest.litellmKeySecret.name=litellm,helmTest.litellmKeySecret.key=masterkey",
+    ])
+    .await;
     let said = helm_test().await;
     assert!(said.success, "{}{}", said.out, said.err);
     let met = criteria(&said.out);
@@ -81,11 +97,15 @@ async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_awa
         said.out
     );
     assert!(met.iter().all(|(outcome, _)| outcome == "ok"), "{}", said.out);
-    assert!(
-        said.out.contains("without a token it answers 401"),
-        "{}",
-        said.out
-    );
+    // Through LiteLLM itself, by both transports.
+    for part in [
+        "e2e/tools: a tools/list through LiteLLM in ",
+        "e2e/legacy: a tools/list through LiteLLM in ",
+        "went to the server with the token and the allowed cookies session_id, theme, and without the other cookie; the server answers 20",
+        "without a token it answers 401",
+    ] {
+        assert!(said.out.contains(part), "{part}: {}", said.out);
+    }
 
     let broken = async {
         scale_tools(0).await;
@@ -96,6 +116,7 @@ async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_awa
         assert_eq!(outcomes, ["ok", "ok", "ok", "FAULT", "FAULT"], "{told}");
     };
     finally(broken, scale_tools(1)).await;
+    install().await;
 
     // Its rights are gone with the test.
     let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{RELEASE}-mcp-auth-test");

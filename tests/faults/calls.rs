@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_tests::sidecar_process::Endpoint;
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-
-use crate::sidecar_process::Endpoint;
 
 /// Between two calls of one sidecar.
 const PAUSE: Duration = Duration::from_millis(200);

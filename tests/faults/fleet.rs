@@ -14,6 +14,7 @@ use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, token};
+use mcp_auth_tests::sidecar_process::SidecarProcess;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use mcp_auth_tests::{oauth, seen, setting};
@@ -22,7 +23,6 @@ use serde_json::{Value, json};
 use crate::calls::Calls;
 use crate::rows::Row;
 use crate::service::Service;
-use crate::sidecar_process::SidecarProcess;
 use crate::status_writes::StatusWrites;
 
 const SECRET: &str = "faults-client-s3cret";

@@ -9,7 +9,6 @@ mod fleet;
 mod policy;
 mod rows;
 mod service;
-mod sidecar_process;
 mod skew;
 mod status_writes;
 mod tenants;

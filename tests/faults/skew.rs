@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Program, Replica};
+use mcp_auth_tests::sidecar_process::SidecarProcess;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use mcp_auth_tests::{oauth, setting};
@@ -13,7 +14,6 @@ use serde_json::{Value, json};
 use crate::calls::{Calls, call};
 use crate::fleet::configure;
 use crate::service::Service;
-use crate::sidecar_process::SidecarProcess;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Version {

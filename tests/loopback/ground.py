@@ -26,8 +26,21 @@ class Ground:
 
     def servers(self, name: str, program: Path | None = None, lifetime: int = 60) -> dict[str, str]:
         """An authorization server whose tokens live for `lifetime` seconds, and an MCP server that takes them:
-        `program`, or the tests' usual one.
+        `program`, or the tests' usual one. Both answer.
         """
+        started = self.start_servers(name, program, lifetime)
+        self.until_authorization_server(started)
+        self.until_mcp_server(started)
+        return started
+
+    def until_authorization_server(self, servers: dict[str, str]) -> None:
+        self.processes.until_up(f"{servers['name']}-oauth", f"{servers['issuer']}/healthz")
+
+    def until_mcp_server(self, servers: dict[str, str]) -> None:
+        self.processes.until_up(f"{servers['name']}-mcp", f"{servers['mcp'].removesuffix('/mcp')}/healthz")
+
+    def start_servers(self, name: str, program: Path | None = None, lifetime: int = 60) -> dict[str, str]:
+        """The same, and neither is waited for."""
         port, admin, mcp = self.port(), self.port(), self.port()
         issuer, url = local(port), local(mcp)
         secret = secrets.token_hex(16)
@@ -39,18 +52,19 @@ class Ground:
         program = program or Path(setting("MCPAUTH_TEST_PROGRAMS")) / "mcp_server.py"
         where = ["--url", url, "--issuer", issuer, "--host", "127.0.0.1", "--port", str(mcp)]
         self.processes.start(f"{name}-mcp", [setting("MCPAUTH_TEST_PYTHON"), str(program), *where])
-        self.processes.until_up(f"{name}-oauth", f"{issuer}/healthz")
-        self.processes.until_up(f"{name}-mcp", f"{url}/healthz")
-        admin_url = local(admin)
-        return {"issuer": issuer, "token": f"{issuer}/token", "admin": admin_url, "mcp": f"{url}/mcp", "secret": secret}
+        started = {"name": name, "issuer": issuer, "token": f"{issuer}/token", "admin": local(admin)}
+        return started | {"mcp": f"{url}/mcp", "secret": secret}
 
-    def model(self) -> dict:
-        """A stand-in for the LLM provider, as an entry of LiteLLM's `model_list` called `stub`."""
+    def model(self, wait: bool = True) -> dict:
+        """A stand-in for the LLM provider, as an entry of LiteLLM's `model_list` called `stub`. Without `wait` it may take a
+        moment to answer.
+        """
         port = self.port()
         program = f"{setting('MCPAUTH_TEST_PROGRAMS')}/llm.py"
         where = ["--host", "127.0.0.1", "--port", str(port)]
         self.processes.start("llm", [setting("MCPAUTH_TEST_PYTHON"), program, *where])
-        self.processes.until_up("llm", f"{local(port)}/healthz")
+        if wait:
+            self.processes.until_up("llm", f"{local(port)}/healthz")
         params = {"model": "openai/stub", "api_base": f"{local(port)}/v1", "api_key": "none"}
         return {"model_name": "stub", "litellm_params": params}
 

@@ -49,6 +49,11 @@ class Processes:
             entry[1].terminate()
             entry[1].wait(LIMIT)
 
+    def wait(self, name: str) -> int:
+        """Until the program ends by itself; its exit code."""
+        process = next(process for known, process in self.running if known == name)
+        return process.wait(LIMIT)
+
     def start_again(self, name: str, *more: str) -> None:
         """As it was, with these arguments besides, of which it does not know the next time."""
         command, environment = self.started[name]

@@ -17,6 +17,7 @@ pub mod resource;
 pub mod seen;
 pub mod servers;
 pub mod sidecar;
+pub mod sidecar_process;
 pub mod spring;
 pub mod token_endpoint;
 pub mod wait;

@@ -93,10 +93,12 @@ class Try:
         self.folder = running.folder
         self.running = running
         self.ground = Ground(running)
-        self.servers = self.ground.servers("tools", lifetime=LIFETIME)
+        # The MCP servers and the model get up while LiteLLM does, which takes longer.
+        self.servers = self.ground.start_servers("tools", lifetime=LIFETIME)
         # Of its own, so that what the other LiteLLM asks for is not counted there.
-        self.servers_before = self.ground.servers("tools-before")
-        self.model = json.dumps(self.ground.model())
+        self.servers_before = self.ground.start_servers("tools-before")
+        self.model = json.dumps(self.ground.model(wait=False))
+        self.ground.until_authorization_server(self.servers)
         litellm = self.ground.write("litellm", f'#!/bin/sh\nexec {setting("MCPAUTH_TEST_PYTHON")} {LITELLM} "$@"\n')
         litellm.chmod(0o700)
 
@@ -118,12 +120,7 @@ class Try:
         cookies = ", ".join(ALLOWED)
         before = self.configuration("before.yaml", self.servers_before)
         config = self.configuration("config.yaml", self.servers, AUTH.format(cookies=cookies))
-        write_secret(self.folder / "client-secret", self.servers["secret"])
-        settings = {
-            "MCP_OAUTH2_TOKEN_URL": self.servers["token"],
-            "MCP_OAUTH2_CLIENT_ID": CLIENT,
-            "MCP_OAUTH2_CLIENT_SECRET_FILE": str(self.folder / "client-secret"),
-        }
+        settings = self.client(self.servers, "client-secret")
         # Both at once: LiteLLM takes its time to start.
         open_url = self.start("litellm-before", "litellm", "--config", str(before))
         command = ["mcp-auth", "exec", "--", "litellm", "--config", str(config)]
@@ -132,6 +129,7 @@ class Try:
         step(1, "Before: LiteLLM and an MCP server that wants to know who calls")
         shown(before.read_text().split("\n", 1)[1])
         note(f"{BOLD}${PLAIN} litellm --config before.yaml")
+        self.ground.until_mcp_server(self.servers_before)
         self.running.until_up("litellm-before", f"{open_url}/health/readiness")
         is_refused(OneMachine(self.folder, self.servers_before, open_url))
 
@@ -141,7 +139,11 @@ class Try:
         note(f"{BOLD}${PLAIN} mcp-auth exec -- litellm --config config.yaml")
         note(f"{DIM}config.yaml is before.yaml and, in its entry `tools`:{PLAIN}")
         shown(AUTH.format(cookies=cookies))
+        self.ground.until_mcp_server(self.servers)
         self.running.until_up("litellm", f"{url}/health/readiness")
+        # Its LiteLLM starts while the steps go on. The secret that it has is not rotated.
+        check_settings = self.client(self.servers_before, "client-secret-before")
+        self.start_check(before, check_settings)
         stand = OneMachine(self.folder, self.servers, url)
         discovers_tools(stand)
 
@@ -152,18 +154,32 @@ class Try:
         step(4, "The client secret is rotated while calls go on")
         follows_a_rotation(stand)
 
-        step(5, "mcp-auth check says whether a set-up works, by doing it beside the LiteLLM that runs")
-        self.checked(config, settings)
+        step(5, "mcp-auth check says beforehand whether a set-up works, by doing it: here that of step 1")
+        for name, value in check_settings.items():
+            note(f"{BOLD}${PLAIN} export {name}={value}")
+        note(f"{BOLD}${PLAIN} mcp-auth check -- litellm --config before.yaml")
+        self.checked()
 
-    def checked(self, config: Path, settings: dict[str, str]) -> None:
-        note(f"{BOLD}${PLAIN} mcp-auth check -- litellm --config config.yaml")
+    def client(self, servers: dict[str, str], secret_file: str) -> dict[str, str]:
+        """The variables that make LiteLLM a client of this OAuth2 server."""
+        write_secret(self.folder / secret_file, servers["secret"])
+        return {
+            "MCP_OAUTH2_TOKEN_URL": servers["token"],
+            "MCP_OAUTH2_CLIENT_ID": CLIENT,
+            "MCP_OAUTH2_CLIENT_SECRET_FILE": str(self.folder / secret_file),
+        }
+
+    def start_check(self, config: Path, settings: dict[str, str]) -> None:
         command = [setting("MCPAUTH_TRY_PROGRAM"), "check", "--", "litellm", "--config", str(config)]
-        environment = os.environ | self.known() | settings
-        checked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
-        shown(checked.stdout)
-        criteria = [line for line in checked.stdout.splitlines() if line[:1] in ("✓", "✗")]
-        holds = checked.returncode == 0 and len(criteria) == 5 and all(line.startswith("✓") for line in criteria)
-        check(holds, "all five criteria hold", f"{checked.stdout}{checked.stderr}")
+        self.running.start("check", command, self.known() | settings)
+
+    def checked(self) -> None:
+        code = self.running.wait("check")
+        printed = self.running.log("check").read_text()
+        shown(printed)
+        criteria = [line for line in printed.splitlines() if line[:1] in ("✓", "✗")]
+        holds = code == 0 and len(criteria) == 5 and all(line.startswith("✓") for line in criteria)
+        check(holds, "all five criteria hold", printed)
 
     def audited(self) -> None:
         """The audit log, which is among what LiteLLM prints, has a line for each of the calls."""

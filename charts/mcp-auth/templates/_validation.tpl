@@ -332,6 +332,9 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and .Values.helmTest.litellmKeySecret.name (not .Values.helmTest.callServers) }}
+{{- $problems = append $problems "helmTest.litellmKeySecret is for calling LiteLLM, which helmTest.callServers: false rules out: set one of the two" }}
+{{- end }}
 {{- toJson $problems }}
 {{- end }}
 

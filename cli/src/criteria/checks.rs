@@ -44,10 +44,15 @@ pub fn all(inventory: &Inventory, live: &LiveFacts, now: Timestamp) -> Vec<Crite
         .collect()
 }
 
-/// Nothing found shows nothing.
+/// Nothing found shows nothing, and neither does a part of it.
 fn worst(found: &[(Outcome, String)]) -> Outcome {
     let is_among = |outcome| found.iter().any(|(found, _)| *found == outcome);
-    let order = [Outcome::Fault, Outcome::Warning, Outcome::Passed];
+    let order = [
+        Outcome::Fault,
+        Outcome::Warning,
+        Outcome::NotChecked,
+        Outcome::Passed,
+    ];
     order
         .into_iter()
         .find(|outcome| is_among(*outcome))
@@ -121,14 +126,29 @@ fn configuration_loads(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
 
 fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
     of_calls(findings, |outcome| match outcome {
-        CallOutcome::Listed { pod, direct, .. } => beside_direct(
-            &format!("answered through {pod}, whose sidecar set the token"),
+        CallOutcome::Called { call, direct } => match call.arrival() {
+            (Outcome::Passed, text) => beside_direct(&text, direct),
+            shows_nothing => shows_nothing,
+        },
+        CallOutcome::Reported {
+            message,
             direct,
-        ),
-        CallOutcome::Reported { message, direct } => {
-            beside_direct(&format!("with the token that sidecars set, {message}"), direct)
+            not_called,
+        } => {
+            let with_token = format!("with the token that sidecars set, {message}");
+            match (not_called.as_str(), beside_direct(&with_token, direct)) {
+                ("", found) => found,
+                (why, (Outcome::Warning, text)) => (Outcome::Warning, format!("{text}; {why}")),
+                (why, (_, text)) => {
+                    let unseen = "whether what users send arrives is not checked";
+                    (Outcome::NotChecked, format!("{text}; {unseen}: {why}"))
+                }
+            }
         }
         CallOutcome::Failed { pod, problem } => (Outcome::Fault, format!("through {pod}: {problem}")),
+        CallOutcome::Failing(problem) | CallOutcome::KeyUnusable(problem) => {
+            (Outcome::Fault, problem.clone())
+        }
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }
@@ -153,11 +173,13 @@ fn beside_direct(with_token: &str, direct: &DirectCall) -> (Outcome, String) {
 
 fn tools_are_listed(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
     of_calls(findings, |outcome| match outcome {
-        CallOutcome::Listed { tools, .. } => (Outcome::Passed, tools.describe()),
+        CallOutcome::Called { call, .. } => call.listing(),
         CallOutcome::Reported { message, .. } => {
             (Outcome::Passed, format!("LiteLLM's own requests: {message}"))
         }
-        CallOutcome::Failed { problem, .. } => (Outcome::Fault, problem.clone()),
+        CallOutcome::Failed { problem, .. }
+        | CallOutcome::Failing(problem)
+        | CallOutcome::KeyUnusable(problem) => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }

@@ -1,15 +1,20 @@
-//! What runs: LiteLLM's containers beside the workloads that they come from, and one real `tools/list` of each server
-//! through a pod, with and without the token.
+//! What runs: LiteLLM's containers beside the workloads that they come from, and what LiteLLM and each MCP server answer,
+//! with the token and without it.
 
 mod calls;
 mod containers;
+mod user_call;
 
 pub use calls::{Call, CallOutcome, DirectCall};
 pub use containers::LiteLlmPod;
+pub use user_call::UserCall;
+#[cfg(test)]
+pub use user_call::{PassedOn, Sent};
 
 use crate::cluster::Cluster;
 use crate::error::CliError;
 use crate::inventory::Inventory;
+use crate::litellm_key::KeySource;
 
 #[derive(Clone, Debug, Default)]
 pub struct LiveFacts {
@@ -22,11 +27,12 @@ pub struct LiveFacts {
 pub async fn live_facts(
     cluster: &Cluster,
     inventory: &Inventory,
+    key: &KeySource,
     skip_calls: bool,
 ) -> Result<LiveFacts, CliError> {
     let pods = containers::pods(cluster, inventory).await?;
     Ok(LiveFacts {
-        calls: calls::calls(cluster, inventory, &pods, skip_calls).await?,
+        calls: calls::calls(cluster, inventory, &pods, key, skip_calls).await?,
         pods: pods.into_iter().map(|(facts, _)| facts).collect(),
     })
 }

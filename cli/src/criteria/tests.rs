@@ -1,11 +1,10 @@
 use std::sync::Arc;
 
+use mcp_auth_protocol::context_check::SentRequest;
 use serde_json::{Value, json};
 
-use super::live::{Call, DirectCall, LiteLlmPod};
 use super::*;
 use crate::lookup::Lookup;
-use crate::mcp_call::ToolList;
 
 fn now() -> Timestamp {
     "2026-12-01T00:00:00Z".parse().unwrap()
@@ -42,16 +41,27 @@ fn inventory(resource: Value) -> Inventory {
     }
 }
 
-fn listed(direct: DirectCall) -> CallOutcome {
-    CallOutcome::Listed {
+fn called(direct: DirectCall) -> CallOutcome {
+    let session = || vec!["session_id".to_owned()];
+    let call = UserCall {
         pod: "litellm-0".to_owned(),
-        tools: ToolList {
-            server: "crm".to_owned(),
-            protocol: "2025-06-18".to_owned(),
-            tools: 3,
+        tools: 3,
+        tools_for_nobody: None,
+        passed_on: PassedOn {
+            cookies: session(),
+            headers: Vec::new(),
         },
-        direct,
-    }
+        sent: Sent::Requests(vec![SentRequest {
+            request: "9c1185a5c5e9fc54".to_owned(),
+            server: "tools".to_owned(),
+            method: Some("tools/list".to_owned()),
+            cookies: session(),
+            headers: Vec::new(),
+            authorized: true,
+            status: Some(200),
+        }]),
+    };
+    CallOutcome::Called { call, direct }
 }
 
 fn live(outcome: CallOutcome) -> LiveFacts {
@@ -78,7 +88,7 @@ fn outcomes(criteria: &[Criterion]) -> Vec<Outcome> {
 fn five_criteria_are_answered_line_for_line() {
     let criteria = all(
         &inventory(resource()),
-        &live(listed(DirectCall::Refused(401))),
+        &live(called(DirectCall::Refused(401))),
         now(),
     );
     assert_eq!(outcomes(&criteria), [Outcome::Passed; 5]);
@@ -89,7 +99,7 @@ fn five_criteria_are_answered_line_for_line() {
 /// Each is broken alone, and no other fails with it that does not stand on it.
 #[test]
 fn each_criterion_fails_when_what_it_speaks_of_is_broken() {
-    let well = || live(listed(DirectCall::Refused(401)));
+    let well = || live(called(DirectCall::Refused(401)));
     let fault = |number: usize, inventory: &Inventory, live: &LiveFacts| {
         let criteria = all(inventory, live, now());
         assert!(!are_met(&criteria));
@@ -120,7 +130,7 @@ fn each_criterion_fails_when_what_it_speaks_of_is_broken() {
 
     let failed = live(CallOutcome::Failed {
         pod: "litellm-0".to_owned(),
-        problem: "tools/list was answered with 502 Bad Gateway".to_owned(),
+        problem: "LiteLLM answers tools/list with 502 Bad Gateway".to_owned(),
     });
     for number in [4, 5] {
         assert!(fault(number, &inventory(resource()), &failed).contains("502"));
@@ -128,24 +138,48 @@ fn each_criterion_fails_when_what_it_speaks_of_is_broken() {
 }
 
 #[test]
-fn litellm_s_own_requests_count_where_a_sidecar_lets_only_litellm_call() {
-    let reported = CallOutcome::Reported {
-        message: "the MCP server answers 1 of 1 sidecars".to_owned(),
-        direct: DirectCall::Refused(401),
+fn litellm_s_own_requests_show_that_the_token_arrives_and_nothing_of_users() {
+    let judged = |not_called: &str, direct: DirectCall| {
+        let reported = CallOutcome::Reported {
+            message: "the MCP server answers 1 of 1 sidecars".to_owned(),
+            direct,
+            not_called: not_called.to_owned(),
+        };
+        let criteria = all(&inventory(resource()), &live(reported), now());
+        assert_eq!(criteria[4].outcome, Outcome::Passed);
+        (criteria[3].outcome, criteria[3].findings[0].clone())
     };
-    let criteria = all(&inventory(resource()), &live(reported), now());
-    assert_eq!(outcomes(&criteria), [Outcome::Passed; 5]);
-    assert!(
-        criteria[3].findings[0].contains("without a token it answers 401"),
-        "{criteria:#?}"
+    let (outcome, text) = judged("", DirectCall::Refused(401));
+    assert_eq!(
+        outcome,
+        Outcome::Passed,
+        "the resource passes on nothing of users"
     );
+    assert!(text.contains("without a token it answers 401"), "{text}");
+    let (outcome, text) = judged("give a key", DirectCall::Refused(401));
+    assert_eq!(outcome, Outcome::NotChecked);
+    assert!(text.ends_with("is not checked: give a key"), "{text}");
+    let (outcome, text) = judged("give a key", DirectCall::Answered(200));
+    assert_eq!(outcome, Outcome::Warning, "{text}");
+}
+
+#[test]
+fn a_criterion_that_is_not_checked_for_one_server_is_not_met() {
+    let mut both = live(called(DirectCall::Refused(401)));
+    both.calls.push(Call {
+        namespace: "llm".to_owned(),
+        resource: "other".to_owned(),
+        outcome: CallOutcome::NotMade("no pod that it selects has a sidecar that is ready".to_owned()),
+    });
+    let criteria = all(&inventory(resource()), &both, now());
+    assert_eq!(outcomes(&criteria)[3..], [Outcome::NotChecked; 2]);
 }
 
 #[test]
 fn what_shows_nothing_is_not_called_met() {
     let open = all(
         &inventory(resource()),
-        &live(listed(DirectCall::Answered(200))),
+        &live(called(DirectCall::Answered(200))),
         now(),
     );
     assert_eq!(open[3].outcome, Outcome::Warning);
@@ -155,13 +189,13 @@ fn what_shows_nothing_is_not_called_met() {
     );
     let away = DirectCall::NotReached("connection refused".to_owned());
     assert_eq!(
-        all(&inventory(resource()), &live(listed(away)), now())[3].outcome,
+        all(&inventory(resource()), &live(called(away)), now())[3].outcome,
         Outcome::Warning
     );
     let skipped = live(CallOutcome::NotMade("--skip-calls".to_owned()));
     let skipped = all(&inventory(resource()), &skipped, now());
     assert_eq!(outcomes(&skipped)[3..], [Outcome::NotChecked; 2]);
-    let mut bare = live(listed(DirectCall::Refused(401)));
+    let mut bare = live(called(DirectCall::Refused(401)));
     bare.pods[0].modifications = Lookup::Unknown("no workload made it".to_owned());
     assert_eq!(
         all(&inventory(resource()), &bare, now())[0].outcome,

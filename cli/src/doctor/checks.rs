@@ -35,7 +35,7 @@ const CHECKS: &[Check] = &[
     pods::sidecars_synced,
     pods::injected,
     servers::reachable,
-    calls::tools_listed,
+    calls::called_through_litellm,
 ];
 
 pub fn all(facts: &Facts) -> Vec<Finding> {

@@ -29,6 +29,7 @@ use crate::criteria::live_facts;
 use crate::error::CliError;
 use crate::explain::{Surroundings, Webhook, explain};
 use crate::inventory::{Inventory, Scope};
+use crate::litellm_key::KeySource;
 use crate::lookup::{Lookup, get, known};
 use crate::status::PodState;
 use crate::webhook_scope::webhook_configurations;
@@ -36,7 +37,12 @@ use crate::webhook_scope::webhook_configurations;
 /// Pods without a sidecar that are explained one by one; more are only named.
 const MAX_EXPLAINED: usize = 10;
 
-pub async fn gather(cluster: &Cluster, scope: &Scope, args: &DoctorArgs) -> Result<Facts, CliError> {
+pub async fn gather(
+    cluster: &Cluster,
+    scope: &Scope,
+    args: &DoctorArgs,
+    key: &KeySource,
+) -> Result<Facts, CliError> {
     let api_group = cluster.api_group().await?;
     let inventory = match api_group {
         ApiGroup::Served => Inventory::load(cluster, scope).await?,
@@ -74,7 +80,7 @@ pub async fn gather(cluster: &Cluster, scope: &Scope, args: &DoctorArgs) -> Resu
             false => authorization_servers::authorization_servers(cluster, &inventory).await?,
         },
         uninjected: Vec::new(),
-        live: live_facts(cluster, &inventory, args.skip_calls).await?,
+        live: live_facts(cluster, &inventory, key, args.skip_calls).await?,
         inventory,
     };
     for name in names {

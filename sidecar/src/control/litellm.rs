@@ -3,7 +3,7 @@
 //! what the probes of its own container ask.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::control::litellm_config::restart::LitellmState;
-use crate::control::proc_net::{Socket, View, all_sockets, sockets, view};
+use crate::control::proc_net::{PROC_NET, Socket, View, all_sockets, sockets, view};
+use crate::control::sock_diag;
 
 /// Stands for the socket's number where the system does not tell it.
 const UNKNOWN_INODE: u64 = 0;
@@ -24,7 +25,7 @@ pub struct Litellm {
     pub ours: Vec<SocketAddr>,
     /// Longest time for a connection, where the system does not list its sockets.
     pub timeout: Duration,
-    /// `/proc/net`; absent where other programs than the pod's listen too, so that it does not tell whose
+    /// [`PROC_NET`]; absent where other programs than the pod's listen too, so that it does not tell whose
     /// socket is LiteLLM's.
     pub proc_net: Option<PathBuf>,
 }
@@ -51,13 +52,18 @@ pub struct NotReady {
 
 impl Litellm {
     pub async fn probe(&self) -> ProbeResult {
-        let Some(listening) = self.proc_net.as_deref().and_then(sockets) else {
+        let proc_net = self.proc_net.as_deref();
+        let told = proc_net.filter(|path| *path == Path::new(PROC_NET));
+        let told = told.and_then(|_| sock_diag::listening().ok());
+        let is_told = told.is_some();
+        let Some(listening) = told.or_else(|| proc_net.and_then(sockets)) else {
             return self.connect().await;
         };
         let mut seen = view(&listening, self.address, &self.ours);
-        // Other kernels than Linux's do not list what listens first.
+        // In their tables other kernels than Linux's do not list what listens first.
         if seen.litellm.is_none()
-            && let Some(all) = self.proc_net.as_deref().and_then(all_sockets)
+            && !is_told
+            && let Some(all) = proc_net.and_then(all_sockets)
         {
             seen = view(&all, self.address, &self.ours);
         }

@@ -1,5 +1,6 @@
-//! The health port: the kubelet's probes, the drain hook, and the metrics. Every client that reaches the pod
-//! reaches it, so nothing here changes anything, except `/drain`, which answers this pod's own hook alone.
+//! The health port: the kubelet's probes, the drain hook, the metrics, and context checks. Every client that reaches the
+//! pod reaches it, so nothing here changes anything, except `/drain` and `/context-check`, which answer only who is in
+//! the pod and knows its uid: this pod's own hook, and who may forward its ports.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +15,14 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mcp_auth_protocol::context_check::CheckValue;
 use mcp_auth_protocol::pod::health;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tracing::{debug, info};
 
+use crate::control::context_checks::ContextChecks;
 use crate::control::drain::Drain;
 use crate::control::litellm::{Litellm, NotReady, ProbeResult};
 use crate::control::proc_net::bind;
@@ -31,6 +34,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// A request here is one line and a few headers.
 const MAX_HEADERS: usize = 8 * 1024;
 const NOT_THE_HOOK: &str = "only the preStop hook of this pod's sidecar may drain it\n";
+const NOT_IN_THE_POD: &str = "only who is in this pod, as by a forwarded port, and knows its uid may ask\n";
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -42,9 +46,10 @@ pub struct Health {
     pub litellm: Option<Litellm>,
     pub drain: Drain,
     pub drain_time: Duration,
-    /// Known to the hook, and to nobody who only reaches the port.
+    /// Known to the hook and to who may read the pod, and to nobody who only reaches the port.
     pub pod_uid: String,
     pub registry: Registry,
+    pub context_checks: ContextChecks,
 }
 
 /// Whether LiteLLM may start: set once, when the overlay is there.
@@ -117,11 +122,19 @@ impl Health {
         match request.uri().path() {
             health::STARTUP => self.startup(),
             health::READY => self.ready().await,
-            health::DRAIN if self.is_own_hook(peer, request) => self.drain().await,
+            health::DRAIN if self.is_from_the_pod(peer, request) => self.drain().await,
             health::DRAIN => respond(StatusCode::FORBIDDEN, "text/plain", NOT_THE_HOOK),
+            health::CONTEXT_CHECK if self.is_from_the_pod(peer, request) => self.context_check(request),
+            health::CONTEXT_CHECK => respond(StatusCode::FORBIDDEN, "text/plain", NOT_IN_THE_POD),
             health::METRICS => self.metrics(),
             path => {
-                let paths = [health::STARTUP, health::READY, health::DRAIN, health::METRICS];
+                let paths = [
+                    health::STARTUP,
+                    health::READY,
+                    health::DRAIN,
+                    health::CONTEXT_CHECK,
+                    health::METRICS,
+                ];
                 let text = format!("no {path}; there is {}\n", paths.join(", "));
                 respond(StatusCode::NOT_FOUND, "text/plain", text)
             }
@@ -157,7 +170,7 @@ impl Health {
         }
     }
 
-    fn is_own_hook<B>(&self, peer: IpAddr, request: &Request<B>) -> bool {
+    fn is_from_the_pod<B>(&self, peer: IpAddr, request: &Request<B>) -> bool {
         let uid = request.headers().get(health::POD_UID_HEADER);
         peer.to_canonical().is_loopback() && uid.is_some_and(|uid| uid.as_bytes() == self.pod_uid.as_bytes())
     }
@@ -172,6 +185,22 @@ impl Health {
         }
         self.drain.wait_for_end().await;
         respond(StatusCode::OK, JSON, r#"{"drained":true}"#)
+    }
+
+    fn context_check<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let stated = request.headers().get(health::CHECK_VALUE_HEADER);
+        let stated = stated.map(|value| value.to_str().unwrap_or_default());
+        match stated.unwrap_or_default().parse::<CheckValue>() {
+            Ok(value) => {
+                let sent = self.context_checks.ask(value);
+                let text = serde_json::to_string(&sent).expect("texts and numbers are JSON");
+                respond(StatusCode::OK, JSON, text)
+            }
+            Err(error) => {
+                let text = format!("the header {} {error}\n", health::CHECK_VALUE_HEADER);
+                respond(StatusCode::BAD_REQUEST, "text/plain", text)
+            }
+        }
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -222,6 +251,7 @@ mod tests {
             drain_time: Duration::from_secs(5),
             pod_uid: "uid".into(),
             registry,
+            context_checks: ContextChecks::default(),
         }
     }
 
@@ -299,6 +329,27 @@ mod tests {
             assert_eq!(answer.status(), StatusCode::FORBIDDEN);
         }
         assert!(!health.drain.is_draining());
+    }
+
+    #[tokio::test]
+    async fn a_context_check_is_told_to_who_is_in_the_pod_and_to_nobody_else() {
+        let health = health(None);
+        let value = CheckValue::new([7; 16]);
+        let request = |uid: &str, value: &str| {
+            let request = Request::get("/context-check").header("mcpauth-pod-uid", uid);
+            request.header("mcpauth-check-value", value).body(()).unwrap()
+        };
+        let other_pod = IpAddr::from([10, 0, 0, 7]);
+        for (peer, uid) in [(other_pod, "uid"), (LOOPBACK, "other"), (LOOPBACK, "")] {
+            let answer = health.answer(peer, &request(uid, value.as_str())).await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{peer} {uid}");
+        }
+        let of_a_user = health.answer(LOOPBACK, &request("uid", "ada")).await;
+        assert_eq!(of_a_user.status(), StatusCode::BAD_REQUEST);
+        let answer = health.answer(LOOPBACK, &request("uid", value.as_str())).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, r#"{"requests":[]}"#);
     }
 
     #[tokio::test]

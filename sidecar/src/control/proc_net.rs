@@ -1,5 +1,5 @@
-//! Listening sockets of this network namespace, from `/proc/net/tcp` and `tcp6`. All containers of a pod
-//! share it, so the sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it
+//! Listening sockets of this network namespace, from `/proc/net/tcp` and `tcp6`, where the kernel does not tell them in a better
+//! way ([`sock_diag`](super::sock_diag)). All containers of a pod share it, so the sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it
 //! falls back to a random port on all addresses, in silence, when its own port is taken.
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{error, info};
 
+pub const PROC_NET: &str = "/proc/net";
 const LISTEN: &str = "0A";
 /// Bytes of a table, some ten lines.
 const READ_AT_ONCE: usize = 2 * 1024;
@@ -151,7 +152,7 @@ fn holder(error: &io::Error, address: SocketAddr) -> String {
     if error.kind() != io::ErrorKind::AddrInUse {
         return String::new();
     }
-    let socket = sockets(Path::new("/proc/net")).and_then(|sockets| {
+    let socket = sockets(Path::new(PROC_NET)).and_then(|sockets| {
         sockets
             .into_iter()
             .find(|socket| socket.address.port() == address.port())

@@ -14,6 +14,8 @@ pub enum FramingError {
     HostRepeated,
     #[error("its Transfer-Encoding is something else than one \"chunked\"")]
     TransferEncoding,
+    #[error("it has one of the headers that carry a key for LiteLLM more than once, with different values")]
+    KeyRepeated,
 }
 
 /// Of any other version than HTTP/1, framing is the protocol's own matter.

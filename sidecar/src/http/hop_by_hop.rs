@@ -90,11 +90,22 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 }
 
 /// End-to-end headers, which `Connection` must not name (RFC 9110 section 7.6.1): by having one removed, a
-/// client could turn its request into another one, or hide what an ingress says of it.
+/// client could turn its request into another one, hide what an ingress says of it, or have LiteLLM find another key than
+/// the one that is recorded.
 fn is_end_to_end(name: &str) -> bool {
     matches!(
         name,
-        "host" | "content-length" | "content-type" | "authorization" | "cookie" | "forwarded"
+        "host"
+            | "content-length"
+            | "content-type"
+            | "authorization"
+            | "cookie"
+            | "forwarded"
+            | "x-litellm-api-key"
+            | "api-key"
+            | "x-api-key"
+            | "x-goog-api-key"
+            | "ocp-apim-subscription-key"
     ) || name.starts_with("x-forwarded-")
 }
 

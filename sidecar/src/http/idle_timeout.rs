@@ -30,6 +30,8 @@ pub enum BodyError {
     Broken(#[from] hyper::Error),
     #[error("nothing of the body came for {} seconds", .0.as_secs())]
     IdleTimeout(Duration),
+    #[error("the body is JSON in UTF-16 or UTF-32")]
+    NotUtf8,
 }
 
 impl<B> IdleTimeout<B> {
@@ -87,16 +89,16 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for IdleTimeout<B
     }
 }
 
-/// Whether a request failed because of its own body.
-pub fn is_of_body(error: &hyper::Error) -> bool {
+/// The fault of its own body for which a request failed, if it did.
+pub fn body_error(error: &hyper::Error) -> Option<&BodyError> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
-        if error.is::<BodyError>() {
-            return true;
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
         }
         source = error.source();
     }
-    false
+    None
 }
 
 #[cfg(test)]

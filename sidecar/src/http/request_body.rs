@@ -9,8 +9,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::http::body_progress::BodyProgress;
 use crate::http::body_tap::BodyTap;
 use crate::http::idle_timeout::{BodyError, IdleTimeout, REQUEST_IDLE_TIMEOUT};
+use crate::http::json_encoding::EncodingCheck;
 use crate::http::json_key_filter::KeyFilter;
 use crate::http::trailers;
 
@@ -24,14 +26,22 @@ pub enum RequestBody {
         first: Option<Bytes>,
         rest: IdleTimeout<Incoming>,
     },
+    /// As it comes from a client that nobody has authenticated, whose progress counts.
+    Watched(Watched),
     /// As it comes, without our header's name as a JSON key.
     Filtered(Box<Filtered>),
     /// Seen by a tap on its way.
     Tapped(Box<Tapped>),
 }
 
-pub struct Filtered {
+pub struct Watched {
     body: IdleTimeout<Incoming>,
+    progress: Arc<BodyProgress>,
+}
+
+pub struct Filtered {
+    body: Watched,
+    encoding: EncodingCheck,
     filter: KeyFilter,
     next: Option<Frame<Bytes>>,
 }
@@ -67,9 +77,14 @@ impl RequestBody {
         }
     }
 
-    pub fn filtered(body: Incoming) -> Self {
+    pub fn watched(body: Incoming, progress: Arc<BodyProgress>) -> Self {
+        Self::Watched(Watched::new(body, progress))
+    }
+
+    pub fn filtered(body: Incoming, progress: Arc<BodyProgress>) -> Self {
         Self::Filtered(Box::new(Filtered {
-            body: IdleTimeout::new(body, REQUEST_IDLE_TIMEOUT),
+            body: Watched::new(body, progress),
+            encoding: EncodingCheck::default(),
             filter: KeyFilter::default(),
             next: None,
         }))
@@ -91,6 +106,7 @@ impl Body for RequestBody {
                 Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 None => Pin::new(rest).poll_frame(cx),
             },
+            Self::Watched(watched) => watched.poll_frame(cx),
             Self::Filtered(filtered) => filtered.poll_frame(cx),
             Self::Tapped(tapped) => return tapped.poll_frame(cx),
         };
@@ -102,8 +118,9 @@ impl Body for RequestBody {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(body) => body.is_end_stream(),
             Self::Resumed { first, rest } => first.is_none() && rest.is_end_stream(),
+            Self::Watched(watched) => watched.body.is_end_stream(),
             Self::Filtered(filtered) => {
-                filtered.next.is_none() && !filtered.filter.is_holding() && filtered.body.is_end_stream()
+                filtered.next.is_none() && !filtered.filter.is_holding() && filtered.body.body.is_end_stream()
             }
             Self::Tapped(tapped) => tapped.body.is_end_stream(),
         }
@@ -114,13 +131,39 @@ impl Body for RequestBody {
             Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
             Self::Stream(body) => body.size_hint(),
             Self::Resumed { first, rest } => longer(rest.size_hint(), length(first.as_ref())),
+            Self::Watched(watched) => watched.body.size_hint(),
             Self::Filtered(filtered) => {
                 let next = filtered.next.as_ref().and_then(|frame| frame.data_ref());
                 let withheld = u64::from(filtered.filter.is_holding());
-                longer(filtered.body.size_hint(), length(next) + withheld)
+                longer(filtered.body.body.size_hint(), length(next) + withheld)
             }
             Self::Tapped(tapped) => tapped.body.size_hint(),
         }
+    }
+}
+
+impl Watched {
+    fn new(body: Incoming, progress: Arc<BodyProgress>) -> Self {
+        Self {
+            body: IdleTimeout::new(body, REQUEST_IDLE_TIMEOUT),
+            progress,
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &frame {
+            Poll::Pending => self.progress.awaits(),
+            Poll::Ready(Some(Ok(frame))) => self.progress.received(length(frame.data_ref()) as usize),
+            Poll::Ready(Some(Err(_)) | None) => self.progress.ended(),
+        }
+        frame
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.progress.ended();
     }
 }
 
@@ -130,7 +173,7 @@ impl Filtered {
             if let Some(frame) = self.next.take() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let withheld = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let withheld = match ready!(self.body.poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => match self.filter.finish() {
                     Some(byte) => Some(byte),
@@ -138,7 +181,10 @@ impl Filtered {
                 },
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => {
-                        let (before, chunk) = match self.body.is_end_stream() {
+                        if !self.encoding.may_be_utf8(&chunk) {
+                            return Poll::Ready(Some(Err(BodyError::NotUtf8)));
+                        }
+                        let (before, chunk) = match self.body.body.is_end_stream() {
                             true => self.filter.pass_last(chunk),
                             false => self.filter.pass(chunk),
                         };

@@ -1,12 +1,13 @@
 //! TLS towards MCP servers: the platform's roots, a route's own CA bundle and its client certificate.
 
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use mcp_auth_protocol::sync::ClientCertificate;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, Der, PrivateKeyDer, TrustAnchor};
 use secrecy::ExposeSecret;
 
 /// The name of HTTP/2 over TLS (RFC 9113 section 3.1).
@@ -82,7 +83,19 @@ impl TlsConfigs {
     }
 }
 
+/// Read on a thread of its own: what it takes for that, several times what stays, is free as a whole once the thread has
+/// ended, and not in between what stays.
 fn platform_roots() -> RootCertStore {
+    let reading = thread::Builder::new().name("roots".to_owned());
+    let read = || FlatRoots::of(&read_platform_roots().roots);
+    let roots = match reading.spawn(read).map(thread::JoinHandle::join) {
+        Ok(Ok(roots)) => roots,
+        Ok(Err(_)) | Err(_) => read(),
+    };
+    roots.store()
+}
+
+fn read_platform_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     let (added, ignored) = roots.add_parsable_certificates(native.certs);
@@ -96,6 +109,49 @@ fn platform_roots() -> RootCertStore {
         );
     }
     roots
+}
+
+/// Roots in one buffer, where each would have two or three of its own, and once more in the configuration of each server with a
+/// CA bundle.
+#[derive(Default)]
+struct FlatRoots {
+    bytes: Vec<u8>,
+    /// Lengths of subject, key and name constraints.
+    roots: Vec<(usize, usize, Option<usize>)>,
+}
+
+impl FlatRoots {
+    fn of(roots: &[TrustAnchor<'_>]) -> Self {
+        let mut flat = Self::default();
+        for root in roots {
+            let constraints = root.name_constraints.as_deref();
+            flat.bytes.extend_from_slice(&root.subject);
+            flat.bytes.extend_from_slice(&root.subject_public_key_info);
+            flat.bytes.extend_from_slice(constraints.unwrap_or_default());
+            let lengths = (root.subject.len(), root.subject_public_key_info.len());
+            flat.roots
+                .push((lengths.0, lengths.1, constraints.map(<[u8]>::len)));
+        }
+        flat
+    }
+
+    /// The buffer stays for as long as the process lives, as the platform's roots do.
+    fn store(&self) -> RootCertStore {
+        let mut rest: &'static [u8] = Box::leak(self.bytes.as_slice().into());
+        let mut take = |length| {
+            let (part, after) = rest.split_at(length);
+            rest = after;
+            Der::from_slice(part)
+        };
+        let roots = self.roots.iter().map(|(subject, key, constraints)| TrustAnchor {
+            subject: take(*subject),
+            subject_public_key_info: take(*key),
+            name_constraints: constraints.map(&mut take),
+        });
+        RootCertStore {
+            roots: roots.collect(),
+        }
+    }
 }
 
 fn add_ca_bundle(roots: &mut RootCertStore, pem: &str) -> Result<(), TlsConfigError> {
@@ -170,6 +226,24 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn roots_in_one_buffer_are_the_same_roots() {
+        let named =
+            |subject: &'static [u8], key: &'static [u8], constraints: Option<&'static [u8]>| TrustAnchor {
+                subject: subject.into(),
+                subject_public_key_info: key.into(),
+                name_constraints: constraints.map(Into::into),
+            };
+        let roots = [
+            named(b"one", b"key of one", None),
+            named(b"", b"k", Some(b"constraints")),
+            named(b"three", b"", Some(b"")),
+        ];
+        assert_eq!(FlatRoots::of(&roots).store().roots, roots);
+        assert_eq!(FlatRoots::of(&[]).store().roots, []);
+        assert_eq!(platform_roots().roots, read_platform_roots().roots);
+    }
 
     #[test]
     fn a_bundle_that_cannot_be_used_says_why() {

@@ -95,6 +95,11 @@ pub fn called_tool(body: &[u8]) -> Option<String> {
     }
 }
 
+/// The method of the first message of a request.
+pub fn method(body: &[u8]) -> Option<String> {
+    message::read(body).into_iter().next()?.method
+}
+
 /// What the writer takes from the queue.
 enum Item {
     Call(Box<CallRecord>),

@@ -115,6 +115,11 @@ pub enum ProxyError {
     AnswerUnusable { resource: Box<str>, why: &'static str },
     #[error("the request's body could not be read")]
     BodyUnreadable,
+    #[error(
+        "the request's body is JSON in UTF-16 or UTF-32, of which LiteLLM would read what the sidecar cannot check; send it in \
+         UTF-8, as RFC 8259 demands"
+    )]
+    BodyNotUtf8,
     #[error("LiteLLM is not reachable; it may be starting")]
     LiteLlmUnreachable,
     #[error("LiteLLM closed the connection without an answer")]
@@ -247,6 +252,7 @@ impl ProxyError {
             Self::HostNotAllowed
                 | Self::CallerNotAllowed
                 | Self::BodyUnreadable
+                | Self::BodyNotUtf8
                 | Self::RequestAmbiguous(_)
                 | Self::MethodNotSupported
         )
@@ -275,6 +281,7 @@ impl ProxyError {
             Self::HostNotAllowed => ("host_not_allowed", StatusCode::FORBIDDEN, -32067),
             Self::CallerNotAllowed => ("caller_not_allowed", StatusCode::FORBIDDEN, -32070),
             Self::RequestAmbiguous(_) => ("request_ambiguous", StatusCode::BAD_REQUEST, -32068),
+            Self::BodyNotUtf8 => ("body_not_utf8", StatusCode::BAD_REQUEST, 0),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (

@@ -19,9 +19,10 @@ use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 
 use crate::control::drain::Drain;
+use crate::http::body_progress::BodyProgress;
 use crate::http::framing;
 use crate::http::hop_by_hop;
-use crate::http::idle_timeout::is_of_body;
+use crate::http::idle_timeout::{BodyError, body_error};
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::{ClientKeys, Fingerprinter};
@@ -36,7 +37,7 @@ use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{RouteTable, Routes};
 use crate::proxy::trace_context::{TRACEPARENT, TraceParent};
 use crate::proxy::user_context::seal::Sealer;
-use crate::proxy::user_context::{Context, ContextTooLargeError, gather};
+use crate::proxy::user_context::{Context, gather};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
@@ -107,13 +108,14 @@ impl Inbound {
         worker: usize,
         peer: &ClientPeer,
         request: Request<Incoming>,
+        progress: &Arc<BodyProgress>,
     ) -> Response<ResponseBody> {
         let (method, id) = (request.method().clone(), RequestId::next());
         let traceparent = request.headers().get(TRACEPARENT).cloned();
         // HTTP/2 has no `Connection` header; there the connection itself is drained by GOAWAY.
         let closable = request.version() != Version::HTTP_2;
         // Boxed: else each connection would keep room for the whole future even while it is idle.
-        let mut response = match Box::pin(self.forward(worker, peer, request)).await {
+        let mut response = match Box::pin(self.forward(worker, peer, request, progress)).await {
             Ok(response) => {
                 tracing::debug!(half = "inbound", request = %id, %method, status = response.status().as_u16(), "answered");
                 response
@@ -168,6 +170,7 @@ impl Inbound {
         worker: usize,
         peer: &ClientPeer,
         mut request: Request<Incoming>,
+        progress: &Arc<BodyProgress>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         if request.method() == Method::CONNECT {
             return Err(ProxyError::MethodNotSupported);
@@ -203,12 +206,13 @@ impl Inbound {
             (true, Some(path)) => AnsweredCall::begin(&self.routes, path),
             _ => None,
         };
-        let filter = !request.body().is_end_stream() && may_be_json(request.headers());
-        let wrap = |body| {
-            let body = match filter {
-                true => RequestBody::filtered(body),
-                false => RequestBody::stream(body),
-            };
+        let wrap: fn(Incoming, Arc<BodyProgress>) -> RequestBody = match request.body().is_end_stream() {
+            true => |_, _| RequestBody::Whole(None),
+            false if may_be_json(request.headers()) => RequestBody::filtered,
+            false => RequestBody::watched,
+        };
+        let tapped = |body| {
+            let body = wrap(body, progress.clone());
             match &answered_call {
                 Some(call) => body.tapped(call.request_tap()),
                 None => body,
@@ -216,7 +220,7 @@ impl Inbound {
         };
         let response = self
             .litellm
-            .send(worker, request.map(wrap))
+            .send(worker, request.map(tapped))
             .await
             .map_err(|error| litellm_error(&error.cause))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -251,14 +255,14 @@ impl Inbound {
         }
     }
 
-    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextTooLargeError> {
+    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ProxyError> {
         let table = self.routes.table();
         let gathered = gather(headers, table.allowed());
         match gathered {
             Ok(gathered) => {
                 self.metrics.count_gathered(&gathered);
                 let client_key = match table.is_audited() {
-                    true => self.client_keys.fingerprint(headers),
+                    true => self.client_keys.fingerprint(headers)?,
                     false => None,
                 };
                 Ok(match client_key {
@@ -270,7 +274,7 @@ impl Inbound {
             }
             Err(too_large) => {
                 self.metrics.context(ContextResult::TooLarge);
-                Err(too_large)
+                Err(too_large.into())
             }
         }
     }
@@ -279,8 +283,12 @@ impl Inbound {
 fn litellm_error(cause: &UpstreamError) -> ProxyError {
     match cause {
         UpstreamError::Connect(_) => ProxyError::LiteLlmUnreachable,
-        UpstreamError::Http(error) if is_of_body(error) => ProxyError::BodyUnreadable,
-        UpstreamError::Http(_) | UpstreamError::Timeout => ProxyError::LiteLlmFailed,
+        UpstreamError::Http(error) => match body_error(error) {
+            Some(BodyError::NotUtf8) => ProxyError::BodyNotUtf8,
+            Some(_) => ProxyError::BodyUnreadable,
+            None => ProxyError::LiteLlmFailed,
+        },
+        UpstreamError::Timeout => ProxyError::LiteLlmFailed,
     }
 }
 

@@ -39,6 +39,7 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use secrecy::SecretString;
 use serde_json::Value;
 
+use crate::control::context_checks::ContextChecks;
 use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
@@ -74,6 +75,7 @@ pub struct Outbound {
     metrics: Metrics,
     /// Absent where LiteLLM's configuration is not seen.
     static_headers: Option<StaticHeaders>,
+    context_checks: ContextChecks,
 }
 
 impl Outbound {
@@ -97,6 +99,7 @@ impl Outbound {
             audit_log,
             metrics,
             static_headers: None,
+            context_checks: ContextChecks::default(),
         }
     }
 
@@ -104,6 +107,14 @@ impl Outbound {
     pub fn with_static_headers(self, static_headers: StaticHeaders) -> Self {
         Self {
             static_headers: Some(static_headers),
+            ..self
+        }
+    }
+
+    /// Tells these checks of the requests that have their values.
+    pub fn with_context_checks(self, context_checks: ContextChecks) -> Self {
+        Self {
+            context_checks,
             ..self
         }
     }
@@ -167,9 +178,9 @@ impl Outbound {
     }
 
     /// A request that is not even looked at.
-    pub(crate) fn refuse(&self, request: &Request<Incoming>, error: &ProxyError) -> Response<ResponseBody> {
+    pub(crate) fn refuse(&self, method: &Method, error: &ProxyError) -> Response<ResponseBody> {
         self.metrics.count_error(Half::Outbound, error.reason());
-        let response = match *request.method() == Method::POST {
+        let response = match *method == Method::POST {
             true => json_rpc(error, Value::Null),
             false => problem(error),
         };

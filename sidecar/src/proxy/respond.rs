@@ -163,6 +163,7 @@ mod tests {
             ProxyError::HostNotAllowed,
             ProxyError::CallerNotAllowed,
             ProxyError::RequestAmbiguous(FramingError::HostMissing),
+            ProxyError::BodyNotUtf8,
             ProxyError::LiteLlmUnreachable,
             ProxyError::LiteLlmFailed,
             ProxyError::ContextTooLarge(ContextTooLargeError { bytes: 9000 }),
@@ -192,9 +193,10 @@ mod tests {
             | ProxyError::TooManyWaiting { .. }
             | ProxyError::HostNotAllowed
             | ProxyError::CallerNotAllowed => "outbound",
-            ProxyError::LiteLlmUnreachable | ProxyError::LiteLlmFailed | ProxyError::ContextTooLarge(_) => {
-                "inbound"
-            }
+            ProxyError::BodyNotUtf8
+            | ProxyError::LiteLlmUnreachable
+            | ProxyError::LiteLlmFailed
+            | ProxyError::ContextTooLarge(_) => "inbound",
             ProxyError::BodyUnreadable
             | ProxyError::RequestAmbiguous(_)
             | ProxyError::MethodNotSupported

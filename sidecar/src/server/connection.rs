@@ -183,8 +183,35 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
     let (in_progress, response) = match connection.request() {
-        Ok(in_progress) => (in_progress, half.answer(worker, peer, request).await),
-        Err(refused) => (refused, half.refuse(&request, &ProxyError::Overloaded)),
+        Ok(in_progress) => {
+            let response = half.answer(worker, peer, request, in_progress.body_progress());
+            let response = response.await;
+            (in_progress, response)
+        }
+        Err(refused) => (refused, half.refuse(request.method(), &ProxyError::Overloaded)),
+    };
+    Ok(in_progress.answer(response))
+}
+
+/// The same over HTTP/2, where a request may have to end while others of its connection go on.
+pub(super) async fn answer_stream(
+    half: &Half,
+    connection: &Connection,
+    worker: usize,
+    peer: &ClientPeer,
+    request: Request<Incoming>,
+) -> Result<Response<WatchedBody>, Infallible> {
+    let method = request.method().clone();
+    let (in_progress, response) = match connection.request() {
+        Ok(in_progress) => {
+            let response = tokio::select! {
+                biased;
+                response = half.answer(worker, peer, request, in_progress.body_progress()) => response,
+                () = in_progress.ended() => half.refuse(&method, &ProxyError::Overloaded),
+            };
+            (in_progress, response)
+        }
+        Err(refused) => (refused, half.refuse(&method, &ProxyError::Overloaded)),
     };
     Ok(in_progress.answer(response))
 }

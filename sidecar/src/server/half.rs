@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
+use crate::http::body_progress::BodyProgress;
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::ClientPeer;
@@ -30,18 +31,20 @@ impl Half {
         worker: usize,
         peer: &ClientPeer,
         request: Request<Incoming>,
+        progress: &Arc<BodyProgress>,
     ) -> Response<ResponseBody> {
         match self {
-            Self::Inbound(inbound) => inbound.answer(worker, peer, request).await,
+            Self::Inbound(inbound) => inbound.answer(worker, peer, request, progress).await,
+            // LiteLLM is the client, and shows that it is before its body is waited for.
             Self::Outbound(outbound) => outbound.answer(worker, request).await,
         }
     }
 
     /// Answers with an error without looking at the request's body.
-    pub fn refuse(&self, request: &Request<Incoming>, error: &ProxyError) -> Response<ResponseBody> {
+    pub fn refuse(&self, method: &Method, error: &ProxyError) -> Response<ResponseBody> {
         match self {
             Self::Inbound(inbound) => inbound.refuse(error),
-            Self::Outbound(outbound) => outbound.refuse(request, error),
+            Self::Outbound(outbound) => outbound.refuse(method, error),
         }
     }
 

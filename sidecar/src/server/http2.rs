@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::bounds::MAX_HEADERS;
-use super::connection::answer;
+use super::connection::answer_stream;
 use super::half::Half;
 use super::load::Connection;
 use crate::proxy::error::OVERLOADED;
@@ -72,7 +72,7 @@ pub(super) async fn serve(
         async move {
             let unanswered = Unanswered(Some(&events));
             as_http1(&mut request);
-            let response = answer(&half, &watched, worker, &peer, request).await;
+            let response = answer_stream(&half, &watched, worker, &peer, request).await;
             unanswered.answered();
             if half.is_draining() {
                 events.drain.notify_one();
@@ -136,6 +136,7 @@ fn as_http1(request: &mut Request<Incoming>) {
         headers.insert(HOST, host);
     }
     join_cookies(headers);
+    join_lengths(headers);
     // The end of a body is the end of its stream there.
     if has_body && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -158,6 +159,15 @@ fn join_cookies(headers: &mut HeaderMap) {
         .expect("header values joined by header characters are one");
     joined.set_sensitive(true);
     headers.insert(COOKIE, joined);
+}
+
+/// The protocol takes a length that is stated more than once if all agree, which servers of HTTP/1.1 need not.
+fn join_lengths(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
+        let first = first.clone();
+        headers.insert(CONTENT_LENGTH, first);
+    }
 }
 
 impl Unanswered<'_> {

@@ -3,8 +3,8 @@
 //! Nobody is authenticated here, since that is up to LiteLLM, so every connection counts by what it makes the
 //! sidecar hold: the connection itself, headers that have not ended, an answer that is not taken. When the
 //! memory for that is used up, those end that make no progress, the longest first: answers that are not taken,
-//! then headers that have not ended, then connections that wait for a request. Requests under way come to
-//! their end; only where there is nobody to end instead is a new one refused.
+//! then headers that have not ended, then requests whose body does not come, then connections that wait for a request. Other
+//! requests under way come to their end; only where there is nobody to end instead is a new one refused.
 
 mod entry;
 mod parked;
@@ -57,6 +57,8 @@ pub struct Load {
     /// Counts changes, so that of two within a sweep the earlier one is known.
     changes: AtomicU32,
     next_id: AtomicU64,
+    /// How often a connection was parked.
+    parked: AtomicU64,
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
 }
 
@@ -77,6 +79,7 @@ impl Load {
             clock: AtomicU32::new(1),
             changes: AtomicU32::new(0),
             next_id: AtomicU64::new(0),
+            parked: AtomicU64::new(0),
             entries: Mutex::default(),
         })
     }
@@ -93,6 +96,11 @@ impl Load {
                 id,
             }
         })
+    }
+
+    /// How often a connection was parked, and has freed what it held.
+    pub fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Relaxed)
     }
 
     /// Tells connections over HTTP/1.1 to take no more requests: all of them, or those that have had one.
@@ -116,14 +124,14 @@ impl Load {
     /// Ends what has waited for too long, and parks what has waited for some time.
     pub fn sweep(&self) {
         self.clock.fetch_add(1, Ordering::Relaxed);
-        // Bytes after a request hide its client's end from the protocol, which reads no further before it has answered.
-        let entries = self.entries.lock();
-        let gone: Vec<_> = entries
-            .values()
-            .filter(|entry| entry.client_has_gone())
-            .cloned()
-            .collect();
-        drop(entries);
+        let mut gone = Vec::new();
+        for entry in self.entries.lock().values() {
+            // Bytes after a request hide its client's end from the protocol, which reads no further before it has answered.
+            if entry.client_has_gone() {
+                gone.push(entry.clone());
+            }
+            entry.look_at_body(|| self.now());
+        }
         for entry in gone {
             self.end(&entry);
         }
@@ -132,6 +140,8 @@ impl Load {
                 Waiting::Unread => self.bounds.unread,
                 Waiting::Head | Waiting::First => self.bounds.headers,
                 Waiting::Next => self.bounds.keep_alive,
+                // How long one may be silent is up to whoever reads it.
+                Waiting::Body => continue,
             };
             // Whether a client of HTTP/2 without requests is there, pings tell.
             let is_exempt = entry.is_http2() && waiting != Waiting::Unread;

@@ -151,7 +151,12 @@ async fn without_a_subject_nothing_is_done_but_discovery_which_is_the_services()
     let world = World::with(token_of_each_user(), whoami().await, |_| {}).await;
     let outbound = world.sidecar.outbound;
     let other = world.context("session_id=S-a").await;
-    for answer in [post(outbound, "/tools/mcp", CALL).await, world.call(&other).await] {
+    const READ: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"resources/read","params":{"uri":"a"}}"#;
+    for answer in [
+        post(outbound, "/tools/mcp", CALL).await,
+        post(outbound, "/tools/mcp", READ).await,
+        world.call(&other).await,
+    ] {
         assert_eq!(answer.status(), StatusCode::FORBIDDEN);
         let body = json(answer).await;
         assert_eq!(

@@ -17,6 +17,7 @@ use std::time::Duration;
 use mcp_auth_protocol::sync::{
     Credential, Pod, Problem, RejectedToken, Report, Route, Server, Transport, UserContext,
 };
+use mcp_auth_sidecar::control::context_checks::ContextChecks;
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
@@ -54,6 +55,7 @@ pub struct Sidecar {
     pub sealer: Arc<Sealer>,
     pub audit_log: AuditLog,
     pub static_headers: StaticHeaders,
+    pub context_checks: ContextChecks,
     workers: Option<Workers>,
 }
 
@@ -130,6 +132,7 @@ impl Sidecar {
         let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
         // Nothing is kept for a next process.
         let static_headers = StaticHeaders::resume(Path::new("/nonexistent"));
+        let context_checks = ContextChecks::default();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let sockets = Sockets::bind(Some(any), any, workers).unwrap();
         let (inbound, outbound) = (sockets.inbound().unwrap(), sockets.outbound());
@@ -151,7 +154,8 @@ impl Sidecar {
             audit_log.clone(),
             metrics,
         )
-        .with_static_headers(static_headers.clone());
+        .with_static_headers(static_headers.clone())
+        .with_context_checks(context_checks.clone());
         let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
         Self {
             inbound,
@@ -163,6 +167,7 @@ impl Sidecar {
             sealer,
             audit_log,
             static_headers,
+            context_checks,
             workers: Some(workers),
         }
     }

@@ -30,7 +30,7 @@ impl LiteLlm {
         Self { scripted, outbound }
     }
 
-    fn sidecar(&self, servers: &[Server]) -> Sidecar {
+    pub fn sidecar(&self, servers: &[Server]) -> Sidecar {
         let sidecar = Sidecar::with_workers(self.scripted.address, servers, NonZeroUsize::new(2).unwrap());
         self.behind_address(sidecar.outbound);
         sidecar

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
+mod bodies;
 mod docs;
 mod frames;
 mod peer;

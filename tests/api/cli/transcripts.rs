@@ -4,12 +4,11 @@
 mod faults;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_protocol::reachability::Reachability;
 use mcp_auth_tests::kubelet::Kubelet;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::resource::{SECRET, merge, oauth2, resource};
@@ -19,22 +18,22 @@ use regex::{Captures, Regex};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::criteria::{RunningPod, mcp_server, port_for_litellm_alone, running_pod, tools};
+use super::criteria::{INBOUND, RunningPod, serving_pod, tools};
 use super::logs::call;
-use super::{Printed, empty_cluster, file, kubeconfig, litellm, run, token_without_rights};
+use super::stand_ins::{KEY, McpServer};
+use super::{Printed, empty_cluster, file, kubeconfig, litellm, path, run, token_without_rights};
 use crate::CERTIFICATE_SECRET;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli-transcripts.md");
 const WRITE: &str = "MCPAUTH_TEST_WRITE_TRANSCRIPTS";
 const NAMESPACE: &str = "llm";
-const OUTBOUND: u16 = 16481;
 
 const INTRODUCTION: &str = "\
 # Transcripts of kubectl mcp-auth
 
 What each command of [cli.md](cli.md) prints. A test makes this file against a real API server, OAuth2 server and webhook, and
-fails where it is not what the commands print; the pods are objects that no kubelet runs, with a scripted sidecar. Ports and
-times are always the same ones here. The operator of the tests runs outside of the cluster, which is why `doctor` finds no
+fails where it is not what the commands print; the pods are objects that no kubelet runs, with a real sidecar beside a LiteLLM that
+is a script. Ports, times and numbers of requests are always the same ones here. `litellm-key` is a file with LiteLLM's key. The operator of the tests runs outside of the cluster, which is why `doctor` finds no
 Deployment of it.
 
 ";
@@ -51,6 +50,7 @@ static VARIABLE: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         (r"\b\d+ days", "89 days"),
         (r"\b(?:10m|[1-9]m(?: \d+s)?) +", "10m"),
         (r"/[^ ]*/mcp-auth-cli-\d+-", ""),
+        (r"\(request [0-9a-f]{16}\)", "(request 9c1185a5c5e9fc54)"),
     ];
     let patterns = patterns.into_iter();
     patterns
@@ -93,27 +93,22 @@ async fn transcript(title: &str, arguments: &[&str], shown: &str) -> String {
 }
 
 async fn doctor(namespace: &str) -> Printed {
-    let operator = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
-    run(&["doctor", "-n", namespace, "--operator-namespace", &operator]).await
+    doctor_with(namespace, &[]).await
 }
 
-fn path(path: &Path) -> &str {
-    path.to_str().expect("text")
+async fn doctor_with(namespace: &str, more: &[&str]) -> Printed {
+    let operator = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
+    let arguments = ["doctor", "-n", namespace, "--operator-namespace", &operator];
+    run(&[&arguments[..], more].concat()).await
 }
 
 /// Everything as it should be, in the namespace `llm`.
-async fn healthy() -> (World, Kubelet, RunningPod) {
+async fn healthy() -> (World, Kubelet, McpServer, RunningPod) {
     let world = World::new(NAMESPACE, true).await;
     let kubelet = Kubelet::start(&world.client, NAMESPACE).await;
-    let server = mcp_server().await;
-    tools(&world, server).await;
-    let mut pod = running_pod(&world, &kubelet, "litellm").await;
-    kubelet.forward(
-        &format!("{NAMESPACE}/{}", pod.name),
-        OUTBOUND,
-        port_for_litellm_alone().await,
-    );
-    pod.answered();
+    let server = McpServer::start().await;
+    tools(&world, &server).await;
+    let pod = serving_pod(&world, &kubelet).await;
     let container = format!("{NAMESPACE}/{}/mcpauth-sidecar", pod.name);
     for (second, user) in [
         (
@@ -125,11 +120,7 @@ async fn healthy() -> (World, Kubelet, RunningPod) {
         let line = call(NAMESPACE, &pod.name, second, "tools", user);
         kubelet.write(&container, &format!("2026-11-29T17:50:{second}000Z"), &line);
     }
-    let answered = Reachability::Answered.reason();
-    world
-        .condition("tools", conditions::SERVER_REACHABLE, "True", answered)
-        .await;
-    (world, kubelet, pod)
+    (world, kubelet, server, pod)
 }
 
 async fn well(pod: &str) -> String {
@@ -140,11 +131,17 @@ async fn well(pod: &str) -> String {
     let (deployment, resources, values) = (path(&deployment), path(&resources), path(&values));
     let mut text = "## Where all is well\n\n".to_owned();
     text += &transcript("status", &["status", "-n", NAMESPACE], "status -n llm").await;
-    text += &section("doctor", "doctor -n llm", &doctor(NAMESPACE).await);
+    let key = file("litellm-key", KEY);
+    let with_key = ["--litellm-key-file", path(&key)];
+    let shown = "doctor -n llm --litellm-key-file litellm-key";
+    text += &section("doctor", shown, &doctor_with(NAMESPACE, &with_key).await);
+    let without_key = only_what_is_wrong(doctor(NAMESPACE).await);
+    let title = "doctor without LiteLLM's key";
+    text += &section(title, "doctor -n llm", &without_key);
     text += &transcript(
         "doctor --criteria",
-        &["doctor", "--criteria", "-n", NAMESPACE],
-        "doctor --criteria -n llm",
+        &["doctor", "--criteria", "-n", NAMESPACE, with_key[0], with_key[1]],
+        "doctor --criteria -n llm --litellm-key-file litellm-key",
     )
     .await;
     let shown = format!("explain {pod} -n llm");
@@ -307,22 +304,20 @@ async fn broken_setups() -> Vec<Broken> {
     all
 }
 
-/// `doctor` for an MCP server that does not answer in the pod; the token is in order.
-async fn broken_call() -> (World, Kubelet, RunningPod) {
-    let world = World::new("mcp-server-away", true).await;
-    let kubelet = Kubelet::start(&world.client, "mcp-server-away").await;
-    tools(&world, mcp_server().await).await;
-    let pod = running_pod(&world, &kubelet, "litellm").await;
+/// `doctor` for a LiteLLM that does not answer in its pod; what its sidecar reported is in order.
+async fn broken_call() -> (World, Kubelet, McpServer, RunningPod) {
+    let world = World::new("litellm-away", true).await;
+    let kubelet = Kubelet::start(&world.client, "litellm-away").await;
+    let server = McpServer::start().await;
+    tools(&world, &server).await;
+    let pod = serving_pod(&world, &kubelet).await;
     let closed = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
         .local_addr()
         .unwrap();
-    kubelet.forward(&format!("mcp-server-away/{}", pod.name), OUTBOUND, closed);
-    world
-        .condition("tools", conditions::READY, "True", reasons::READY)
-        .await;
-    (world, kubelet, pod)
+    kubelet.forward(&format!("litellm-away/{}", pod.name), INBOUND, closed);
+    (world, kubelet, server, pod)
 }
 
 /// Without what is in order: lines of tables that say ok, and what belongs to them.
@@ -354,11 +349,12 @@ async fn wrong() -> String {
             &only_what_is_wrong(doctor(setup.namespace).await),
         );
     }
-    let printed = only_what_is_wrong(doctor(&call.0.namespace).await);
+    let key = file("litellm-key", KEY);
+    let printed = doctor_with(&call.0.namespace, &["--litellm-key-file", path(&key)]).await;
     text += &section(
-        "An MCP server that cannot be reached from the pod",
-        "doctor -n mcp-server-away",
-        &printed,
+        "A LiteLLM that does not answer in its pod",
+        "doctor -n litellm-away --litellm-key-file litellm-key",
+        &only_what_is_wrong(printed),
     );
     let printed = only_what_is_wrong(doctor("no-such-namespace").await);
     text += &section(
@@ -406,7 +402,7 @@ async fn unusable() -> String {
 
 #[tokio::test]
 async fn the_transcripts_are_what_the_commands_print() {
-    let (_world, _kubelet, pod) = healthy().await;
+    let (_world, _kubelet, _server, pod) = healthy().await;
     let _present = CERTIFICATE_SECRET.read().await;
     let document = [
         INTRODUCTION.to_owned(),

@@ -1,6 +1,6 @@
-//! One `tools/list` of each server, through a pod that its resource selects; and the same first request without a
-//! token, from here, which a protected server has to refuse. A sidecar that lets only LiteLLM call refuses the
-//! first attempt and is not called again: what it reports of LiteLLM's own requests stands for that.
+//! What LiteLLM and each MCP server answer: LiteLLM for a user, where its key was given ([`user_call`](super::user_call)), or
+//! else LiteLLM's own requests, as the sidecars report them; and the server to a request without a token, from here,
+//! which a protected server has to refuse.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,24 @@ use serde_json::json;
 use url::Url;
 
 use super::LiteLlmPod;
+use super::user_call::{LiteLlmPorts, PassedOn, UserCall};
 use crate::cluster::{Cluster, innermost};
 use crate::error::CliError;
 use crate::explain::{container, ports};
 use crate::inventory::{Inventory, pod_meta};
-use crate::mcp_call::{McpCallError, PodAddress, ToolList, initialize, list_tools};
+use crate::litellm_key::{HOW_TO_GIVE, KeySource, LiteLlmKey, LiteLlmKeys};
+use crate::mcp_call::{McpCallError, PodAddress, PodPort, initialize};
 use crate::status::condition;
 
 /// Most servers that are called.
 const MAX_CALLS: usize = 20;
 /// Longest wait for a server that is called without a token.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// LiteLLM's MCP endpoint. Some versions redirect it without the slash.
+const MCP_PATH: &str = "/mcp/";
+/// Path in front of all of LiteLLM's.
+const ROOT_PATH_VARIABLE: &str = "SERVER_ROOT_PATH";
+const EVENT_STREAM: &str = "text/event-stream";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -35,20 +42,21 @@ pub struct Call {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallOutcome {
-    Listed {
-        pod: String,
-        tools: ToolList,
-        direct: DirectCall,
-    },
-    /// LiteLLM's own requests were answered, as the sidecars report.
+    /// LiteLLM was called as a user calls it.
+    Called { call: UserCall, direct: DirectCall },
+    /// LiteLLM's own requests were answered, as the sidecars report; nobody called as a user, and why.
     Reported {
         message: String,
         direct: DirectCall,
+        /// Empty where nothing of users is passed on.
+        not_called: String,
     },
-    Failed {
-        pod: String,
-        problem: String,
-    },
+    /// The call through this pod failed.
+    Failed { pod: String, problem: String },
+    /// The operator says so, as other checks tell too.
+    Failing(String),
+    /// What the command line names as LiteLLM's key is none.
+    KeyUnusable(String),
     /// Nothing was called, and why.
     NotMade(String),
 }
@@ -63,18 +71,32 @@ pub enum DirectCall {
     NotReached(String),
 }
 
+struct Calls<'a> {
+    cluster: &'a Cluster,
+    inventory: &'a Inventory,
+    pods: &'a [(LiteLlmPod, Pod)],
+    keys: LiteLlmKeys<'a>,
+}
+
 pub async fn calls(
     cluster: &Cluster,
     inventory: &Inventory,
     pods: &[(LiteLlmPod, Pod)],
+    key: &KeySource,
     skip: bool,
 ) -> Result<Vec<Call>, CliError> {
+    let mut calling = Calls {
+        cluster,
+        inventory,
+        pods,
+        keys: LiteLlmKeys::new(cluster, key),
+    };
     let mut calls = Vec::new();
     for (index, resource) in inventory.resources.iter().enumerate() {
         let outcome = match (skip, index < MAX_CALLS) {
             (true, _) => CallOutcome::NotMade("--skip-calls".to_owned()),
             (false, false) => CallOutcome::NotMade(format!("only the first {MAX_CALLS} servers are called")),
-            (false, true) => call(cluster, inventory, resource, pods).await?,
+            (false, true) => calling.call(resource).await?,
         };
         calls.push(Call {
             namespace: resource.namespace().unwrap_or_default(),
@@ -85,66 +107,94 @@ pub async fn calls(
     Ok(calls)
 }
 
-async fn call(
-    cluster: &Cluster,
-    inventory: &Inventory,
-    resource: &Arc<McpServerAuth>,
-    pods: &[(LiteLlmPod, Pod)],
-) -> Result<CallOutcome, CliError> {
-    let not_made = |why: &str| Ok(CallOutcome::NotMade(why.to_owned()));
-    let server = &resource.spec.server;
-    if server.transport == Transport::Sse {
-        return not_made("servers with transport SSE are not called by this program");
-    }
-    let Ok(url) = Url::parse(&server.url) else {
-        return not_made("spec.server.url cannot be read");
-    };
-    let addresses = addresses(inventory, resource, pods);
-    let Some(first) = addresses.first() else {
-        return not_made("no pod that it selects has a sidecar that is ready");
-    };
-    for address in &addresses {
-        let pod = address.pod.clone();
-        return Ok(
-            match list_tools(cluster, address, &server.name, url.path()).await {
-                Ok(tools) => CallOutcome::Listed {
-                    pod,
-                    tools,
-                    direct: direct(&url).await,
+impl Calls<'_> {
+    async fn call(&mut self, resource: &Arc<McpServerAuth>) -> Result<CallOutcome, CliError> {
+        let Ok(url) = Url::parse(&resource.spec.server.url) else {
+            return Ok(CallOutcome::NotMade("spec.server.url cannot be read".to_owned()));
+        };
+        let pods = self.pods.iter().map(|(_, pod)| pod);
+        let Some(pod) = pods.into_iter().find(|pod| self.is_served_by(resource, pod)) else {
+            let why = "no pod that it selects has a sidecar that is ready";
+            return Ok(CallOutcome::NotMade(why.to_owned()));
+        };
+        let namespace = resource.namespace().unwrap_or_default();
+        let key = match self.keys.of_namespace(&namespace).await? {
+            LiteLlmKey::Given(key) => key,
+            LiteLlmKey::NotGiven => return Ok(reported(resource, &url, HOW_TO_GIVE).await),
+            LiteLlmKey::Unknown(why) => return Ok(reported(resource, &url, &why).await),
+            LiteLlmKey::Unusable(problem) => return Ok(CallOutcome::KeyUnusable(problem)),
+        };
+        let Some(ports) = litellm_ports(self.cluster, pod) else {
+            let why = "users' requests do not come through the sidecar (mcpauth.dev/inbound: disabled)";
+            return Ok(reported(resource, &url, why).await);
+        };
+        let name = pod.name_any();
+        let passed_on = PassedOn::new(&resource.spec);
+        let server = &resource.spec.server;
+        Ok(
+            match UserCall::make(&ports, name.clone(), &server.name, passed_on, &key).await {
+                Ok(call) => CallOutcome::Called {
+                    call,
+                    direct: direct(&url, server.transport).await,
                 },
-                // During an upgrade there may be one of a release that lets everybody call.
-                Err(McpCallError::CallerNotAllowed) => continue,
                 Err(McpCallError::Cluster(error @ CliError::Forbidden { .. })) => {
-                    CallOutcome::NotMade(error.to_string())
+                    reported(resource, &url, &error.to_string()).await
                 }
                 Err(McpCallError::Cluster(error)) if !matches!(error, CliError::Api { .. }) => {
                     return Err(error);
                 }
                 Err(error) => CallOutcome::Failed {
-                    pod,
+                    pod: name,
                     problem: error.to_string(),
                 },
             },
-        );
+        )
     }
-    Ok(reported(resource, first.pod.clone(), &url).await)
+
+    /// Whether this resource selects the pod, and its sidecar is ready.
+    fn is_served_by(&self, resource: &McpServerAuth, pod: &Pod) -> bool {
+        let meta = pod_meta(pod);
+        let is_selected = entitled(
+            &self.inventory.in_namespace(&pod.namespace().unwrap_or_default()),
+            meta.labels(),
+        )
+        .iter()
+        .any(|entitled| entitled.metadata.uid == resource.metadata.uid);
+        is_selected && container(pod).is_some_and(|container| container.ready)
+    }
 }
 
-/// Of the pods that this resource selects and whose sidecar is ready the first of each version.
-fn addresses(inventory: &Inventory, resource: &McpServerAuth, pods: &[(LiteLlmPod, Pod)]) -> Vec<PodAddress> {
-    let mut versions = Vec::new();
-    let mut found = Vec::new();
-    for (_, pod) in pods {
-        let Some(address) = address(inventory, resource, pod) else {
-            continue;
-        };
-        let version = container(pod).and_then(|container| container.version);
-        if !versions.contains(&version) {
-            versions.push(version);
-            found.push(address);
-        }
-    }
-    found
+/// None where users' requests do not pass through the sidecar.
+fn litellm_ports<'a>(cluster: &'a Cluster, pod: &Pod) -> Option<LiteLlmPorts<'a>> {
+    let known = ports(pod)?;
+    let port = |address: Option<String>| {
+        Some(PodPort::new(
+            cluster,
+            PodAddress {
+                namespace: pod.namespace()?,
+                pod: pod.name_any(),
+                port: address?.rsplit_once(':')?.1.parse().ok()?,
+            },
+        ))
+    };
+    Some(LiteLlmPorts {
+        inbound: port(known.inbound)?,
+        health: port(known.health)?,
+        pod_uid: pod.uid()?,
+        path: format!("{}{MCP_PATH}", root_path(pod)),
+    })
+}
+
+/// As far as the pod's containers state it.
+fn root_path(pod: &Pod) -> &str {
+    let containers = pod.spec.as_ref().map(|spec| &spec.containers[..]);
+    let variables = containers
+        .into_iter()
+        .flatten()
+        .flat_map(|container| container.env.iter().flatten());
+    let mut stated = variables.filter(|variable| variable.name == ROOT_PATH_VARIABLE);
+    let value = stated.next().and_then(|variable| variable.value.as_deref());
+    value.unwrap_or_default().trim_end_matches('/')
 }
 
 /// What the operator says that sidecars have learned from LiteLLM's requests, which had the token.
@@ -157,9 +207,7 @@ enum SidecarReport {
 
 fn sidecar_report(resource: &McpServerAuth) -> SidecarReport {
     let Some(reachable) = condition(resource, conditions::SERVER_REACHABLE) else {
-        return SidecarReport::Unknown(
-            "the sidecar lets only LiteLLM call, and its operator says nothing of the server".to_owned(),
-        );
+        return SidecarReport::Unknown("the operator says nothing of whether sidecars reach it".to_owned());
     };
     if reachable.status == "False" {
         return SidecarReport::Failing(reachable.message.clone());
@@ -174,49 +222,43 @@ fn sidecar_report(resource: &McpServerAuth) -> SidecarReport {
     }
 }
 
-async fn reported(resource: &McpServerAuth, pod: String, url: &Url) -> CallOutcome {
+/// `why`: LiteLLM is not called as a user.
+async fn reported(resource: &McpServerAuth, url: &Url, why: &str) -> CallOutcome {
     match sidecar_report(resource) {
         SidecarReport::Answered(message) => CallOutcome::Reported {
             message,
-            direct: direct(url).await,
+            direct: direct(url, resource.spec.server.transport).await,
+            not_called: match PassedOn::new(&resource.spec).is_empty() {
+                true => String::new(),
+                false => why.to_owned(),
+            },
         },
-        SidecarReport::Failing(problem) => CallOutcome::Failed { pod, problem },
-        SidecarReport::Unknown(why) => CallOutcome::NotMade(why),
+        SidecarReport::Failing(problem) => CallOutcome::Failing(problem),
+        SidecarReport::Unknown(unknown) => CallOutcome::NotMade(format!("{unknown}; {why}")),
     }
-}
-
-/// The sidecar's outbound port, if this resource selects the pod and its sidecar is ready.
-fn address(inventory: &Inventory, resource: &McpServerAuth, pod: &Pod) -> Option<PodAddress> {
-    let namespace = pod.namespace()?;
-    let meta = pod_meta(pod);
-    let is_selected = entitled(&inventory.in_namespace(&namespace), meta.labels())
-        .iter()
-        .any(|entitled| entitled.metadata.uid == resource.metadata.uid);
-    if !is_selected || !container(pod)?.ready {
-        return None;
-    }
-    let outbound = ports(pod)?.outbound?;
-    Some(PodAddress {
-        namespace,
-        pod: pod.name_any(),
-        port: outbound.rsplit_once(':')?.1.parse().ok()?,
-    })
 }
 
 /// The first request of a session, without a token. Certificates of a private authority are not known here: such a
 /// server counts as not reached.
-async fn direct(url: &Url) -> DirectCall {
-    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize()});
+async fn direct(url: &Url, transport: Transport) -> DirectCall {
     let client = reqwest::Client::builder()
         .timeout(DIRECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .build();
     let answer = async {
-        let request = client?
-            .post(url.clone())
-            .header("content-type", "application/json")
-            .header("accept", "application/json, text/event-stream")
-            .body(message.to_string());
+        let client = client?;
+        let request = match transport {
+            Transport::Sse => client.get(url.clone()).header("accept", EVENT_STREAM),
+            Transport::StreamableHttp => {
+                let message =
+                    json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize()});
+                client
+                    .post(url.clone())
+                    .header("content-type", "application/json")
+                    .header("accept", format!("application/json, {EVENT_STREAM}"))
+                    .body(message.to_string())
+            }
+        };
         request.send().await
     };
     match answer.await {
@@ -251,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn litellm_s_own_requests_show_what_a_call_of_ours_would() {
+    fn litellm_s_own_requests_show_whether_the_server_answers() {
         let said = |ready, reachable| sidecar_report(&resource(ready, reachable));
         assert_eq!(
             said("True", Some(("True", "Answered"))),
@@ -275,5 +317,22 @@ mod tests {
                 "{unknown:?}"
             );
         }
+    }
+
+    #[test]
+    fn litellm_s_root_path_is_in_front_of_its_mcp_endpoint() {
+        let pod = |variables: serde_json::Value| -> Pod {
+            let containers = json!([{"name": "other"}, {"name": "litellm", "env": variables}]);
+            serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap()
+        };
+        assert_eq!(
+            root_path(&pod(json!([{"name": "SERVER_ROOT_PATH", "value": "/llm/"}]))),
+            "/llm"
+        );
+        assert_eq!(
+            root_path(&pod(json!([{"name": "SERVER_ROOT_PATH", "valueFrom": {}}]))),
+            ""
+        );
+        assert_eq!(root_path(&pod(json!([]))), "");
     }
 }

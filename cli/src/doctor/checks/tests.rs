@@ -13,18 +13,19 @@ use kube::CustomResourceExt;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::references::needed;
 use mcp_auth_operator::PodMeta;
+use mcp_auth_protocol::context_check::SentRequest;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::ApiGroup;
-use crate::criteria::{self, Call, CallOutcome, DirectCall, LiteLlmPod, LiveFacts};
+use crate::criteria::{self, Call, CallOutcome, DirectCall, LiteLlmPod, LiveFacts, PassedOn, Sent, UserCall};
 use crate::doctor::facts::*;
 use crate::doctor::finding::Report;
 use crate::doctor::render;
 use crate::inventory::{Inventory, Unreadable};
+use crate::litellm_key::HOW_TO_GIVE;
 use crate::lookup::Lookup;
-use crate::mcp_call::ToolList;
 use crate::outcome::Outcome;
 use fixtures::*;
 
@@ -139,6 +140,31 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         let message = "pod litellm-0 not yet up to date";
         set_resource(facts, "SidecarsSynced", "False", "SidecarsBehind", message);
     }),
+    (
+        "a cookie that LiteLLM does not pass on",
+        "call through LiteLLM",
+        |facts| {
+            set_call(facts, |call| call.sent = Sent::Requests(Vec::new()));
+        },
+    ),
+    (
+        "a LiteLLM that does not take the key",
+        "call through LiteLLM",
+        |facts| {
+            facts.live.calls[0].outcome = CallOutcome::Failed {
+                pod: "litellm-0".to_owned(),
+                problem: "LiteLLM answers initialize with 401 Unauthorized".to_owned(),
+            };
+        },
+    ),
+    (
+        "a Secret of LiteLLM's key that is not there",
+        "call through LiteLLM",
+        |facts| {
+            let problem = "--litellm-key-secret: the namespace llm has no Secret litellm";
+            facts.live.calls[0].outcome = CallOutcome::KeyUnusable(problem.to_owned());
+        },
+    ),
 ];
 
 #[test]
@@ -161,6 +187,43 @@ fn the_first_fault_is_named_with_its_way_out() {
         ));
     }
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn without_litellm_s_key_nothing_of_users_is_called_in_order() {
+    let mut facts = healthy();
+    facts.live.calls[0].outcome = CallOutcome::Reported {
+        message: "the MCP server answers 1 of 1 sidecars".to_owned(),
+        direct: DirectCall::Refused(401),
+        not_called: HOW_TO_GIVE.to_owned(),
+    };
+    let report = report(&facts);
+    assert!(report.healthy);
+    let finding = report.findings.last().unwrap();
+    assert_eq!(
+        (finding.check, finding.outcome),
+        ("call through LiteLLM", Outcome::NotChecked)
+    );
+    assert!(
+        finding.message.starts_with("give a key of LiteLLM"),
+        "{finding:?}"
+    );
+    assert_eq!(report.criteria[3].outcome, Outcome::NotChecked);
+}
+
+#[test]
+fn a_made_up_user_whom_the_server_refuses_is_a_warning() {
+    let mut facts = healthy();
+    set_call(&mut facts, |call| {
+        call.tools = 0;
+        call.tools_for_nobody = Some(3);
+        if let Sent::Requests(requests) = &mut call.sent {
+            requests[0].status = Some(401);
+        }
+    });
+    let report = report(&facts);
+    assert!(report.healthy);
+    assert_eq!(report.findings.last().unwrap().outcome, Outcome::Warning);
 }
 
 #[test]

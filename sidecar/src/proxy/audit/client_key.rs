@@ -1,10 +1,11 @@
 //! The key by which a user's client authenticates to LiteLLM, as its fingerprint. LiteLLM does not pass the key
 //! on to MCP servers, so the inbound half takes the fingerprint and seals it into the user context.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
 use super::fingerprint_cache::FingerprintCache;
+use crate::http::framing::FramingError;
 
 /// Where LiteLLM looks for a key, in its order (1.109.1, `get_api_key`).
 const KEY_HEADERS: [HeaderName; 6] = [
@@ -24,12 +25,26 @@ impl ClientKeys {
         Self(FingerprintCache::new(fingerprinter, Kind::ClientKey))
     }
 
-    /// The fingerprint of the key that a request carries, without the word `Bearer`.
-    pub fn fingerprint(&self, headers: &HeaderMap) -> Option<Fingerprint> {
-        let value = KEY_HEADERS.iter().find_map(|name| headers.get(name))?;
-        let key = without_scheme(value.as_bytes());
-        (!key.is_empty()).then(|| self.0.fingerprint(&[key]))
+    /// The fingerprint of the key that a request carries, without the word `Bearer`. Of a header that is there more than
+    /// once LiteLLM takes the first value or the last, depending on the path: with different ones it would be anybody's guess
+    /// whose call is recorded.
+    pub fn fingerprint(&self, headers: &HeaderMap) -> Result<Option<Fingerprint>, FramingError> {
+        let Some(mut values) = KEY_HEADERS.iter().find_map(|name| values(headers, name)) else {
+            return Ok(None);
+        };
+        let value = values.next().map_or(&b""[..], HeaderValue::as_bytes);
+        if values.any(|other| other.as_bytes() != value) {
+            return Err(FramingError::KeyRepeated);
+        }
+        let key = without_scheme(value);
+        Ok((!key.is_empty()).then(|| self.0.fingerprint(&[key])))
     }
+}
+
+/// `None` if there is none.
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<http::header::ValueIter<'a, HeaderValue>> {
+    let values = headers.get_all(name);
+    headers.contains_key(name).then(|| values.iter())
 }
 
 fn without_scheme(value: &[u8]) -> &[u8] {
@@ -47,7 +62,6 @@ fn without_scheme(value: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn one_key_has_one_fingerprint_in_whatever_header_it_comes() {
@@ -56,7 +70,7 @@ mod tests {
             let headers = lines
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            keys.fingerprint(&headers.collect())
+            keys.fingerprint(&headers.collect()).unwrap()
         };
         let ada = of(&[("authorization", "Bearer sk-ada")]);
         assert!(ada.is_some());
@@ -76,18 +90,39 @@ mod tests {
     }
 
     #[test]
+    fn a_header_with_two_keys_is_nobodys() {
+        let keys = ClientKeys::new(Fingerprinter::new());
+        let of = |lines: &[(&'static str, &'static str)]| {
+            let headers = lines
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            keys.fingerprint(&headers.collect())
+        };
+        let ada = ("authorization", "Bearer sk-ada");
+        let eve = ("authorization", "Bearer sk-eve");
+        assert_eq!(of(&[ada, eve]), Err(FramingError::KeyRepeated));
+        assert_eq!(of(&[ada, ada]), of(&[ada]));
+        let preferred = ("x-litellm-api-key", "sk-ada");
+        assert_eq!(
+            of(&[ada, eve, preferred]),
+            of(&[preferred]),
+            "LiteLLM looks there alone"
+        );
+    }
+
+    #[test]
     fn a_key_of_the_fingerprints_that_comes_later_counts_for_keys_that_are_remembered() {
         let fingerprinter = Fingerprinter::new();
         let keys = ClientKeys::new(fingerprinter.clone());
         let headers: HeaderMap = [(KEY_HEADERS[2].clone(), HeaderValue::from_static("sk-ada"))]
             .into_iter()
             .collect();
-        let before = keys.fingerprint(&headers);
+        let before = keys.fingerprint(&headers).unwrap();
         fingerprinter.set_key(&"k1".into());
-        let after = keys.fingerprint(&headers);
+        let after = keys.fingerprint(&headers).unwrap();
         assert_ne!(before, after);
         let elsewhere = Fingerprinter::new();
         elsewhere.set_key(&"k1".into());
-        assert_eq!(after, ClientKeys::new(elsewhere).fingerprint(&headers));
+        assert_eq!(after, ClientKeys::new(elsewhere).fingerprint(&headers).unwrap());
     }
 }

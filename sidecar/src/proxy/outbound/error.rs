@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 
 use super::message;
-use crate::http::idle_timeout::is_of_body;
+use crate::http::idle_timeout::body_error;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{SendError, UpstreamError};
 use crate::proxy::error::ProxyError;
@@ -48,7 +48,7 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
     };
     let error = match cause {
         UpstreamError::Connect(_) => ProxyError::ServerUnreachable { resource, why },
-        UpstreamError::Http(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
+        UpstreamError::Http(error) if body_error(&error).is_some() => ProxyError::BodyUnreadable,
         UpstreamError::Http(_) => ProxyError::ServerFailed { resource, why },
         UpstreamError::Timeout => ProxyError::ServerTimeout { resource },
     };
@@ -63,6 +63,9 @@ pub async fn unsent_message(body: Option<RequestBody>) -> Option<Bytes> {
     match body?.untapped() {
         RequestBody::Whole(bytes) => bytes,
         RequestBody::Stream(body) => message::read(body.into_inner()).await.bytes().cloned(),
-        RequestBody::Resumed { .. } | RequestBody::Filtered(_) | RequestBody::Tapped(_) => None,
+        RequestBody::Resumed { .. }
+        | RequestBody::Watched(_)
+        | RequestBody::Filtered(_)
+        | RequestBody::Tapped(_) => None,
     }
 }

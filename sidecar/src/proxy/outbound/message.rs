@@ -48,10 +48,25 @@ struct JsonRpcMessage {
     method: Option<String>,
     #[serde(default)]
     id: Value,
+}
+
+/// A message without other members. A server may take another one for one of these: Go's `encoding/json` reads `Method` as
+/// `method`, and of both the later one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainMessage {
+    #[serde(default)]
+    method: Option<String>,
     #[serde(default)]
     result: Option<IgnoredAny>,
     #[serde(default)]
     error: Option<IgnoredAny>,
+    #[serde(default, rename = "jsonrpc")]
+    _jsonrpc: IgnoredAny,
+    #[serde(default, rename = "id")]
+    _id: IgnoredAny,
+    #[serde(default, rename = "params")]
+    _params: IgnoredAny,
 }
 
 /// Longest time that a client may take to send a short body.
@@ -142,15 +157,15 @@ pub fn kind(body: Option<&Bytes>) -> MessageKind {
         return MessageKind::Call;
     };
     // A field that is stated twice is an error here, since servers disagree about which one counts.
-    if let Ok(message) = serde_json::from_slice::<JsonRpcMessage>(body) {
+    if let Ok(message) = serde_json::from_slice::<PlainMessage>(body) {
         return message.kind();
     }
-    let batch = serde_json::from_slice::<Vec<JsonRpcMessage>>(body).unwrap_or_default();
-    let kinds = batch.iter().map(JsonRpcMessage::kind);
+    let batch = serde_json::from_slice::<Vec<PlainMessage>>(body).unwrap_or_default();
+    let kinds = batch.iter().map(PlainMessage::kind);
     kinds.max().unwrap_or(MessageKind::Call)
 }
 
-impl JsonRpcMessage {
+impl PlainMessage {
     fn kind(&self) -> MessageKind {
         let answers = self.result.is_some() || self.error.is_some();
         match self.method.as_deref() {
@@ -239,6 +254,8 @@ mod tests {
             (r#"{"id":1,"method":"Tools/List"}"#, Call),
             (r#"{"id":1,"method":"ping","result":{}}"#, Call),
             (r#"{"method":"tools/list","method":"tools/call"}"#, Call),
+            (r#"{"method":"tools/list","Method":"tools/call"}"#, Call),
+            (r#"[{"method":"tools/list","METHOD":"tools/call"}]"#, Call),
             (
                 r#"[{"id":1,"method":"tools/list"},{"id":2,"method":"tools/call"}]"#,
                 Call,

@@ -13,6 +13,7 @@ use super::replayable_request::ReplayableRequest;
 use super::response::prepare_response;
 use super::token_rejection::TokenRejection;
 use super::token_selection::SelectedToken;
+use crate::proxy::audit;
 use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{SESSION_HEADER, UsableServer};
@@ -43,9 +44,17 @@ impl Outbound {
         let request = replayable
             .request(usable, &selected.token)
             .ok_or(ProxyError::BodyUnreadable)?;
+        let carried = self.context_checks.carried(request.headers());
         let sent = Instant::now();
         let answer = usable.target.send(worker, request).await;
         call.upstream_time += sent.elapsed();
+        if let Some(carried) = carried {
+            let method = replayable.whole_body().and_then(audit::method);
+            let status = answer.as_ref().ok().map(|response| response.status().as_u16());
+            let id = call.id.to_string();
+            self.context_checks
+                .record(*carried, id, &server.name, method, status);
+        }
         let response = match answer {
             Ok(response) => response,
             Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {

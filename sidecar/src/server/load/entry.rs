@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::http::body_progress::BodyProgress;
 use crate::proxy::response_body::ResponseBody;
 
 /// What the task of a connection is told.
@@ -31,11 +32,16 @@ pub enum Waiting {
     Unread,
     /// The rest of a request's headers.
     Head,
+    /// The rest of a request's body, of which next to nothing comes.
+    Body,
     /// The first byte of its first request.
     First,
     /// The next request.
     Next,
 }
+
+/// A request's body of which less comes between two sweeps gets on too slowly to be left alone where others need its place.
+const MIN_BODY_BYTES: usize = 1024;
 
 const FIRST: u8 = 0;
 const NEXT: u8 = 1;
@@ -68,6 +74,9 @@ pub struct Entry {
     waker: AtomicWaker,
     /// The body of the answer, so that ending it frees what is behind it.
     pub body: Mutex<Option<ResponseBody>>,
+    body_progress: Arc<BodyProgress>,
+    /// Since when next to nothing of a request's body comes; 0 where it does, or there is none.
+    body_slow_since: AtomicU64,
     /// Of a connection over HTTP/2: its requests that have not been ended.
     streams: AtomicUsize,
     connection: Option<Arc<Entry>>,
@@ -104,6 +113,8 @@ impl Entry {
             is_retired: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             body: Mutex::new(None),
+            body_progress: Arc::default(),
+            body_slow_since: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             connection,
             socket: OnceLock::new(),
@@ -117,6 +128,10 @@ impl Entry {
         let unread_since = self.unread_since.load(Relaxed);
         if unread_since > 0 {
             return Some((Waiting::Unread, unread_since));
+        }
+        let body_slow_since = self.body_slow_since.load(Relaxed);
+        if body_slow_since > 0 && self.body_progress.is_awaited() {
+            return Some((Waiting::Body, body_slow_since));
         }
         let waiting = match self.phase.load(Relaxed) {
             FIRST => Waiting::First,
@@ -144,6 +159,7 @@ impl Entry {
     /// The headers of a request have come: returns how long they were.
     pub fn request_began(&self) -> usize {
         self.has_request.store(true, Relaxed);
+        self.body_slow_since.store(0, Relaxed);
         self.phase.store(SERVING, Relaxed);
         self.head.swap(0, Relaxed)
     }
@@ -188,6 +204,23 @@ impl Entry {
 
     pub fn is_unread(&self) -> bool {
         self.unread_since.load(Relaxed) > 0
+    }
+
+    pub fn body_progress(&self) -> &Arc<BodyProgress> {
+        &self.body_progress
+    }
+
+    /// Looks how much of a request's body has come since the last look.
+    pub fn look_at_body(&self, now: impl FnOnce() -> u64) {
+        let is_slow = self
+            .body_progress
+            .take()
+            .is_some_and(|bytes| bytes < MIN_BODY_BYTES);
+        if !is_slow {
+            self.body_slow_since.store(0, Relaxed);
+        } else if self.body_slow_since.load(Relaxed) == 0 {
+            self.body_slow_since.store(now(), Relaxed);
+        }
     }
 
     pub fn set_socket(&self, socket: Arc<Mutex<TcpStream>>) {

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -21,6 +22,7 @@ impl Connection {
         };
         self.entry.set_parked(true);
         self.load.discharge(&self.entry, FREED_BYTES);
+        self.load.parked.fetch_add(1, Ordering::Relaxed);
         poll_fn(|cx| socket.lock().poll_read_ready(cx)).await
     }
 

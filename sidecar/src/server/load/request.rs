@@ -1,5 +1,6 @@
 //! A request that is being answered, and the body of its answer, by which it shows whether the client takes it.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::entry::Entry;
 use super::{FREE_HEAD_BYTES, Load, REQUEST_BYTES, UNREAD_BYTES, Waiting};
+use crate::http::body_progress::BodyProgress;
 use crate::proxy::response_body::{BoxError, ResponseBody};
 
 /// Counts until this is dropped.
@@ -59,6 +61,16 @@ impl RequestInProgress {
         Ok(request)
     }
 
+    /// What is to be told of the request's body.
+    pub fn body_progress(&self) -> &Arc<BodyProgress> {
+        self.entry.body_progress()
+    }
+
+    /// Returns when the request is to end, over HTTP/2 by itself.
+    pub async fn ended(&self) {
+        poll_fn(|cx| self.entry.poll_ended(cx)).await;
+    }
+
     /// The answer, which this belongs to from now on.
     pub fn answer(self, response: Response<ResponseBody>) -> Response<WatchedBody> {
         response.map(|body| {
@@ -77,11 +89,12 @@ impl RequestInProgress {
 }
 
 impl Load {
-    /// Whether another request may be answered. Ends those for it whose client takes nothing.
+    /// Whether another request may be answered. Ends those for it whose client takes nothing, or sends nothing.
     fn may_begin(&self, connection: &Entry) -> bool {
         let has_room = || self.requests.load(Ordering::Relaxed) < self.bounds.requests;
         if !has_room() {
-            self.shed(|waiting| waiting == Waiting::Unread, Some(connection), has_room);
+            let holds_a_request = |waiting| matches!(waiting, Waiting::Unread | Waiting::Body);
+            self.shed(holds_a_request, Some(connection), has_room);
         }
         has_room() && self.make_room(REQUEST_BYTES, Some(connection))
     }

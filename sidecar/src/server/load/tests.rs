@@ -276,3 +276,40 @@ fn what_was_read_before_a_connection_was_parked_is_read_once_more() {
     assert_eq!(&read, b"hello");
     assert_eq!(connection.entry.request_began(), 5, "it counts as what it is");
 }
+
+#[test]
+fn a_request_whose_body_drips_ends_for_another_and_one_that_gets_on_or_waits_for_its_answer_does_not() {
+    let load = Load::new(Bounds {
+        requests: 3,
+        ..Bounds::default()
+    });
+    let [dripping, uploading, answering, newcomer] = [(); 4].map(|()| load.connection().unwrap());
+    let [drip, upload, _answer] = [&dripping, &uploading, &answering].map(request);
+    for _ in 0..3 {
+        for (request, bytes) in [(&drip, 1), (&upload, 100_000)] {
+            request.body_progress().received(bytes);
+            request.body_progress().awaits();
+        }
+        load.sweep();
+    }
+    let _admitted = request(&newcomer);
+    assert!(has_ended(&dripping));
+    let late = load.connection().unwrap();
+    assert!(late.request().is_err(), "the others go on");
+    upload.body_progress().ended();
+    load.sweep();
+    assert!(late.request().is_err(), "its answer is waited for, and no body");
+    assert!(!has_ended(&uploading) && !has_ended(&answering));
+}
+
+#[test]
+fn a_body_that_drips_ends_only_where_its_place_is_needed() {
+    let load = load(8 * MIB);
+    let dripping = load.connection().unwrap();
+    let drip = request(&dripping);
+    for _ in 0..1_000 {
+        drip.body_progress().awaits();
+        load.sweep();
+    }
+    assert!(!has_ended(&dripping));
+}

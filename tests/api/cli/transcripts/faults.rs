@@ -1,6 +1,7 @@
 //! The commands besides `doctor` in set-ups of which `doctor` is shown too, and with files that cannot be used.
 
-use super::{file, path, transcript};
+use super::transcript;
+use crate::cli::{file, path};
 
 /// While the set-ups are there.
 pub async fn other_commands() -> String {

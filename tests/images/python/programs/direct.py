@@ -5,10 +5,6 @@ import json
 from urllib.parse import urlsplit
 
 import aiohttp
-import httpx2
-from mcp import Client
-from mcp.client.sse import sse_client
-from mcp.client.streamable_http import streamable_http_client
 
 from litellm_calls import Failure
 
@@ -16,6 +12,12 @@ TRANSPORTS = ["streamable-http", "sse"]
 
 
 async def call(options: argparse.Namespace) -> dict:
+    # The SDK takes a second to import, and no other command of the client needs it.
+    import httpx2
+    from mcp import Client
+    from mcp.client.sse import sse_client
+    from mcp.client.streamable_http import streamable_http_client
+
     token = await fetch_token(options.issuer, options.client_id, options.client_secret, options.url)
     headers = {"Authorization": f"Bearer {token}"}
     if options.transport == "sse":

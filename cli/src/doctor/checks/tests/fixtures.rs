@@ -204,17 +204,41 @@ pub fn healthy() -> Facts {
             calls: vec![Call {
                 namespace: "llm".to_owned(),
                 resource: "tools".to_owned(),
-                outcome: CallOutcome::Listed {
-                    pod: "litellm-0".to_owned(),
-                    tools: ToolList {
-                        server: "crm".to_owned(),
-                        protocol: "2025-06-18".to_owned(),
-                        tools: 3,
-                    },
+                outcome: CallOutcome::Called {
+                    call: user_call(),
                     direct: DirectCall::Refused(401),
                 },
             }],
         },
+    }
+}
+
+/// One that arrives.
+pub fn user_call() -> UserCall {
+    let session = || vec!["session_id".to_owned()];
+    UserCall {
+        pod: "litellm-0".to_owned(),
+        tools: 3,
+        tools_for_nobody: None,
+        passed_on: PassedOn {
+            cookies: session(),
+            headers: Vec::new(),
+        },
+        sent: Sent::Requests(vec![SentRequest {
+            request: "9c1185a5c5e9fc54".to_owned(),
+            server: "tools".to_owned(),
+            method: Some("tools/list".to_owned()),
+            cookies: session(),
+            headers: Vec::new(),
+            authorized: true,
+            status: Some(200),
+        }]),
+    }
+}
+
+pub fn set_call(facts: &mut Facts, change: impl FnOnce(&mut UserCall)) {
+    if let CallOutcome::Called { call, .. } = &mut facts.live.calls[0].outcome {
+        change(call);
     }
 }
 

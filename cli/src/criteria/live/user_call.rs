@@ -1,0 +1,490 @@
+//! One `tools/list` of an MCP server's, asked of LiteLLM as a user asks it, whose allow-listed cookies and headers have a value
+//! of this call's own; and what the sidecar says of the requests that LiteLLM made of it.
+
+use hyper::body::Bytes;
+use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::response;
+use hyper::{Request, StatusCode};
+use mcp_auth_crds::{CookiePassthrough, McpServerAuthSpec};
+use mcp_auth_protocol::context_check::{CheckValue, SentRequest, SentRequests};
+use mcp_auth_protocol::pod::health;
+use secrecy::SecretString;
+
+use crate::mcp_call::{Caller, McpCallError, PodPort, count_tools};
+use crate::outcome::Outcome;
+
+/// A cookie that no resource lists.
+const OTHER_COOKIE: &str = "mcpauth_check_other";
+/// The header by which users choose among LiteLLM's MCP servers.
+const SERVERS_HEADER: HeaderName = HeaderName::from_static("x-mcp-servers");
+
+/// LiteLLM in a pod, and the sidecar beside it.
+pub struct LiteLlmPorts<'a> {
+    pub inbound: PodPort<'a>,
+    pub health: PodPort<'a>,
+    pub pod_uid: String,
+    /// Path of LiteLLM's MCP endpoint.
+    pub path: String,
+}
+
+/// Names of what a server gets of users.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PassedOn {
+    /// Sorted.
+    pub cookies: Vec<String>,
+    /// Sorted, in lower case.
+    pub headers: Vec<String>,
+}
+
+/// What was found by calling.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UserCall {
+    pub pod: String,
+    /// How many tools LiteLLM lists to this user.
+    pub tools: usize,
+    /// How many it lists to nobody, where it lists none to this user.
+    pub tools_for_nobody: Option<usize>,
+    pub passed_on: PassedOn,
+    pub sent: Sent,
+}
+
+/// What the sidecar says that it sent to the server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Sent {
+    /// The resource passes on nothing of users that could be made up.
+    NothingToSend,
+    Requests(Vec<SentRequest>),
+    /// It cannot say.
+    Unknown(String),
+}
+
+impl PassedOn {
+    /// Of the resource, without the cookie or header that is exchanged for a user's token: none can be made up.
+    pub fn new(spec: &McpServerAuthSpec) -> Self {
+        let exchange = spec
+            .oauth2
+            .as_ref()
+            .and_then(|oauth2| oauth2.token_exchange.as_ref());
+        let cookie = exchange.and_then(|exchange| exchange.subject_cookie.as_deref());
+        let header = exchange.and_then(|exchange| exchange.subject_header.as_deref());
+        let CookiePassthrough {
+            enabled,
+            cookie_names,
+        } = &spec.cookie_passthrough;
+        let mut cookies: Vec<String> = match enabled {
+            Some(true) => cookie_names.clone(),
+            Some(false) | None => Vec::new(),
+        };
+        cookies.retain(|name| Some(name.as_str()) != cookie);
+        let headers = spec.header_passthrough.header_names.iter();
+        let mut headers: Vec<String> = headers.map(|name| name.to_ascii_lowercase()).collect();
+        headers.retain(|name| !header.is_some_and(|header| header.eq_ignore_ascii_case(name)));
+        for names in [&mut cookies, &mut headers] {
+            names.sort_unstable();
+            names.dedup();
+        }
+        Self { cookies, headers }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cookies.is_empty() && self.headers.is_empty()
+    }
+
+    /// "the allowed cookie session_id and the allowed header x-forwarded-user"
+    fn describe(&self) -> String {
+        let of = |kind: &str, names: &[String]| match names {
+            [] => None,
+            [name] => Some(format!("the allowed {kind} {name}")),
+            names => Some(format!("the allowed {kind}s {}", names.join(", "))),
+        };
+        let parts = [of("cookie", &self.cookies), of("header", &self.headers)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
+    }
+
+    /// As a user sends them, beside a cookie that is not allowed.
+    fn as_user(&self, value: &CheckValue) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let cookies = self.cookies.iter().map(String::as_str).chain([OTHER_COOKIE]);
+        let cookies: Vec<String> = cookies.map(|name| format!("{name}={value}")).collect();
+        headers.extend(HeaderValue::from_str(&cookies.join("; ")).map(|field| (COOKIE, field)));
+        for name in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            headers.extend(name.ok().zip(HeaderValue::from_str(value.as_str()).ok()));
+        }
+        headers
+    }
+}
+
+impl UserCall {
+    /// Calls LiteLLM for the tools of this server. `pod` is the pod's name.
+    pub async fn make(
+        ports: &LiteLlmPorts<'_>,
+        pod: String,
+        server: &str,
+        passed_on: PassedOn,
+        key: &SecretString,
+    ) -> Result<Self, McpCallError> {
+        let value = CheckValue::new(rand::random());
+        let (headers, begun) = match passed_on.is_empty() {
+            true => (HeaderMap::new(), Sent::NothingToSend),
+            false => (passed_on.as_user(&value), ports.sent(&value).await?),
+        };
+        let tools = ports.tools(server, headers, key).await?;
+        let sent = match begun {
+            Sent::Requests(_) => ports.sent(&value).await?.of_server(server),
+            unknown => unknown,
+        };
+        let tools_for_nobody = match (tools, passed_on.is_empty()) {
+            (0, false) => Some(ports.tools(server, HeaderMap::new(), key).await?),
+            _ => None,
+        };
+        Ok(Self {
+            pod,
+            tools,
+            tools_for_nobody,
+            passed_on,
+            sent,
+        })
+    }
+
+    /// Whether what the user sent went to the server, as the sidecar says.
+    pub fn arrival(&self) -> (Outcome, String) {
+        let requests = match &self.sent {
+            Sent::NothingToSend => {
+                let text = "the resource passes on nothing of users that could be made up".to_owned();
+                return (Outcome::Passed, text);
+            }
+            Sent::Unknown(why) => return (Outcome::NotChecked, why.clone()),
+            Sent::Requests(requests) => requests,
+        };
+        let is_list = |request: &&SentRequest| request.method.as_deref() == Some("tools/list");
+        let Some(request) = requests.iter().rfind(is_list).or(requests.last()) else {
+            let text = format!(
+                "of LiteLLM's requests none with {} came to the sidecar of {}",
+                self.passed_on.describe(),
+                self.pod
+            );
+            return (Outcome::Fault, text);
+        };
+        let what = request.method.as_deref().unwrap_or("request");
+        let number = &request.request;
+        if request.cookies.iter().any(|name| name == OTHER_COOKIE) {
+            let text =
+                format!("a {what} went to the server with a cookie that is not allowed (request {number})");
+            return (Outcome::Fault, text);
+        }
+        let arrived = PassedOn {
+            cookies: request.cookies.clone(),
+            headers: request.headers.clone(),
+        };
+        if arrived != self.passed_on {
+            let (arrived, wanted) = (arrived.describe(), self.passed_on.describe());
+            let text = format!(
+                "a {what} went to the server with {arrived}, and not with {wanted} (request {number})"
+            );
+            return (Outcome::Fault, text);
+        }
+        if !request.authorized {
+            let text = format!("a {what} went to the server without a token (request {number})");
+            return (Outcome::Fault, text);
+        }
+        let text = format!(
+            "a {what} through LiteLLM in {} went to the server with the token and {}, and without the other cookie; ",
+            self.pod,
+            arrived.describe()
+        );
+        match request.status {
+            None => (
+                Outcome::Fault,
+                format!("{text}the server did not answer (request {number})"),
+            ),
+            Some(status @ (401 | 403)) => (
+                Outcome::Warning,
+                format!("{text}the server answers {status} to this user, who is made up (request {number})"),
+            ),
+            Some(status) => (
+                Outcome::Passed,
+                format!("{text}the server answers {status} (request {number})"),
+            ),
+        }
+    }
+
+    /// Whether LiteLLM lists the server's tools.
+    pub fn listing(&self) -> (Outcome, String) {
+        match (self.tools, self.tools_for_nobody) {
+            (0, None | Some(0)) => (
+                match self.is_listed() {
+                    true => Outcome::Warning,
+                    false => Outcome::Fault,
+                },
+                "LiteLLM lists none of its tools: the server may have none, or its entry in mcp_servers or the key allow none"
+                    .to_owned(),
+            ),
+            (0, Some(tools)) => (
+                Outcome::Passed,
+                format!("LiteLLM lists {tools} tools for nobody, and none to a user who is made up"),
+            ),
+            (tools, _) => (Outcome::Passed, format!("LiteLLM lists {tools} tools")),
+        }
+    }
+}
+
+impl UserCall {
+    /// Whether nothing speaks against the server's having answered with a list, which may be empty.
+    fn is_listed(&self) -> bool {
+        match &self.sent {
+            Sent::Requests(requests) => requests.iter().any(|request| {
+                request.method.as_deref() == Some("tools/list")
+                    && request.status == Some(StatusCode::OK.as_u16())
+            }),
+            Sent::NothingToSend | Sent::Unknown(_) => true,
+        }
+    }
+}
+
+impl Sent {
+    fn of_server(self, server: &str) -> Self {
+        match self {
+            Self::Requests(mut requests) => {
+                requests.retain(|request| request.server == server);
+                Self::Requests(requests)
+            }
+            other => other,
+        }
+    }
+}
+
+impl LiteLlmPorts<'_> {
+    async fn tools(
+        &self,
+        server: &str,
+        mut headers: HeaderMap,
+        key: &SecretString,
+    ) -> Result<usize, McpCallError> {
+        headers.extend(HeaderValue::from_str(server).map(|server| (SERVERS_HEADER, server)));
+        count_tools(&self.inbound, &self.path, Caller { key, headers }).await
+    }
+
+    /// Asks the sidecar. The first time it begins to look out for the value.
+    async fn sent(&self, value: &CheckValue) -> Result<Sent, McpCallError> {
+        let request = Request::get(health::CONTEXT_CHECK)
+            .header(health::POD_UID_HEADER, &self.pod_uid)
+            .header(health::CHECK_VALUE_HEADER, value.as_str());
+        let (head, body) = self
+            .health
+            .send("the sidecar's context check", request, String::new())
+            .await?;
+        Ok(said(&head, &body))
+    }
+}
+
+fn said(head: &response::Parts, body: &Bytes) -> Sent {
+    let unknown = |why: &str| Sent::Unknown(format!("what arrives of users cannot be seen: {why}"));
+    match head.status {
+        StatusCode::OK => match serde_json::from_slice::<SentRequests>(body) {
+            Ok(sent) => Sent::Requests(sent.requests),
+            Err(_) => unknown("the sidecar answers something that this program does not know"),
+        },
+        StatusCode::NOT_FOUND => {
+            unknown("the sidecar is of an earlier version, which does not tell; restart the pod's workload")
+        }
+        StatusCode::FORBIDDEN => unknown(
+            "the sidecar tells it only who comes from inside of the pod, and takes forwarded ports here for others",
+        ),
+        status => unknown(&format!("the sidecar answers {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp_auth_crds::McpServerAuth;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn passed_on(more: Value) -> PassedOn {
+        let mut spec = json!({
+            "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+            "cookiePassthrough": {"enabled": true, "cookieNames": ["user_id", "session_id"]},
+            "headerPassthrough": {"headerNames": ["X-Forwarded-User"]},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let resource = json!({
+            "apiVersion": "mcpauth.dev/v1alpha1", "kind": "McpServerAuth", "metadata": {"name": "tools"}, "spec": spec,
+        });
+        PassedOn::new(&serde_json::from_value::<McpServerAuth>(resource).unwrap().spec)
+    }
+
+    fn request(method: &str, cookies: &[&str], status: Option<u16>) -> SentRequest {
+        SentRequest {
+            request: "9c11".to_owned(),
+            server: "tools".to_owned(),
+            method: Some(method.to_owned()),
+            cookies: names(cookies),
+            headers: Vec::new(),
+            authorized: true,
+            status,
+        }
+    }
+
+    fn call(tools: usize, requests: Vec<SentRequest>) -> UserCall {
+        UserCall {
+            pod: "litellm-0".to_owned(),
+            tools,
+            tools_for_nobody: None,
+            passed_on: PassedOn {
+                cookies: names(&["session_id"]),
+                headers: Vec::new(),
+            },
+            sent: Sent::Requests(requests),
+        }
+    }
+
+    #[test]
+    fn what_a_user_sends_is_what_the_resource_passes_on_and_a_cookie_that_it_does_not() {
+        let value = CheckValue::new([7; 16]);
+        let all = passed_on(json!({}));
+        let sent = all.as_user(&value);
+        assert_eq!(
+            sent[COOKIE],
+            format!("session_id={value}; user_id={value}; {OTHER_COOKIE}={value}")
+        );
+        assert_eq!(sent["x-forwarded-user"], value.as_str());
+        assert_eq!(
+            all.describe(),
+            "the allowed cookies session_id, user_id and the allowed header x-forwarded-user"
+        );
+        let disabled =
+            passed_on(json!({"cookiePassthrough": {"enabled": false, "cookieNames": ["session_id"]}}));
+        assert_eq!(disabled.cookies, names(&[]));
+        let exchanged = |subject: Value| {
+            let exchange = json!({"tokenUrl": "https://a.example.com/t", "clientId": "c",
+                "clientAuthentication": {"method": "None"}, "tokenExchange": subject});
+            passed_on(json!({"oauth2": exchange}))
+        };
+        assert_eq!(
+            exchanged(json!({"subjectCookie": "user_id"})).cookies,
+            names(&["session_id"])
+        );
+        assert_eq!(
+            exchanged(json!({"subjectHeader": "x-forwarded-USER"})).headers,
+            names(&[])
+        );
+    }
+
+    #[test]
+    fn only_a_request_with_all_that_is_allowed_and_nothing_else_shows_that_it_arrives() {
+        let said = |requests| call(3, requests).arrival();
+        let initialize = || request("initialize", &["session_id"], Some(200));
+        let (outcome, text) = said(vec![
+            initialize(),
+            request("tools/list", &["session_id"], Some(200)),
+        ]);
+        assert_eq!(outcome, Outcome::Passed);
+        assert_eq!(
+            text,
+            "a tools/list through LiteLLM in litellm-0 went to the server with the token and the allowed cookie session_id, and \
+             without the other cookie; the server answers 200 (request 9c11)"
+        );
+        let without_token = SentRequest {
+            authorized: false,
+            ..initialize()
+        };
+        for (requests, outcome, part) in [
+            (
+                vec![],
+                Outcome::Fault,
+                "none with the allowed cookie session_id came",
+            ),
+            (
+                vec![
+                    initialize(),
+                    request("tools/list", &["mcpauth_check_other", "session_id"], Some(200)),
+                ],
+                Outcome::Fault,
+                "with a cookie that is not allowed",
+            ),
+            (
+                vec![request("tools/list", &["user_id"], Some(200))],
+                Outcome::Fault,
+                "with the allowed cookie user_id, and not with",
+            ),
+            (vec![without_token], Outcome::Fault, "without a token"),
+            (
+                vec![request("initialize", &["session_id"], None)],
+                Outcome::Fault,
+                "did not answer",
+            ),
+            (
+                vec![request("initialize", &["session_id"], Some(401))],
+                Outcome::Warning,
+                "answers 401 to this user",
+            ),
+        ] {
+            let (found, text) = said(requests);
+            assert_eq!(found, outcome, "{text}");
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_that_cannot_say_shows_nothing() {
+        let answer = |status: u16, body: &'static str| {
+            let (head, ()) = hyper::Response::builder()
+                .status(status)
+                .body(())
+                .unwrap()
+                .into_parts();
+            said(&head, &Bytes::from(body))
+        };
+        assert_eq!(answer(200, r#"{"requests":[]}"#), Sent::Requests(Vec::new()));
+        for (status, body, part) in [
+            (200, "{}", "does not know"),
+            (404, "no /context-check", "earlier version"),
+            (403, "", "inside of the pod"),
+            (500, "", "answers 500"),
+        ] {
+            let call = UserCall {
+                sent: answer(status, body),
+                ..call(3, Vec::new())
+            };
+            let (outcome, text) = call.arrival();
+            assert_eq!(outcome, Outcome::NotChecked, "{text}");
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let nothing = UserCall {
+            sent: Sent::NothingToSend,
+            ..call(3, Vec::new())
+        };
+        assert_eq!(nothing.arrival().0, Outcome::Passed);
+    }
+
+    #[test]
+    fn a_user_who_is_made_up_and_gets_nothing_speaks_only_against_himself() {
+        let listing = |tools, tools_for_nobody| {
+            let call = UserCall {
+                tools_for_nobody,
+                ..call(tools, Vec::new())
+            };
+            call.listing()
+        };
+        assert_eq!(
+            listing(3, None),
+            (Outcome::Passed, "LiteLLM lists 3 tools".to_owned())
+        );
+        assert_eq!(listing(0, Some(3)).0, Outcome::Passed);
+        assert_eq!(listing(0, Some(0)).0, Outcome::Fault);
+        let listed = vec![request("tools/list", &["session_id"], Some(200))];
+        assert_eq!(
+            call(0, listed).listing().0,
+            Outcome::Warning,
+            "the server may have none"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! Encoding of a JSON text. It has to be UTF-8 (RFC 8259 section 8.1), but LiteLLM reads some of its requests by a parser
+//! that takes UTF-16 and UTF-32 as well, in which the key filter would find nothing.
+
+/// A byte order mark of four bytes, and a character of four.
+const LONGEST: usize = 8;
+/// How a text begins that has keys: one byte that is not zero, and where it stands among the bytes of a character.
+const UNITS: [(usize, usize); 4] = [(2, 0), (2, 1), (4, 0), (4, 3)];
+
+/// Looks at how a text begins, which may come in pieces.
+#[derive(Debug, Default)]
+pub struct EncodingCheck {
+    first: [u8; LONGEST],
+    length: usize,
+}
+
+impl EncodingCheck {
+    /// `false` once the text is plainly an object or a list in UTF-16 or UTF-32. What is no such text passes.
+    pub fn may_be_utf8(&mut self, chunk: &[u8]) -> bool {
+        if self.length == LONGEST {
+            return true;
+        }
+        // Nearly every body is ASCII there; the others begin with a zero, or with a mark.
+        if self.length == 0 && matches!(chunk, [1..=0x7f, 1..=0x7f, ..]) {
+            self.length = LONGEST;
+            return true;
+        }
+        let more = chunk.len().min(LONGEST - self.length);
+        self.first[self.length..self.length + more].copy_from_slice(&chunk[..more]);
+        self.length += more;
+        !is_wide(&self.first[..self.length])
+    }
+}
+
+/// Whether a text that begins like this is an object or a list, possibly after spaces, in characters of two or four bytes.
+fn is_wide(text: &[u8]) -> bool {
+    UNITS.iter().any(|(width, at)| {
+        let mut units = text.chunks_exact(*width);
+        let mut unit = units.next();
+        if unit.is_some_and(|unit| is_mark(unit, *at)) {
+            unit = units.next();
+        }
+        unit.is_some_and(|unit| {
+            unit.iter().enumerate().all(|(place, byte)| match place == *at {
+                true => matches!(byte, b'{' | b'[' | b' ' | b'\t' | b'\r' | b'\n'),
+                false => *byte == 0,
+            })
+        })
+    })
+}
+
+/// Whether this is U+FEFF, with its lower byte in this place.
+fn is_mark(unit: &[u8], lower: usize) -> bool {
+    let higher = match lower {
+        0 => 1,
+        _ => lower - 1,
+    };
+    unit.iter().enumerate().all(|(place, byte)| {
+        let expected = match place {
+            _ if place == lower => 0xff,
+            _ if place == higher => 0xfe,
+            _ => 0,
+        };
+        *byte == expected
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encodings(text: &str) -> Vec<(String, Vec<u8>)> {
+        let mut all = Vec::new();
+        for mark in ["", "\u{feff}"] {
+            let text = format!("{mark}{text}");
+            let units: Vec<u16> = text.encode_utf16().collect();
+            let characters = || text.chars().map(u32::from);
+            for (name, bytes) in [
+                (
+                    "16 le",
+                    units
+                        .iter()
+                        .flat_map(|unit| unit.to_le_bytes())
+                        .collect::<Vec<u8>>(),
+                ),
+                (
+                    "16 be",
+                    units.iter().flat_map(|unit| unit.to_be_bytes()).collect(),
+                ),
+                ("32 le", characters().flat_map(u32::to_le_bytes).collect()),
+                ("32 be", characters().flat_map(u32::to_be_bytes).collect()),
+            ] {
+                all.push((format!("{name}, mark: {}", !mark.is_empty()), bytes));
+            }
+        }
+        all
+    }
+
+    /// However it is cut: whether it may be UTF-8 after all of it.
+    fn passes(bytes: &[u8]) -> bool {
+        let whole = EncodingCheck::default().may_be_utf8(bytes);
+        let mut check = EncodingCheck::default();
+        let in_pieces = bytes.iter().all(|byte| check.may_be_utf8(&[*byte]));
+        assert_eq!(whole, in_pieces, "{bytes:?}");
+        whole
+    }
+
+    #[test]
+    fn an_object_or_a_list_in_wide_characters_is_none_in_utf8() {
+        for text in ["{\"a\":1}", "[1]", " \n{}", "[]"] {
+            for (encoding, bytes) in encodings(text) {
+                assert!(!passes(&bytes), "{text} in UTF-{encoding}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_utf8_or_has_no_keys_passes() {
+        for text in [
+            "",
+            "{",
+            "{}",
+            "[]",
+            "\u{feff}{}",
+            "{\"\u{e4}\":\"\u{20ac}\"}",
+            "\u{20ac}",
+            " ",
+            "1",
+            "abc",
+        ] {
+            assert!(passes(text.as_bytes()), "{text}");
+        }
+        let mp4 = b"\0\0\0\x18ftypmp42";
+        for bytes in [
+            &mp4[..],
+            b"\0asm\x01\0\0\0",
+            b"II*\0\x08\0\0\0",
+            b"\0",
+            b"\xff",
+            b"\x89PNG\r\n\x1a\n",
+        ] {
+            assert!(passes(bytes), "{bytes:?}");
+        }
+        for (encoding, bytes) in encodings("\"a\"") {
+            assert!(passes(&bytes), "a text alone has no keys, in UTF-{encoding}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Requests that are to be understood in one way by the sidecar and in another by LiteLLM.
+
+use std::num::NonZeroUsize;
+
+use http::{Request, StatusCode};
+use mcp_auth_protocol::sync::Audit;
+use mcp_auth_sidecar::proxy::audit::Output;
+use mcp_auth_sidecar::proxy::outbound::Limits;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::audit::{CALL, audited};
+use crate::scene::{
+    Operator, Scripted, Sidecar, TEST_TIMEOUT, bytes, json, read_head, send, server, streamed, until, whole,
+};
+use crate::users::LiteLlm;
+use crate::wires::{absolute, http2};
+
+const SERVER: &str = "https://tools.example.com/mcp";
+const FORGED: &str = r#"{"mcp_server_auth_headers":{"tools":{"mcpauth-context":"of somebody else"}}}"#;
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// `/mcp-rest/tools/call` reads its body by a parser that takes UTF-16 and UTF-32, whatever its type is.
+#[tokio::test]
+async fn a_body_in_wide_characters_cannot_name_our_header() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    for content_type in ["application/json", "application/octet-stream"] {
+        for body in [
+            utf16(FORGED),
+            utf16(&format!("\u{feff}{FORGED}")),
+            FORGED
+                .chars()
+                .flat_map(|letter| u32::from(letter).to_be_bytes())
+                .collect(),
+        ] {
+            let (pieces, in_pieces) = streamed();
+            body.chunks(3)
+                .for_each(|piece| pieces.send(piece.to_vec().into()).unwrap());
+            drop(pieces);
+            for body in [whole(body), in_pieces] {
+                let request = Request::post("/mcp-rest/tools/call").header("content-type", content_type);
+                let answer = send(sidecar.inbound, request, body).await;
+                assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+                assert_eq!(json(answer).await["reason"], "body_not_utf8");
+            }
+        }
+    }
+    // In UTF-8 the key is disarmed, and forms and files pass.
+    let request = || Request::post("/mcp-rest/tools/call").header("content-type", "application/json");
+    let answer = send(sidecar.inbound, request(), whole(FORGED)).await;
+    assert_eq!(
+        bytes(answer).await,
+        FORGED.replace("mcpauth-context", "mcpauth-contex_")
+    );
+    let answer = send(sidecar.inbound, request(), whole("\0\0\0\x18ftypmp42")).await;
+    assert_eq!(bytes(answer).await, "\0\0\0\x18ftypmp42");
+}
+
+/// What is recorded is the key that LiteLLM finds.
+#[tokio::test]
+async fn no_client_can_show_litellm_another_key_than_the_one_that_is_recorded() {
+    let upstream = Scripted::echo().await;
+    let litellm = LiteLlm::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit");
+    let output = path.clone();
+    let sidecar = Sidecar::with_audit_log(
+        litellm.scripted.address,
+        &[audited(
+            &format!("http://{}/mcp", upstream.address),
+            Audit::default(),
+        )],
+        NonZeroUsize::MIN,
+        Operator::default(),
+        Limits::default(),
+        |_| Output::File(output).into(),
+    );
+    litellm.behind_address(sidecar.outbound);
+    let call = async |headers: &[(&str, &str)]| {
+        let request = Request::post("/tools/mcp");
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, *value));
+        let answer = send(sidecar.inbound, request, whole(CALL)).await;
+        let status = answer.status();
+        (status, bytes(answer).await)
+    };
+    let eve = ("authorization", "Bearer sk-eve");
+    assert_eq!(call(&[eve]).await.0, StatusCode::OK);
+    for name in ["x-litellm-api-key", "api-key", "x-api-key"] {
+        assert_eq!(
+            call(&[("connection", name), (name, "sk-eve")]).await.0,
+            StatusCode::OK
+        );
+    }
+    let lines = || std::fs::read_to_string(&path).unwrap_or_default();
+    until(|| lines().lines().count() >= 4).await;
+    assert!(sidecar.audit_log.flush(TEST_TIMEOUT));
+    let keys: Vec<Value> = lines()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["clientKey"].clone())
+        .collect();
+    assert!(
+        keys[0].is_string() && keys.iter().all(|key| *key == keys[0]),
+        "{keys:?}"
+    );
+    let arrived = litellm.scripted.seen();
+    for seen in &arrived {
+        let mut keys = ["x-litellm-api-key", "authorization", "api-key", "x-api-key"].iter();
+        let key = keys.find_map(|name| seen.headers.get(*name)).expect("a key");
+        assert!(key.as_bytes().ends_with(b"sk-eve"), "{seen:?}");
+    }
+    // Two keys in one header: some paths of LiteLLM take the first, others the last.
+    let (status, body) = call(&[("x-litellm-api-key", "sk-ada"), ("x-litellm-api-key", "sk-eve")]).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(
+        String::from_utf8_lossy(&body).contains("request_ambiguous"),
+        "{body:?}"
+    );
+    assert_eq!(
+        litellm.scripted.seen().len(),
+        arrived.len(),
+        "it does not get there"
+    );
+}
+
+/// Over HTTP/2 a length may be stated twice. Servers of HTTP/1.1 may refuse that, and this one sees each line.
+#[tokio::test]
+async fn a_length_that_is_stated_twice_over_http2_is_passed_on_once() {
+    let litellm = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sidecar = Sidecar::start(litellm.local_addr().unwrap(), &[server(SERVER)]);
+    let mut sender = http2(sidecar.inbound).await;
+    let request = Request::post("/v1/chat/completions")
+        .header("content-length", "2")
+        .header("content-length", "2");
+    let answer = tokio::spawn(sender.send_request(absolute(request, "llm", whole("{}"))));
+    let (mut stream, _) = litellm.accept().await.unwrap();
+    let head = read_head(&mut stream).await;
+    let lengths: Vec<_> = head
+        .lines()
+        .filter(|line| line.starts_with("content-length"))
+        .collect();
+    assert_eq!(lengths, ["content-length: 2"], "{head}");
+    let mut body = [0; 2];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(&body, b"{}");
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await
+        .unwrap();
+    assert_eq!(bytes(answer.await.unwrap().unwrap()).await, "ok");
+}
