@@ -3,7 +3,7 @@
 //! after an upgrade that takes namespaces out of `watchNamespaces`.
 //!
 //! Each status is written once, and not where it changes meanwhile: another operator may serve the namespace. That one
-//! corrects what was written here at once ([`is_marked`]).
+//! corrects what was written here at once ([`McpServerAuthStatus::is_not_watched`]).
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,8 +15,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
 use mcp_auth_credentials::conditions::seconds;
 
-use crate::api_server::with_deadline;
-use crate::status::STATUS_MANAGER;
+use crate::api_server::{STATUS_MANAGER, with_deadline};
 
 /// Longest time for all of it: an upgrade waits for it.
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -100,7 +99,7 @@ async fn mark_namespace(client: &Client, namespace: &str, report: &mut NotWatche
 /// than that already.
 fn marked_status(resource: &McpServerAuth, now: Timestamp) -> Option<McpServerAuthStatus> {
     let status = resource.status.as_ref()?;
-    if status.conditions.is_empty() || is_marked(resource) {
+    if status.conditions.is_empty() || status.is_not_watched() {
         return None;
     }
     // There only while there is something to say.
@@ -124,13 +123,6 @@ fn marked_status(resource: &McpServerAuth, now: Timestamp) -> Option<McpServerAu
         token.next_refresh_at = None;
     }
     Some(marked)
-}
-
-/// Whether the status says that no operator serves the resource. Whoever does has to write it anew.
-pub fn is_marked(resource: &McpServerAuth) -> bool {
-    let conditions = resource.status.iter().flat_map(|status| &status.conditions);
-    let mut ready = conditions.filter(|condition| condition.type_ == conditions::READY);
-    ready.any(|condition| condition.reason == reasons::NOT_WATCHED)
 }
 
 impl NotWatchedReport {
@@ -212,9 +204,8 @@ mod tests {
             (None, Some(3))
         );
 
-        assert!(!is_marked(&resource));
+        assert!(marked.is_not_watched() && !resource.status.as_ref().unwrap().is_not_watched());
         resource.status = Some(marked);
-        assert!(is_marked(&resource));
         assert_eq!(marked_status(&resource, now), None, "once is enough");
     }
 

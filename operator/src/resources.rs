@@ -17,7 +17,6 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
-use crate::not_watched::is_marked;
 
 /// The resources that the watches have stored. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -204,7 +203,10 @@ impl Revision {
         Self {
             uid: resource.metadata.uid.clone(),
             generation: resource.metadata.generation.unwrap_or_default(),
-            is_marked: is_marked(resource),
+            is_marked: resource
+                .status
+                .as_ref()
+                .is_some_and(|status| status.is_not_watched()),
         }
     }
 

@@ -36,7 +36,6 @@ pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
-pub use writer::MANAGER as STATUS_MANAGER;
 pub use writer::{EventSinks, KeptSecrets, ObservedPods, StatusWriter, run};
 
 /// What the status is made of.

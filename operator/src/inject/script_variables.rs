@@ -59,7 +59,7 @@ fn removal_in(script: &str, name: &str, depth: usize) -> Option<Removal> {
                 .strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with('='))
         };
-        let is_set_again = after.iter().flatten().any(|word| sets(word));
+        let is_set_again = after.iter().flatten().any(sets);
         return match is_set_again {
             // Then the list that is set counts.
             true => None,

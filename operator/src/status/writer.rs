@@ -27,14 +27,13 @@ use super::events::events;
 use super::sidecars_synced::concerns;
 use super::write_records::WriteRecords;
 use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
-use crate::api_server::with_deadline;
+use crate::api_server::{STATUS_MANAGER, with_deadline};
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
 use crate::event_recorder::EventRecorder;
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
-use crate::not_watched::is_marked;
 use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
 use crate::references::References;
 use crate::resources::object_ref;
@@ -43,8 +42,6 @@ use crate::sidecars::{GRACE, Sidecar, Sidecars};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
 
-/// Field manager of the status.
-pub const MANAGER: &str = "mcp-auth-operator";
 /// Statuses that are written at once.
 const CONCURRENCY: u16 = 16;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -318,7 +315,7 @@ impl StatusWriter {
             "kind": McpServerAuth::kind(&()),
             "status": new_status,
         });
-        let params = PatchParams::apply(MANAGER).force();
+        let params = PatchParams::apply(STATUS_MANAGER).force();
         match with_deadline(api.patch_status(&resource_ref.name, &params, &Patch::Apply(&patch))).await {
             Ok(_) => {}
             // Deleted meanwhile.
@@ -350,7 +347,7 @@ fn is_said_already(resource: &McpServerAuth, issuance: &Issuance) -> bool {
         Some(problem) => problem.is_pending(),
         None => issuance.token.in_use.is_none() && issuance.token.last_error.is_none(),
     };
-    let status = resource.status.as_ref().filter(|_| !is_marked(resource));
+    let status = resource.status.as_ref().filter(|status| !status.is_not_watched());
     is_pending && status.is_some_and(|status| status.observed_generation == resource.metadata.generation)
 }
 
