@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use mcp_auth_credentials::{ResourceRef, TokenMetrics};
+use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
 use mcp_auth_protocol::sync::notices;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -51,6 +51,9 @@ struct MetricFamilies {
     token_refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
     clock_offset: Family<ResourceLabels, Gauge>,
+    tokens_issued: Family<ResourceLabels, Gauge>,
+    tokens_forecast: Family<ResourceLabels, Gauge>,
+    tokens_quota: Family<ResourceLabels, Gauge>,
     user_exchanges: Family<OutcomeLabels, Counter>,
     token_issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
@@ -114,6 +117,9 @@ impl Default for Metrics {
             token_refusals: Family::default(),
             circuit_open: Family::default(),
             clock_offset: Family::default(),
+            tokens_issued: Family::default(),
+            tokens_forecast: Family::default(),
+            tokens_quota: Family::default(),
             user_exchanges: Family::default(),
             token_issued: Family::default(),
             token_expiry: Family::default(),
@@ -162,6 +168,21 @@ impl Default for Metrics {
             "How far the authorization server's clock is ahead of the operator's",
             Unit::Seconds,
             families.clock_offset.clone(),
+        );
+        registry.register(
+            "tokens_issued_today",
+            "Tokens that were issued since midnight (UTC)",
+            families.tokens_issued.clone(),
+        );
+        registry.register(
+            "tokens_forecast_today",
+            "Tokens that will be issued by midnight (UTC), if it goes on like this",
+            families.tokens_forecast.clone(),
+        );
+        registry.register(
+            "tokens_quota",
+            "Tokens that may be issued in a day, as the resource states it",
+            families.tokens_quota.clone(),
         );
         registry.register(
             "user_exchanges",
@@ -400,6 +421,7 @@ impl Metrics {
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());
         self.0.clock_offset.remove(&resource_ref.into());
+        self.set_usage(resource_ref, None);
     }
 }
 
@@ -427,6 +449,23 @@ impl TokenMetrics for Metrics {
             .clock_offset
             .get_or_create(&resource_ref.into())
             .set(seconds);
+    }
+
+    fn set_usage(&self, resource_ref: &ResourceRef, usage: Option<TokenUsage>) {
+        let labels = ResourceLabels::from(resource_ref);
+        for (family, tokens) in [
+            (&self.0.tokens_issued, usage.map(|usage| usage.today.issued)),
+            (&self.0.tokens_forecast, usage.map(|usage| usage.today.forecast)),
+            (&self.0.tokens_quota, usage.and_then(|usage| usage.quota)),
+        ] {
+            match tokens {
+                Some(tokens) => {
+                    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+                    family.get_or_create(&labels).set(tokens);
+                }
+                None => drop(family.remove(&labels)),
+            }
+        }
     }
 }
 

@@ -65,7 +65,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(proxy) = &egress_proxy {
         info!(?proxy, "authorization servers are reached by a proxy");
     }
-    let client_config = Config::infer().await.context("finding the API server")?;
+    let mut client_config = Config::infer().await.context("finding the API server")?;
+    // Outside of a cluster kube takes one from HTTPS_PROXY, which is the way to authorization servers.
+    client_config.proxy_url = None;
     let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         source: certificate_source(&args),

@@ -21,12 +21,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use mcp_auth_crds::{
     EffectiveOAuth2, ManagedKeyStatus, McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError,
-    TokenStatus,
+    TokenStatus, TokenUsage,
 };
 use mcp_auth_credentials::conditions::{
     ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
 };
-use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot};
+use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot, TokenUsage as Usage};
 use mcp_auth_oauth::ReportedClaims;
 
 use crate::pods::PodMeta;
@@ -137,11 +137,22 @@ fn token_status(token: &TokenSnapshot, now: Timestamp) -> TokenStatus {
         scope: in_use.and_then(|token| token.scope.clone()),
         format: in_use.map(|token| token_format(token).to_owned()),
         claims: in_use.and_then(|token| token.claims.as_deref()).map(claims),
+        usage: token.usage.filter(|usage| usage.today.is_of(now)).map(usage),
         last_error: token.last_error.as_ref().map(|error| TokenError {
             time: time(error.at),
             reason: error.reason.clone(),
             message: error.message.clone(),
         }),
+    }
+}
+
+fn usage(usage: Usage) -> TokenUsage {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    TokenUsage {
+        date: usage.today.day.to_string(),
+        issued: count(usage.today.issued),
+        forecast: count(usage.today.forecast),
+        quota: usage.quota.map(count),
     }
 }
 

@@ -28,7 +28,9 @@ pub use report::{Capability, Pod, Problem, RejectedToken, RejectionCause, Report
 pub use route::{
     Audit, AuditUser, JwtVerification, Route, SubjectTokenSource, Transport, UserContext, VerificationKey,
 };
-pub use snapshot::{ClientCertificate, DeclinedRefresh, Server, Snapshot, UnreadablePart, UnreadableServer};
+pub use snapshot::{
+    ClientCertificate, DeclinedRefresh, EgressProxy, Server, Snapshot, UnreadablePart, UnreadableServer,
+};
 
 /// Path of the sync endpoint.
 pub const PATH: &str = "/v1/sync";

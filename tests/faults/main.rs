@@ -6,6 +6,7 @@
 
 mod calls;
 mod fleet;
+mod one_way_out;
 mod policy;
 mod rows;
 mod service;

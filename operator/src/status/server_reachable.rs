@@ -106,6 +106,8 @@ fn what(state: Reachability) -> &'static str {
         Reachability::CertificateForOtherHost => "its certificate is for another host name",
         Reachability::CertificateExpired => "its certificate is not valid now",
         Reachability::TlsFailed => "the TLS handshake fails",
+        Reachability::ProxyUnreachable => "spec.egressProxy takes no connection",
+        Reachability::ProxyRefused => "spec.egressProxy opens no tunnel to it",
         Reachability::NoAnswer => "it takes connections and gives no answer",
         Reachability::Unavailable => "it, or what stands before it, is unavailable",
         Reachability::HostNotServed => "it does not serve this host name",
@@ -138,6 +140,13 @@ pub fn advice(state: Reachability) -> &'static str {
         Reachability::TlsFailed => {
             "Check that the port in spec.server.url speaks TLS, and spec.server.tls.clientCertificate if the server \
              demands one"
+        }
+        Reachability::ProxyUnreachable => {
+            "Check spec.egressProxy.url, and NetworkPolicies and firewalls between LiteLLM's pods and the proxy"
+        }
+        Reachability::ProxyRefused => {
+            "Check spec.egressProxy.credentialsRef, and that the proxy allows CONNECT to host and port of \
+             spec.server.url; a host that is to be reached without it belongs into noProxy"
         }
         Reachability::NoAnswer | Reachability::Unavailable => "Look at the server's own logs and readiness",
         Reachability::HostNotServed => "Correct the host in spec.server.url",

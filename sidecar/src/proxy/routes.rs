@@ -12,6 +12,7 @@ mod mcp_server;
 mod reachability;
 mod rejection_reports;
 mod sessions;
+mod target;
 mod tool_calls;
 
 use std::collections::HashMap;

@@ -301,6 +301,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 litellm: None,
             },
             client_certificate: None,
+            egress_proxy: None,
             declined: None,
             credential: Credential::Bearer {
                 id: String::new(),
