@@ -69,6 +69,7 @@ struct MetricFamilies {
     ready: Family<ResourceLabels, Gauge>,
     reconcile_errors: Family<ReasonLabels, Counter>,
     leader: Gauge,
+    unknown_settings: Gauge,
 }
 
 /// What the status tells of a resource. Times are in seconds since 1970.
@@ -135,6 +136,7 @@ impl Default for Metrics {
             ready: Family::default(),
             reconcile_errors: Family::default(),
             leader: Gauge::default(),
+            unknown_settings: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -260,6 +262,11 @@ impl Default for Metrics {
             families.reconcile_errors.clone(),
         );
         registry.register("leader", "Whether this replica leads", families.leader.clone());
+        registry.register(
+            "unknown_settings",
+            "Settings of sidecars that this version does not know",
+            families.unknown_settings.clone(),
+        );
         Self(Arc::new(MetricFamilies { registry, ..families }))
     }
 }
@@ -300,6 +307,12 @@ impl Metrics {
 
     pub fn leads(&self, leads: bool) {
         self.0.leader.set(leads.into());
+    }
+
+    pub fn set_unknown_settings(&self, count: usize) {
+        self.0
+            .unknown_settings
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn set_resource(&self, resource_ref: &ResourceRef, state: &ResourceState) {
