@@ -274,6 +274,25 @@ async fn a_token_that_cannot_be_requested_is_refused_with_the_field_and_the_way_
             }}}),
             "rotateAfter",
         ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt",
+                "clientSecretRef": null,
+                "privateKeyJwt": {"managed": {"algorithm": "RS256"}},
+            }}}),
+            r#"privateKeyJwt.managed.algorithm: Unsupported value: "RS256": supported values: "ES256", "ES384", "EdDSA""#,
+        ),
+        (
+            json!({"oauth2": {
+                "clientAuthentication": {
+                    "method": "WorkloadIdentity",
+                    "clientSecretRef": null,
+                    "workloadIdentity": {"serviceAccountRef": {"name": "litellm"}, "assertion": "TokenExchange"},
+                },
+                "jwtBearer": {"assertionRef": secret_ref},
+            }}),
+            "are two grants for one token: leave one out",
+        ),
         (json!({"oauth2": {"tokenType": "MAC"}}), "spec.oauth2.tokenType"),
         (
             json!({"oauth2": {"extraParameters": {"client_secret": "x"}}}),
