@@ -114,6 +114,13 @@ impl Credentials {
         self.states.lock().keys().cloned().collect()
     }
 
+    /// Number of the last change of what is published for a resource, as far as sidecars or other replicas are given it. Equal
+    /// numbers are of the same.
+    pub fn revision(&self, resource: &ResourceRef) -> Option<u64> {
+        let states = self.states.lock();
+        states.get(resource).map(|published| published.revision)
+    }
+
     /// What was published for a resource as it is now.
     pub fn published(&self, resource: &McpServerAuth) -> Option<CredentialState> {
         let credential_identity = CredentialIdentity::for_resource(resource);

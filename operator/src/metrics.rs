@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
+use mcp_auth_protocol::sync::notices;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -68,6 +69,7 @@ struct MetricFamilies {
     ready: Family<ResourceLabels, Gauge>,
     reconcile_errors: Family<ReasonLabels, Counter>,
     leader: Gauge,
+    unknown_settings: Gauge,
 }
 
 /// What the status tells of a resource. Times are in seconds since 1970.
@@ -134,6 +136,7 @@ impl Default for Metrics {
             ready: Family::default(),
             reconcile_errors: Family::default(),
             leader: Gauge::default(),
+            unknown_settings: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -224,7 +227,7 @@ impl Default for Metrics {
         );
         registry.register(
             "pods_with_warnings",
-            "Selected pods that injection warned of",
+            "Selected pods that injection or the sidecar warns of",
             families.pods_with_warnings.clone(),
         );
         registry.register(
@@ -259,6 +262,11 @@ impl Default for Metrics {
             families.reconcile_errors.clone(),
         );
         registry.register("leader", "Whether this replica leads", families.leader.clone());
+        registry.register(
+            "unknown_settings",
+            "Settings of sidecars that this version does not know",
+            families.unknown_settings.clone(),
+        );
         Self(Arc::new(MetricFamilies { registry, ..families }))
     }
 }
@@ -299,6 +307,12 @@ impl Metrics {
 
     pub fn leads(&self, leads: bool) {
         self.0.leader.set(leads.into());
+    }
+
+    pub fn set_unknown_settings(&self, count: usize) {
+        self.0
+            .unknown_settings
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn set_resource(&self, resource_ref: &ResourceRef, state: &ResourceState) {
@@ -351,7 +365,7 @@ impl Metrics {
             (
                 &self.0.pods_with_warnings,
                 with_warnings,
-                WARNING_REASONS.iter().collect(),
+                WARNING_REASONS.iter().chain(&notices::WARNINGS).collect(),
             ),
         ];
         for (family, counted, reasons) in families {

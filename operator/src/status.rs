@@ -36,7 +36,7 @@ pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
-pub use writer::{KeptSecrets, ObservedPods, StatusWriter, run};
+pub use writer::{EventSinks, KeptSecrets, ObservedPods, StatusWriter, run};
 
 /// What the status is made of.
 pub struct StatusInputs<'a> {
@@ -74,7 +74,9 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
     let previous = previous.map(|status| &status.conditions[..]).unwrap_or_default();
     let generation = inputs.resource.metadata.generation;
     let conditions = [ready, secrets, token, sidecars, server];
-    let token = token_status(&inputs.issuance.token, now);
+    let previous_token = inputs.resource.status.as_ref();
+    let previous_token = previous_token.and_then(|status| status.token.as_ref());
+    let token = token_status(&inputs.issuance.token, previous_token, now);
     McpServerAuthStatus {
         observed_generation: generation,
         conditions: conditions
@@ -125,14 +127,23 @@ fn with_transition_time(
     }
 }
 
-fn token_status(token: &TokenSnapshot, now: Timestamp) -> TokenStatus {
+fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Timestamp) -> TokenStatus {
     let time = |at: Timestamp| Time(seconds(at));
     let in_use = token.in_use.as_ref();
+    let issued_at = in_use.and_then(|token| token.issued_at).map(time);
+    let of_same_token = |status: &&TokenStatus| status.issued_at == issued_at;
     TokenStatus {
-        issued_at: in_use.and_then(|token| token.issued_at).map(time),
+        next_refresh_at: match token.next_attempt_at {
+            Some(at) if at > now => Some(time(at)),
+            // The request is under way. Its outcome is written in a moment, and what was said of the token in use stays until
+            // then: one renewal is one write.
+            Some(_) => previous
+                .filter(of_same_token)
+                .and_then(|status| status.next_refresh_at.clone()),
+            None => None,
+        },
+        issued_at,
         expires_at: in_use.and_then(|token| token.expires_at).map(time),
-        // In the past it means that the request is under way.
-        next_refresh_at: token.next_attempt_at.filter(|at| *at > now).map(time),
         r#type: in_use.and_then(|token| token.kind).map(str::to_owned),
         scope: in_use.and_then(|token| token.scope.clone()),
         format: in_use.map(|token| token_format(token).to_owned()),

@@ -1,5 +1,5 @@
-//! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
-//! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
+//! The sync stream: one `POST` to [`PATH`] for each sidecar, over HTTP/1.1, or HTTP/2 as sidecars of before had it, authenticated
+//! by its pod-bound ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
 //! each line: [`Report`] upwards, [`Snapshot`] downwards. To a sidecar that reads deltas, lines after the first
 //! may be a [`SnapshotDelta`]; to an operator that reads acknowledgements, a report may say
 //! no more than [`Report::acknowledged`]. An empty line is a heartbeat: downwards, one line at least comes within
@@ -13,6 +13,7 @@ mod delta;
 mod exchange;
 mod lenient;
 mod litellm;
+pub mod notices;
 mod report;
 mod route;
 mod snapshot;

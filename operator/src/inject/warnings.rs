@@ -138,8 +138,8 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         warnings.push(lasting(
             "NoProxyMayBeReplaced",
             format!(
-                "the start script may set {name} to a list without 127.0.0.1, with which LiteLLM calls the sidecar by its \
-                 proxy: write 127.0.0.1 into the list, or ${name} in front of it"
+                "the start script may take {name} away or set it to a list without 127.0.0.1, with which LiteLLM calls the \
+                 sidecar by its proxy: write 127.0.0.1 into the list, or ${name} in front of it"
             ),
         ));
     }

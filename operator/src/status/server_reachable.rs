@@ -86,8 +86,7 @@ fn not_contacted(_: &Selection<'_>) -> Option<ConditionDraft> {
 }
 
 fn known<'a>(selection: &Selection<'_>, (_, sidecar): &'a SelectedPod) -> Option<&'a ServerReachability> {
-    let mut servers = sidecar.as_deref()?.reachability.iter();
-    servers.find(|known| known.server == selection.server())
+    sidecar.as_deref()?.reachability.get(selection.server())
 }
 
 fn failing<'a>(selection: &Selection<'_>, pod: &'a SelectedPod) -> Option<&'a ServerReachability> {
