@@ -8,7 +8,7 @@ use super::{
     ZeroExpiresIn,
 };
 use crate::jose::assertion::{AssertionAudience, AssertionSigner, Assertions};
-use crate::{SigningKey, TokenCheckMode, TokenType};
+use crate::{Limits, SigningKey, TokenCheckMode, TokenType};
 
 /// Of what a token request is made of and its token compared with. It is not told what.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -20,7 +20,7 @@ struct Parts(Context);
 impl TokenDigest {
     /// `None`: the token is its client's alone. That is so where it is bound to a key or a certificate, where it is requested of a
     /// server that an MCP server names, and where it is asked for by an assertion that is made by somebody else each time.
-    pub fn of(registration: &Registration) -> Option<Self> {
+    pub fn of(registration: &Registration, limits: Limits) -> Option<Self> {
         let Registration {
             server,
             client_id,
@@ -93,6 +93,14 @@ impl TokenDigest {
         for allowed in [*allow_insecure_http, *allow_private_addresses] {
             parts.add("allowed", if allowed { "yes" } else { "no" });
         }
+        // Whoever requests has the others wait for as long as it does itself.
+        let Limits {
+            connect,
+            deadline,
+            body,
+        } = limits;
+        let limits = [connect.as_millis(), deadline.as_millis(), body as u128];
+        parts.add_list(limits.map(|limit| limit.to_string()).iter().map(String::as_str));
         let digest = parts.0.finish();
         Some(Self(digest.as_ref().try_into().ok()?))
     }
