@@ -50,11 +50,8 @@ faults: ## calls, tokens and statuses while replicas, their lease and the API se
 	cargo test --locked --package mcp-auth-tests --test faults --no-run
 	MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/faults/run $(if $(WRITE),--write) $(TEST)
 
-# The operator as its image has it: numbers of a debug build say nothing.
 scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.md, unless SCALE_PODS or another size is set
-	cargo build --locked --profile e2e --bin mcp-auth-operator
-	cargo test --locked --package mcp-auth-tests --test scale --no-run
-	MCPAUTH_TEST_OPERATOR_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/e2e/mcp-auth-operator \
+	@programs=$$(tests/scale/programs); eval "$$programs"; \
 	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
 
 skew: ## the previous version's operator and sidecar with this one's, on loopback; builds them once (about 5 minutes)

@@ -9,6 +9,7 @@ use mcp_auth_crds::McpServerAuth;
 
 use crate::error::CliError;
 use crate::kubeconfig;
+use crate::standard_error::{clean, print_error};
 
 pub use crate::kubeconfig::ClusterOptions;
 
@@ -17,6 +18,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest wait for each answer of an API server that has answered before: lists of large clusters take long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// After so long a wait people are told what is waited for.
+const NOTICE_AFTER: Duration = Duration::from_secs(4);
 
 /// A cluster that has answered and that serves `McpServerAuth` resources, unless `serves` says otherwise.
 #[derive(Clone)]
@@ -102,7 +105,21 @@ impl Cluster {
         action: &str,
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CliError> {
-        self.within(ANSWER_TIMEOUT, action, call).await
+        let mut call = std::pin::pin!(call);
+        let soon = tokio::time::timeout(NOTICE_AFTER, &mut call).await;
+        if let Ok(answer) = soon {
+            return answer.map_err(|error| self.error(action, error));
+        }
+        print_error(&clean(&format!(
+            "note: the cluster at {} has not answered for {} s, asked to {action}; waiting for {} s at most",
+            self.url,
+            NOTICE_AFTER.as_secs(),
+            ANSWER_TIMEOUT.as_secs()
+        )));
+        match tokio::time::timeout(ANSWER_TIMEOUT - NOTICE_AFTER, call).await {
+            Ok(answer) => answer.map_err(|error| self.error(action, error)),
+            Err(_) => Err(self.silent(ANSWER_TIMEOUT)),
+        }
     }
 
     async fn within<T>(
@@ -113,17 +130,23 @@ impl Cluster {
     ) -> Result<T, CliError> {
         match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer.map_err(|error| self.error(action, error)),
-            Err(_) => Err(CliError::Silent {
-                url: self.url.clone(),
-                limit,
-                remedy: "`kubectl version` asks the same cluster",
-            }),
+            Err(_) => Err(self.silent(limit)),
+        }
+    }
+
+    fn silent(&self, limit: Duration) -> CliError {
+        CliError::Silent {
+            url: self.url.clone(),
+            limit,
+            remedy: "`kubectl version` asks the same cluster",
         }
     }
 
     fn error(&self, action: &str, error: kube::Error) -> CliError {
         match error {
             kube::Error::Api(status) => self.api_error(action, &status),
+            // TCP or TLS, of which an API server that does not answer finishes one at most.
+            error if has_timed_out(&error) => self.silent(CONNECT_TIMEOUT),
             error => CliError::Unreachable {
                 url: self.url.clone(),
                 cause: innermost(&error),
@@ -141,12 +164,26 @@ impl Cluster {
                 cause: status.message.clone(),
                 remedy: "ask for the right, or name a namespace that you may read with --namespace",
             },
-            _ => CliError::Api {
+            code => CliError::Api {
                 action: action.to_owned(),
-                cause: status.message.clone(),
+                cause: match status.message.as_str() {
+                    "" => format!(
+                        "it answers {code} without a reason. Is {} an API server?",
+                        self.url
+                    ),
+                    message => message.to_owned(),
+                },
             },
         }
     }
+}
+
+fn has_timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
+    })
 }
 
 /// The last cause of an error: the outer ones only say that there is one. The number that the system has for it says

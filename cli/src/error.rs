@@ -62,7 +62,7 @@ pub enum CliError {
         namespace: String,
         there_are: String,
     },
-    #[error("the API server refuses to {action}: {cause}")]
+    #[error("the API server does not let this program {action}: {cause}")]
     Api { action: String, cause: String },
     #[error("--litellm-key-file {}: {problem}", path.display())]
     LiteLlmKey { path: PathBuf, problem: String },

@@ -22,6 +22,7 @@ mod output;
 pub mod reference;
 mod render;
 mod run;
+mod standard_error;
 mod status;
 mod token;
 mod token_summary;

@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use serde::Serialize;
 
 use crate::args::Format;
+pub use crate::standard_error::{clean, print_error};
 
 pub const GOOD: Style = AnsiColor::Green.on_default();
 pub const WARNING: Style = AnsiColor::Yellow.on_default();
@@ -48,11 +49,6 @@ impl<T: Into<String>> From<T> for Cell {
 /// Text in a style, with the escape sequences that end it.
 pub fn paint(text: &str, style: Style) -> String {
     format!("{style}{}{style:#}", clean(text))
-}
-
-/// Text of the cluster without control characters, which a terminal would obey.
-pub fn clean(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
 
 /// Rows under headings, each column as wide as its widest cell.
@@ -125,12 +121,6 @@ pub fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome,
     }
-}
-
-/// Prints a line to standard error.
-pub fn print_error(text: &str) {
-    // There is nowhere left to say that it failed.
-    let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
 #[cfg(test)]

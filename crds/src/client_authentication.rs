@@ -256,11 +256,13 @@ pub struct ServiceAccountName {
     pub name: String,
 }
 
-/// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), or is the
-/// grant itself (`JwtBearer`, section 2.1).
+/// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), is the grant itself
+/// (`JwtBearer`, section 2.1), or is exchanged for the token (`TokenExchange`, RFC 8693), as Google's Security Token Service
+/// has it.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum WorkloadAssertion {
     #[default]
     ClientAssertion,
     JwtBearer,
+    TokenExchange,
 }

@@ -50,9 +50,9 @@ use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
     ),
     validation = (
         "!has(self.jwtBearer) || !has(self.clientAuthentication.workloadIdentity) || \
-         self.clientAuthentication.workloadIdentity.assertion != 'JwtBearer'",
-        "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer are two assertions for \
-         one grant: leave one out"
+         self.clientAuthentication.workloadIdentity.assertion == 'ClientAssertion'",
+        "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer or TokenExchange are two grants for one \
+         token: leave one out"
     ),
     validation = (
         "!has(self.revocationUrl) || (has(self.tokenUrl) && self.revocationUrl.matches('^https?://') && \
@@ -253,6 +253,11 @@ pub struct OAuth2 {
     #[serde(default)]
     pub zero_expires_in: ZeroExpiresIn,
 
+    /// How many tokens the authorization server issues to this client, where that is limited or paid for. Nothing is refused
+    /// because of it: the status, a metric and an alert say when more are to be expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<TokenQuota>,
+
     /// Whether a token with fewer scopes than the MCP server demands (403, `insufficient_scope`) is requested
     /// once more with those scopes added, as far as `stepUpAllowedScopes` lists them. Default: true.
     #[serde(default = "yes")]
@@ -292,6 +297,15 @@ pub struct OAuth2 {
     /// Those that this resource states itself may be, and link-local ones never are.
     #[serde(default)]
     pub allow_private_addresses: bool,
+}
+
+/// How many tokens there may be.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenQuota {
+    /// From midnight to midnight (UTC), users' own tokens included.
+    #[schemars(range(min = 1))]
+    pub tokens_per_day: i32,
 }
 
 /// An identity provider with peculiarities of its own.

@@ -48,6 +48,10 @@ pub const ISSUER_CHANGED: &str = "IssuerChanged";
 pub const TOKEN_MISMATCH: &str = "TokenMismatch";
 /// The MCP server refuses tokens that were just issued.
 pub const TOKEN_REFUSED: &str = "TokenRefused";
+/// More tokens were issued today than the resource states as its quota.
+pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+/// More tokens are to be expected today than the resource states as its quota.
+pub const QUOTA_FORECAST: &str = "QuotaForecast";
 /// The operator's clock differs from the authorization server's.
 pub const CLOCK_SKEW: &str = "ClockSkew";
 /// The MCP server demands scopes that the authorization server does not grant, or the resource does not allow.
@@ -86,7 +90,7 @@ pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 pub const SIDECAR_NOTICE: &str = "SidecarNotice";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 16] = [
+pub const WARNINGS: [&str; 18] = [
     LIMIT_EXCEEDED,
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
@@ -94,6 +98,8 @@ pub const WARNINGS: [&str; 16] = [
     ISSUER_CHANGED,
     TOKEN_MISMATCH,
     CLOCK_SKEW,
+    QUOTA_EXCEEDED,
+    QUOTA_FORECAST,
     INSUFFICIENT_SCOPE,
     SIDECAR_NOTICE,
     LITELLM_CONFIGURATION_DIFFERS,

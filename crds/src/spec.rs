@@ -44,6 +44,11 @@ use crate::{Audit, GitHubApp, LiteLlm, McpServerAuthStatus, OAuth2};
 #[x_kube(validation = (
     "(has(self.oauth2) ? 1 : 0) + (has(self.githubApp) ? 1 : 0) + (has(self.bearerToken) ? 1 : 0) == 1",
     "exactly one of oauth2, githubApp and bearerToken must be set"
+), validation = (
+    "!has(self.egressProxy) || !has(self.egressProxy.usedBy) || self.egressProxy.usedBy != 'OperatorAndSidecars' || \
+     self.server.url.startsWith('https://')",
+    "egressProxy.usedBy OperatorAndSidecars needs an https server.url: by plain http the proxy would read the token and the \
+     user's cookies"
 ))]
 pub struct McpServerAuthSpec {
     /// The MCP server, as LiteLLM's `mcp_servers` names it and as it is really reached.
@@ -88,7 +93,7 @@ pub struct McpServerAuthSpec {
 
     /// HTTP proxy on the operator's way to the authorization server: for token, discovery and revocation requests, and
     /// for the request that asks the MCP server for its authorization server. Default: the operator's own
-    /// (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`). Tool calls do not go through it: they are the sidecar's.
+    /// (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`). With `usedBy: OperatorAndSidecars` calls of the MCP server go through it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<EgressProxy>,
 
@@ -192,8 +197,8 @@ pub struct ServerTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<CaBundle>,
 
-    /// Certificate that the sidecar shows to the MCP server: a Secret of type `kubernetes.io/tls`. Its key is
-    /// the one secret that does reach the sidecar, in memory only.
+    /// Certificate that the sidecar shows to the MCP server: a Secret of type `kubernetes.io/tls`. Its key
+    /// reaches the sidecar, in memory only, as no other secret does but the egress proxy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<SecretName>,
 }
@@ -227,8 +232,14 @@ pub struct EgressProxy {
     #[schemars(length(min = 1, max = 2048))]
     pub url: String,
 
+    /// Whose requests go through it: `Operator`, those to the authorization server, or `OperatorAndSidecars`, those of
+    /// LiteLLM to the MCP server too, which has to have an https `url`. Default: `Operator`.
+    #[serde(default, skip_serializing_if = "EgressProxyUsers::is_operator")]
+    pub used_by: EgressProxyUsers,
+
     /// User name and password at the proxy: the keys `username` and `password` of a Secret, as those of type
-    /// `kubernetes.io/basic-auth` have them. They are for the proxy alone.
+    /// `kubernetes.io/basic-auth` have them. They are for the proxy alone; with `usedBy: OperatorAndSidecars` they reach the
+    /// sidecars, in memory only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<SecretName>,
 
@@ -240,6 +251,22 @@ pub struct EgressProxy {
         inner(length(min = 1, max = 253), regex(pattern = r"^[^,\s]+$"))
     )]
     pub no_proxy: Vec<String>,
+}
+
+/// Whose requests go through an egress proxy.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum EgressProxyUsers {
+    /// The operator's, to the authorization server.
+    #[default]
+    Operator,
+    /// Those of the sidecars to the MCP server too.
+    OperatorAndSidecars,
+}
+
+impl EgressProxyUsers {
+    fn is_operator(&self) -> bool {
+        *self == Self::Operator
+    }
 }
 
 /// A token that something else keeps in a Secret.

@@ -134,9 +134,27 @@ pub struct TokenStatus {
     /// What a JWT says of itself, in the claims that standards define. The signature is the MCP server's to verify.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claims: Option<TokenClaims>,
+    /// How many tokens were issued for this resource today, the service's and users' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<TokenUsage>,
     /// The last failed token request; absent after a successful one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<TokenError>,
+}
+
+/// The tokens of one day. A token that another resource requested counts there alone.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenUsage {
+    /// The day, in UTC: `2026-11-30`.
+    pub date: String,
+    /// Tokens issued on that day so far. A replica that begins to lead goes on from here.
+    pub issued: i64,
+    /// Tokens by the end of the day, if it goes on like this.
+    pub forecast: i64,
+    /// `spec.oauth2.quota.tokensPerDay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<i64>,
 }
 
 /// Registered claims of a token (RFC 7519 section 4.1, RFC 9068 section 2.2), each cut at 200 characters. Claims of an

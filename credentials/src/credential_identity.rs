@@ -2,8 +2,8 @@
 //! Both leave the same fields out.
 
 use mcp_auth_crds::{
-    ClientAuthentication, GitHubApp, IdentityProvider, KeyRef, McpServerAuth, McpServerAuthSpec, OAuth2,
-    TokenExchange,
+    ClientAuthentication, EgressProxy, EgressProxyUsers, GitHubApp, IdentityProvider, KeyRef, McpServerAuth,
+    McpServerAuthSpec, OAuth2, TokenExchange,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -55,11 +55,16 @@ pub struct RequestDigest([u8; 32]);
 impl RequestDigest {
     /// `values` are those of the references, each with the field that names it.
     pub fn new(spec: &McpServerAuthSpec, values: &[(&str, SecretString)]) -> Self {
-        let (url, proxy) = (&spec.server.url, &spec.egress_proxy);
+        // Tokens are requested in the same way, whoever else goes through the proxy.
+        let proxy = spec.egress_proxy.clone().map(|proxy| EgressProxy {
+            used_by: EgressProxyUsers::default(),
+            ..proxy
+        });
+        let url = &spec.server.url;
         let oauth2 = spec.oauth2.as_ref().map(request_fields);
         let text = match &spec.github_app {
-            Some(app) => serde_json::to_vec(&(url, proxy, app_request_fields(app))),
-            None => serde_json::to_vec(&(url, proxy, oauth2)),
+            Some(app) => serde_json::to_vec(&(url, &proxy, app_request_fields(app))),
+            None => serde_json::to_vec(&(url, &proxy, oauth2)),
         };
         let mut digest = Sha256::new();
         digest.update(text.expect("a spec is plain values"));
@@ -81,6 +86,7 @@ fn request_fields(oauth2: &OAuth2) -> OAuth2 {
         revoke_on_deletion: false,
         step_up: false,
         step_up_allowed_scopes: Vec::new(),
+        quota: None,
         ..oauth2.clone()
     }
 }

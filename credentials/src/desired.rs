@@ -6,7 +6,7 @@ mod oauth2;
 mod signing;
 mod timing;
 
-use mcp_auth_crds::{AuditLevel, EgressProxy, McpServerAuthSpec, OAuth2, WorkloadIdentity};
+use mcp_auth_crds::{AuditLevel, EgressProxy, EgressProxyUsers, McpServerAuthSpec, OAuth2, WorkloadIdentity};
 use mcp_auth_oauth::{self as oauth, Assertions, ClientCertificate, ProxyCredentials};
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,7 +16,7 @@ use crate::credential_identity::RequestDigest;
 use crate::managed_key::ManagedKey;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
-use crate::store::ServerTls;
+use crate::store::ServerConnection;
 use crate::token_sources::{Desired, DesiredSource};
 
 /// What is known besides the spec.
@@ -97,12 +97,13 @@ where
     };
     Ok(Desired {
         source,
-        tls: ServerTls {
+        connection: ServerConnection {
             ca_bundle,
             client_certificate: shown.map(|pair| sync::ClientCertificate {
                 chain: pair.chain,
                 key: pair.key,
             }),
+            egress_proxy: egress_proxy_of_sidecars(spec, inputs)?,
         },
         audit_keys: audit_keys(spec, inputs)?,
     })
@@ -162,6 +163,25 @@ where
         Some(stated) => egress_proxy(stated, inputs).map(Some),
         None => Ok(inputs.egress_proxy.clone()),
     }
+}
+
+/// The resource's own, where calls of the MCP server go through it.
+fn egress_proxy_of_sidecars<W>(
+    spec: &McpServerAuthSpec,
+    inputs: &Inputs<'_, W>,
+) -> Result<Option<sync::EgressProxy>, NotServedError>
+where
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
+{
+    let of_sidecars = |proxy: &&EgressProxy| proxy.used_by == EgressProxyUsers::OperatorAndSidecars;
+    let Some(stated) = spec.egress_proxy.as_ref().filter(of_sidecars) else {
+        return Ok(None);
+    };
+    let proxy = egress_proxy(stated, inputs)?;
+    Ok(proxy.used_for(&spec.server.url).map(|used| sync::EgressProxy {
+        url: used.url,
+        authorization: used.authorization,
+    }))
 }
 
 fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>

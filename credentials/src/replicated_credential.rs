@@ -1,11 +1,11 @@
 //! Replicated credential: a [`CredentialState`] on its way from the replica of the operator that leads to one that
 //! follows, which serves sidecars by it and goes on with its token when it leads itself.
 
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, EgressProxy, VerificationKey};
 use serde::{Deserialize, Serialize};
 
 use crate::credential_identity::CredentialIdentity;
-use crate::store::{CredentialState, Issuance, ServerTls};
+use crate::store::{CredentialState, Issuance, ServerConnection};
 use crate::token_details::{ReplicatedCredentialError, TokenDetails};
 
 /// No `Debug`: it holds the token.
@@ -18,6 +18,8 @@ pub struct ReplicatedCredential {
     ca_bundle: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_certificate: Option<ClientCertificate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    egress_proxy: Option<EgressProxy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     declined: Option<DeclinedRefresh>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -32,8 +34,9 @@ impl From<&CredentialState> for ReplicatedCredential {
         Self {
             credential_identity: state.credential_identity.clone(),
             credential: state.credential.clone(),
-            ca_bundle: state.tls.ca_bundle.clone(),
-            client_certificate: state.tls.client_certificate.clone(),
+            ca_bundle: state.connection.ca_bundle.clone(),
+            client_certificate: state.connection.client_certificate.clone(),
+            egress_proxy: state.connection.egress_proxy.clone(),
             declined: state.declined.clone(),
             audit_keys: state.audit_keys.to_vec(),
             token: state.seed.as_ref().map(TokenDetails::from),
@@ -53,9 +56,10 @@ impl ReplicatedCredential {
             credential_identity: self.credential_identity,
             generation: None,
             credential: self.credential,
-            tls: ServerTls {
+            connection: ServerConnection {
                 ca_bundle: self.ca_bundle,
                 client_certificate: self.client_certificate,
+                egress_proxy: self.egress_proxy,
             },
             audit_keys: self.audit_keys.into(),
             declined: self.declined,

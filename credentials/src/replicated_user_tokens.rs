@@ -39,6 +39,9 @@ pub struct ReplicatedUserTokens {
 
 struct Known {
     key: SecretString,
+    /// The limits of the chart, where they are lower than what is remembered anyway.
+    max_of_namespace: usize,
+    max_tokens: usize,
     tokens: HashMap<UserKey, KnownToken>,
     /// The same in the order that they were recorded in.
     order: BTreeMap<u64, UserKey>,
@@ -100,6 +103,8 @@ impl Default for ReplicatedUserTokens {
         Self {
             known: Arc::new(Mutex::new(Known {
                 key: hex(&key).into(),
+                max_of_namespace: MAX_TOKENS,
+                max_tokens: MAX_TOKENS,
                 tokens: HashMap::new(),
                 order: BTreeMap::new(),
                 of_namespaces: HashMap::new(),
@@ -111,6 +116,13 @@ impl Default for ReplicatedUserTokens {
 }
 
 impl ReplicatedUserTokens {
+    /// No more of one namespace than this, and of all of them than that: what an exchanger gives up is not to be kept here.
+    pub fn set_limits(&self, of_namespace: usize, total: usize) {
+        let mut known = self.known.lock();
+        known.max_of_namespace = of_namespace;
+        known.max_tokens = total.min(MAX_TOKENS);
+    }
+
     pub fn of_resource(&self, resource: &ResourceRef, identity: &CredentialIdentity) -> UserTokenScope {
         UserTokenScope {
             tokens: self.clone(),
@@ -190,6 +202,7 @@ impl ReplicatedUserTokens {
         of_namespace.revisions.insert(revision);
         of_namespace.bytes += bytes(&token);
         known.order.insert(revision, key.clone());
+        let recorded_for = key.resource.namespace.clone();
         known.tokens.insert(
             key,
             KnownToken {
@@ -198,7 +211,7 @@ impl ReplicatedUserTokens {
                 revision,
             },
         );
-        while let Some(surplus) = known.surplus() {
+        while let Some(surplus) = known.surplus(&recorded_for) {
             known.remove(&surplus);
         }
     }
@@ -238,9 +251,14 @@ impl UserTokenScope {
 }
 
 impl Known {
-    /// What has to go: of the namespace that has most of what there is too much of.
-    fn surplus(&self) -> Option<UserKey> {
-        let too_many = self.tokens.len() > MAX_TOKENS;
+    /// What has to go: of the namespace that something was recorded for, where that has more than it may, or else of the one
+    /// that has most of what there is too much of.
+    fn surplus(&self, recorded_for: &str) -> Option<UserKey> {
+        let of_recorded = self.of_namespaces.get(recorded_for);
+        if let Some(exceeded) = of_recorded.filter(|of| of.revisions.len() > self.max_of_namespace) {
+            return self.order.get(exceeded.revisions.first()?).cloned();
+        }
+        let too_many = self.tokens.len() > self.max_tokens;
         if !too_many && self.bytes <= MAX_BYTES {
             return None;
         }
@@ -407,6 +425,22 @@ mod tests {
         small.tokens.forget(&large.resource);
         let known = tokens.known.lock();
         assert_eq!((known.tokens.len(), known.of_namespaces.len()), (1, 1));
+    }
+
+    #[test]
+    fn no_more_is_kept_for_the_next_leader_than_a_namespace_may_have() {
+        let tokens = ReplicatedUserTokens::default();
+        tokens.set_limits(2, 3);
+        let [crowd, quiet] = ["crowd", "quiet"].map(|namespace| scope_in(&tokens, namespace, "tools", URL));
+        quiet.record(&"alice".into(), token("first", 600));
+        for user in 0..5 {
+            crowd.record(&user.to_string().into(), token(&user.to_string(), 600));
+        }
+        assert_eq!(id(&crowd, "2"), None);
+        assert!(id(&crowd, "3").is_some() && id(&crowd, "4").is_some());
+        assert_eq!(id(&quiet, "alice").as_deref(), Some("first"));
+        quiet.record(&"bob".into(), token("second", 600));
+        assert_eq!(tokens.known.lock().tokens.len(), 3, "of both together");
     }
 
     #[test]

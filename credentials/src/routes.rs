@@ -12,7 +12,7 @@ use crate::store::CredentialState;
 /// The server of a resource with the state of its credential, as a snapshot holds it.
 pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server {
     let mut route = route(resource);
-    route.ca_bundle = state.tls.ca_bundle;
+    route.ca_bundle = state.connection.ca_bundle;
     let audit_user = route.audit.as_mut().and_then(|audit| audit.user.as_mut());
     if let Some(verification) = audit_user.and_then(|user| user.verification.as_mut()) {
         verification.keys = state.audit_keys.to_vec();
@@ -20,7 +20,8 @@ pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server 
     sync::Server {
         route,
         credential: state.credential,
-        client_certificate: state.tls.client_certificate,
+        client_certificate: state.connection.client_certificate,
+        egress_proxy: state.connection.egress_proxy,
         declined: state.declined,
     }
 }

@@ -17,8 +17,8 @@ use crate::resource_ref::ResourceRef;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 pub use state::{
-    CredentialState, DiscoveredServer, Issuance, LastError, ServerLookUp, ServerTls, SupersededToken,
-    TokenInUse, TokenSnapshot,
+    CredentialState, DiscoveredServer, Issuance, LastError, ServerConnection, ServerLookUp, SupersededToken,
+    TokenInUse, TokenSnapshot, TokenUsage,
 };
 
 /// Cheap to clone; all clones are the same.
@@ -112,6 +112,13 @@ impl Credentials {
     /// Every resource that something is published for.
     pub fn resources(&self) -> HashSet<ResourceRef> {
         self.states.lock().keys().cloned().collect()
+    }
+
+    /// Number of the last change of what is published for a resource, as far as sidecars or other replicas are given it. Equal
+    /// numbers are of the same.
+    pub fn revision(&self, resource: &ResourceRef) -> Option<u64> {
+        let states = self.states.lock();
+        states.get(resource).map(|published| published.revision)
     }
 
     /// What was published for a resource as it is now.

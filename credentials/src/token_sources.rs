@@ -16,7 +16,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, UserTokenQuotas};
+use mcp_auth_oauth::{
+    Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, SharedTokens, TokenCount,
+    UserTokenQuotas,
+};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
@@ -26,9 +29,9 @@ use crate::conditions::unavailable;
 use crate::credential_identity::{CredentialIdentity, RequestDigest};
 use crate::not_served::NotServedError;
 use crate::resource_ref::ResourceRef;
-use crate::store::{CredentialState, Credentials, Issuance, ServerTls, SupersededToken};
+use crate::store::{CredentialState, Credentials, Issuance, ServerConnection, SupersededToken, TokenUsage};
 use crate::token_refresh_requests::TokenRefreshRequest;
-use active_source::ActiveSource;
+use active_source::{ActiveSource, Surroundings};
 use orphaned_token::OrphanedToken;
 use secret_token::SecretToken;
 use snapshot::SourceSnapshot;
@@ -39,7 +42,7 @@ pub use step_up_policy::StepUpPolicy;
 #[derive(Clone, Debug)]
 pub struct Desired {
     pub source: DesiredSource,
-    pub tls: ServerTls,
+    pub connection: ServerConnection,
     /// Where the keys are that users' tokens are verified by for the audit log.
     pub audit_keys: Option<KeySetLocation>,
 }
@@ -66,6 +69,8 @@ pub struct ClientConfiguration {
     /// Whether the service has a token of its own.
     pub service_token: bool,
     pub revoke_on_deletion: bool,
+    /// Tokens a day.
+    pub quota: Option<u64>,
     pub step_up: StepUpPolicy,
 }
 
@@ -77,6 +82,8 @@ pub trait TokenMetrics: Send + Sync + 'static {
     fn set_circuit_open(&self, resource: &ResourceRef, open: bool);
     /// Seconds that the authorization server's clock is ahead.
     fn set_clock_offset(&self, resource: &ResourceRef, seconds: i64);
+    /// Nothing: none was issued, and there is no quota.
+    fn set_usage(&self, resource: &ResourceRef, usage: Option<TokenUsage>);
 }
 
 /// Dropping it ends all sources, and the requests under way.
@@ -86,6 +93,7 @@ pub struct TokenSources {
     credentials: Credentials,
     /// Of all sources together.
     limiter: RequestLimiter,
+    shared_tokens: SharedTokens,
     user_token_quotas: UserTokenQuotas,
     sources: Arc<Mutex<HashMap<ResourceRef, Source>>>,
 }
@@ -94,11 +102,13 @@ pub struct TokenSources {
 struct Source {
     credential_identity: CredentialIdentity,
     generation: Option<i64>,
-    tls: ServerTls,
+    connection: ServerConnection,
     audit_keys: Option<AuditKeys>,
     /// What keeps it from being as the spec says.
     problem: Option<NotServedError>,
     kind: SourceKind,
+    /// Of the resource, whatever its source is.
+    count: TokenCount,
     /// [`mcp_auth_crds::Server::url`].
     url: String,
     /// While there is no token: the one of before a change of the resource, for the same URL.
@@ -154,6 +164,7 @@ impl TokenSources {
             metrics: Arc::new(metrics),
             credentials,
             limiter: RequestLimiter::default(),
+            shared_tokens: SharedTokens::default(),
             user_token_quotas: UserTokenQuotas::default(),
             sources: Arc::default(),
         }
@@ -175,10 +186,14 @@ impl TokenSources {
         let url = &resource.spec.server.url;
         let superseded = previous.as_ref().filter(|previous| previous.url == *url);
         let superseded = superseded.and_then(|previous| previous.usable_by_sidecars(self.clock.now()));
+        let count = match &previous {
+            Some(previous) => previous.count.clone(),
+            None => self.resumed_count(resource),
+        };
         let previous = previous.filter(|previous| previous.credential_identity == credential_identity);
-        let (previous, previous_tls, previous_keys) = match previous {
-            Some(previous) => (previous.kind, previous.tls, previous.audit_keys),
-            None => (SourceKind::None, ServerTls::default(), None),
+        let (previous, previous_connection, previous_keys) = match previous {
+            Some(previous) => (previous.kind, previous.connection, previous.audit_keys),
+            None => (SourceKind::None, ServerConnection::default(), None),
         };
         let audit_keys = match &desired {
             Ok(desired) => desired.audit_keys.clone().map(|location| {
@@ -188,27 +203,31 @@ impl TokenSources {
             // They go with the token that serves on.
             Err(_) => previous_keys,
         };
-        let (kind, tls, problem) = match desired {
+        let (kind, connection, problem) = match desired {
             // Sidecars may go on using its token, so it is not revoked.
-            Err(error) if error.ends_use() => (SourceKind::None, ServerTls::default(), Some(error)),
+            Err(error) if error.ends_use() => (SourceKind::None, ServerConnection::default(), Some(error)),
             Err(error) => match self.orphan(previous) {
-                Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_tls, Some(error)),
-                None => (SourceKind::None, ServerTls::default(), Some(error)),
+                Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_connection, Some(error)),
+                None => (SourceKind::None, ServerConnection::default(), Some(error)),
             },
-            Ok(Desired { source, tls, .. }) => {
-                match self.change_source((&resource_ref, &credential_identity), previous, source) {
-                    (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
-                    (kind, problem) => (kind, tls, problem),
+            Ok(Desired {
+                source, connection, ..
+            }) => {
+                let of_resource = (&resource_ref, &credential_identity, &count);
+                match self.change_source(of_resource, previous, source) {
+                    (SourceKind::None, problem) => (SourceKind::None, ServerConnection::default(), problem),
+                    (kind, problem) => (kind, connection, problem),
                 }
             }
         };
         let mut source = Source {
             credential_identity,
             generation: resource.metadata.generation,
-            tls,
+            connection,
             audit_keys,
             problem,
             kind,
+            count,
             url: url.clone(),
             superseded,
             timer: None,
@@ -257,7 +276,7 @@ impl TokenSources {
     /// The source as the spec desires it, and the problem that prevents that.
     fn change_source(
         &self,
-        (resource_ref, identity): (&ResourceRef, &CredentialIdentity),
+        (resource_ref, identity, count): (&ResourceRef, &CredentialIdentity, &TokenCount),
         previous: SourceKind,
         desired: DesiredSource,
     ) -> (SourceKind, Option<NotServedError>) {
@@ -291,8 +310,15 @@ impl TokenSources {
                 let user_tokens = self.credentials.user_tokens().of_resource(resource_ref, identity);
                 let namespace = &resource_ref.namespace;
                 let quota = self.user_token_quotas.of_tenant(namespace);
-                let shared = (self.limiter.of_tenant(namespace), (user_tokens, quota));
-                match ActiveSource::start(*configuration, seed, &self.clock, shared, on_change) {
+                let surroundings = Surroundings {
+                    namespace: namespace.clone(),
+                    limiter: self.limiter.of_tenant(namespace),
+                    shared_tokens: self.shared_tokens.clone(),
+                    user_tokens: (user_tokens, quota),
+                    count: count.clone(),
+                    clock: self.clock.clone(),
+                };
+                match ActiveSource::start(*configuration, seed, surroundings, on_change) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
@@ -308,14 +334,27 @@ impl TokenSources {
         (!orphaned.is_expired(self.clock.now())).then(|| Source {
             credential_identity: published.credential_identity,
             generation: None,
-            tls: published.tls,
+            connection: published.connection,
             audit_keys: None,
             problem: None,
             kind: SourceKind::Orphaned(orphaned),
+            count: self.resumed_count(resource),
             url: resource.spec.server.url.clone(),
             superseded: None,
             timer: None,
         })
+    }
+
+    /// What the resource's status says that was issued today, by whichever replica.
+    fn resumed_count(&self, resource: &McpServerAuth) -> TokenCount {
+        let count = TokenCount::default();
+        let token = resource.status.as_ref().and_then(|status| status.token.as_ref());
+        if let Some(usage) = token.and_then(|token| token.usage.as_ref())
+            && let (Ok(date), Ok(issued)) = (usage.date.parse(), u64::try_from(usage.issued))
+        {
+            count.resume(date, issued, self.clock.now());
+        }
+        count
     }
 
     /// The references do not resolve any more: the token in use serves on, and no new one is requested with a
@@ -342,13 +381,13 @@ impl TokenSources {
         let now = self.clock.now();
         if matches!(&source.kind, SourceKind::Orphaned(orphaned) if orphaned.is_expired(now)) {
             source.kind = SourceKind::None;
-            source.tls = ServerTls::default();
+            source.connection = ServerConnection::default();
         }
         let (snapshot, next_change) = match &mut source.kind {
             SourceKind::None => (SourceSnapshot::default(), None),
             SourceKind::OAuth2(active) => {
                 self.metrics.token_requested(resource, active.new_requests());
-                (active.snapshot(now), None)
+                (active.snapshot(now), active.next_change(now))
             }
             SourceKind::Secret(secret) => (secret.snapshot(now), secret.next_change(now)),
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
@@ -369,6 +408,7 @@ impl TokenSources {
             .set_circuit_open(resource, snapshot.token.circuit_open);
         self.metrics
             .set_clock_offset(resource, snapshot.token.clock_offset);
+        self.metrics.set_usage(resource, snapshot.token.usage);
         let audit_keys = source.audit_keys.as_ref().map(AuditKeys::state);
         let AuditKeysState { keys, problem } = audit_keys.unwrap_or_default();
         let issuance = Issuance {
@@ -380,7 +420,7 @@ impl TokenSources {
             credential_identity: source.credential_identity.clone(),
             generation: source.generation,
             credential: snapshot.credential.unwrap_or_else(|| unavailable(&issuance)),
-            tls: source.tls.clone(),
+            connection: source.connection.clone(),
             audit_keys: keys,
             declined: snapshot.declined,
             exchanger: snapshot.exchanger,
@@ -405,6 +445,7 @@ impl TokenSources {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let (credentials, resource) = (self.credentials.clone(), resource.clone());
         let (limiter, user_token_quotas) = (self.limiter.clone(), self.user_token_quotas.clone());
+        let shared_tokens = self.shared_tokens.clone();
         move || {
             if let Some(sources) = sources.upgrade() {
                 let sources = Self {
@@ -412,6 +453,7 @@ impl TokenSources {
                     metrics: metrics.clone(),
                     credentials: credentials.clone(),
                     limiter: limiter.clone(),
+                    shared_tokens: shared_tokens.clone(),
                     user_token_quotas: user_token_quotas.clone(),
                     sources,
                 };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{Client, Clock, Error, Policy, TenantQuota, Token, UserTokens};
+use mcp_auth_oauth::{Client, Clock, Error, Policy, TenantQuota, Token, TokenCount, UserTokens};
 use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Credential;
 use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
@@ -22,7 +22,18 @@ pub struct UserTokenExchanger {
     clock: Clock,
     /// The limit of users' tokens that was published last ([`UserTokens::limited_to`]).
     limited_to: Mutex<Option<usize>>,
+    usage: Mutex<Usage>,
     on_change: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// How far the tokens of today are towards a quota.
+#[derive(Default)]
+struct Usage {
+    count: TokenCount,
+    /// Tokens a day.
+    quota: Option<u64>,
+    /// What was published last: twentieths of the quota, and whether more than all of it is to be expected.
+    published: (u64, bool),
 }
 
 /// Why a user gets no token now.
@@ -63,8 +74,20 @@ impl UserTokenExchanger {
             replicated,
             clock,
             limited_to: Mutex::default(),
+            usage: Mutex::default(),
             on_change,
         }
+    }
+
+    /// Counts what is issued here too.
+    pub fn with_count(self, count: TokenCount) -> Self {
+        self.usage.lock().count = count;
+        self
+    }
+
+    /// How many tokens a day there may be, before it is told.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        self.usage.lock().quota = quota;
     }
 
     /// How many tokens the namespace may keep, where that is why tokens are not kept.
@@ -95,6 +118,16 @@ impl UserTokenExchanger {
         Ok(bearer(&token))
     }
 
+    /// Each user's token would be a status to write.
+    fn is_usage_news(&self) -> bool {
+        let mut usage = self.usage.lock();
+        let Some(quota) = usage.quota else { return false };
+        let today = usage.count.today(None, self.clock.now());
+        let twentieths = today.issued.saturating_mul(20) / quota.max(1);
+        let now = (twentieths, today.forecast > quota);
+        std::mem::replace(&mut usage.published, now) != now
+    }
+
     async fn token(&self, subject: &SecretString, refused: Option<&str>) -> Result<Arc<Token>, Error> {
         // What an earlier leader exchanged is as good as what this one would.
         if let Some(token) = self.replicated.find(subject, self.clock.now()) {
@@ -113,7 +146,7 @@ impl UserTokenExchanger {
             .await?;
         let limited_to = self.users.limited_to();
         let is_news = std::mem::replace(&mut *self.limited_to.lock(), limited_to) != limited_to;
-        if is_news {
+        if is_news || self.is_usage_news() {
             (self.on_change)();
         }
         self.replicated.record(subject, Arc::clone(&token));

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use mcp_auth_credentials::{ResourceRef, TokenMetrics};
+use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,6 +27,9 @@ pub struct TokenFamilies {
     refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
     clock_offset: Family<ResourceLabels, Gauge>,
+    tokens_issued: Family<ResourceLabels, Gauge>,
+    tokens_forecast: Family<ResourceLabels, Gauge>,
+    tokens_quota: Family<ResourceLabels, Gauge>,
     expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
 }
 
@@ -69,6 +72,21 @@ impl TokenFamilies {
             Unit::Seconds,
             self.clock_offset.clone(),
         );
+        registry.register(
+            "tokens_issued_today",
+            "Tokens that were issued since midnight (UTC)",
+            self.tokens_issued.clone(),
+        );
+        registry.register(
+            "tokens_forecast_today",
+            "Tokens that will be issued by midnight (UTC), if it goes on like this",
+            self.tokens_forecast.clone(),
+        );
+        registry.register(
+            "tokens_quota",
+            "Tokens that may be issued in a day, as the resource states it",
+            self.tokens_quota.clone(),
+        );
         registry.register_with_unit(
             "token_expiry_timestamp",
             "End of the token in use, Unix time",
@@ -94,6 +112,7 @@ impl TokenFamilies {
         self.expiry.remove(&resource.into());
         self.circuit_open.remove(&resource.into());
         self.clock_offset.remove(&resource.into());
+        self.set_usage(resource, None);
     }
 }
 
@@ -112,6 +131,23 @@ impl TokenMetrics for TokenFamilies {
 
     fn set_clock_offset(&self, resource: &ResourceRef, seconds: i64) {
         self.clock_offset.get_or_create(&resource.into()).set(seconds);
+    }
+
+    fn set_usage(&self, resource: &ResourceRef, usage: Option<TokenUsage>) {
+        let labels = ResourceLabels::from(resource);
+        for (family, tokens) in [
+            (&self.tokens_issued, usage.map(|usage| usage.today.issued)),
+            (&self.tokens_forecast, usage.map(|usage| usage.today.forecast)),
+            (&self.tokens_quota, usage.and_then(|usage| usage.quota)),
+        ] {
+            match tokens {
+                Some(tokens) => {
+                    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+                    family.get_or_create(&labels).set(tokens);
+                }
+                None => drop(family.remove(&labels)),
+            }
+        }
     }
 }
 

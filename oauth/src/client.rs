@@ -5,16 +5,18 @@ mod exchange;
 mod revoke;
 mod send;
 mod server;
+mod surroundings;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::Scope;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
 use crate::redact::Redactor;
+use crate::server_hints::ServerHints;
 use crate::ssrf::AddressPolicy;
 use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
@@ -26,11 +28,11 @@ use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits, PreflightProblem,
-    Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType,
-    TokenUse, ZeroExpiresIn, preflight, token,
+    Assertions, ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits,
+    PreflightProblem, Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata,
+    TokenCount, TokenRequest, TokenType, TokenUse, ZeroExpiresIn, preflight, token,
 };
-use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
+use send::{EndpointRequest, OutgoingRequest, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
 /// share what they learn.
@@ -45,6 +47,7 @@ pub struct Client {
     pub(crate) redactor: Redactor,
     pub(crate) clock: Clock,
     limiter: RequestLimiter,
+    count: TokenCount,
     pub(crate) hints: Arc<ServerHints>,
     /// The server's endpoints, where the registration states them.
     stated: Option<Arc<Endpoints>>,
@@ -103,44 +106,12 @@ impl Client {
             proof_key,
             clock: Clock::system(),
             limiter: RequestLimiter::default(),
+            count: TokenCount::default(),
             hints: Arc::default(),
             stated: stated.map(Arc::new),
             discovery: discovery.map(Arc::new),
             identity_provider: identity_provider.map(Box::new),
         })
-    }
-
-    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the
-    /// system's.
-    pub fn with_clock(mut self, clock: Clock) -> Self {
-        self.discovery = self
-            .discovery
-            .map(|discovery| Arc::new(discovery.with_clock(clock.clone())));
-        self.identity_provider = self
-            .identity_provider
-            .map(|client| Box::new(client.with_clock(clock.clone())));
-        self.clock = clock;
-        self
-    }
-
-    /// Keeps to the rate limits that other clients of this process keep to.
-    pub fn with_limiter(mut self, limiter: RequestLimiter) -> Self {
-        self.identity_provider = self
-            .identity_provider
-            .map(|client| Box::new(client.with_limiter(limiter.clone())));
-        self.limiter = limiter;
-        self
-    }
-
-    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server.
-    /// For a client that takes the place of another of the same registration, such as one with a changed
-    /// secret: that one may have shown its secret to a server that issued nothing, and is as bound to it as
-    /// after a token.
-    pub fn with_known_issuer_from(mut self, earlier: &Self) -> Self {
-        if let (Some(discovery), Some(earlier)) = (&self.discovery, &earlier.discovery) {
-            self.discovery = Some(Arc::new(discovery.with_known_issuer_from(earlier)));
-        }
-        self
     }
 
     /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does
@@ -161,9 +132,18 @@ impl Client {
     /// What the metadata of the server that was discovered last say of this registration.
     pub fn preflight(&self, token_use: TokenUse) -> Vec<PreflightProblem> {
         let server = self.discovered_server();
-        server.map_or_else(Vec::new, |server| {
+        let mut problems = server.map_or_else(Vec::new, |server| {
             preflight::check(&self.registration, &server, token_use)
-        })
+        });
+        if let Some(identity_provider) = self
+            .identity_provider
+            .as_ref()
+            .filter(|_| token_use != TokenUse::Service)
+        {
+            let there = identity_provider.preflight(TokenUse::Users).into_iter();
+            problems.extend(there.map(|problem| PreflightProblem::IdentityProvider(Box::new(problem))));
+        }
+        problems
     }
 
     /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing
@@ -200,17 +180,15 @@ impl Client {
                     .await
             }
             Grant::JwtBearer(assertions) => {
-                let limit = self.transport.limits().deadline;
-                let assertion = assertions
-                    .assertion(server.names(), self.time_at_server(), limit)
-                    .await?;
-                let request = self.grant(
-                    GrantRequest::jwt_bearer(&parameters, &assertion),
-                    RequestedBy::Grant,
-                );
-                let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
-                let outcome = self.issue(&server, request, redactor, RequestedBy::Grant).await;
+                let assertion = self.grant_assertion(&server, assertions).await?;
+                let request = GrantRequest::jwt_bearer(&parameters, &assertion);
+                let outcome = self.issue_by_assertion(&server, request, &assertion).await;
                 assertions.learn(outcome)
+            }
+            Grant::TokenExchange(assertions) => {
+                let subject = self.grant_assertion(&server, assertions).await?;
+                let request = GrantRequest::workload_exchange(&parameters, &subject);
+                self.issue_by_assertion(&server, request, &subject).await
             }
             Grant::GitHubApp(app) => {
                 let request = InstallationTokenRequest::new(app, self.time_at_server())?;
@@ -218,6 +196,28 @@ impl Client {
                 self.issue(&server, request, redactor, RequestedBy::Grant).await
             }
         }
+    }
+
+    async fn grant_assertion(
+        &self,
+        server: &Endpoints,
+        assertions: &Assertions,
+    ) -> Result<SecretString, Error> {
+        let limit = self.transport.limits().deadline;
+        assertions
+            .assertion(server.names(), self.time_at_server(), limit)
+            .await
+    }
+
+    async fn issue_by_assertion(
+        &self,
+        server: &Endpoints,
+        request: GrantRequest,
+        assertion: &SecretString,
+    ) -> Result<IssuedToken, Error> {
+        let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
+        let request = self.grant(request, RequestedBy::Grant);
+        self.issue(server, request, redactor, RequestedBy::Grant).await
     }
 
     fn grant(&self, request: GrantRequest, by: RequestedBy) -> TokenGrant {
@@ -255,8 +255,13 @@ impl Client {
                     .await?,
             ),
         };
+        if !by_token_exchange {
+            self.count.record_request();
+        }
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
+                // Whether it fits or not.
+                self.count.record_issued(by_token_exchange, self.clock.now());
                 let issued = response.into_token(redactor, self.registration.token_type);
                 let issued = match by {
                     // The authorization server that it is for reads it.

@@ -1,5 +1,5 @@
-//! Discovery watch: keeps looking the authorization server up where no token is requested, so that what is wrong with it
-//! is known before the first user needs it. Sends no secret.
+//! Discovery watch: keeps looking the authorization server up where no token is requested, and the identity provider where
+//! there is one, so that what is wrong with them is known before the first user needs it. Sends no secret.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,13 +39,17 @@ pub struct DiscoveryWatch {
 impl DiscoveryWatch {
     /// Searches at once. Needs a tokio runtime.
     pub fn spawn(client: Client, policy: Policy, clock: Clock) -> Self {
-        let discovered = client.subscribe_discovered();
-        let (sender, state) = watch::channel(match discovered {
-            Some(_) => DiscoveryState::Pending,
-            None => DiscoveryState::NothingToDiscover,
+        let discovered = Discovered {
+            server: client.subscribe_discovered(),
+            identity_provider: client.subscribe_identity_provider(),
+        };
+        let is_needed = discovered.server.is_some() || discovered.identity_provider.is_some();
+        let (sender, state) = watch::channel(match is_needed {
+            true => DiscoveryState::Pending,
+            false => DiscoveryState::NothingToDiscover,
         });
-        let task = discovered
-            .map(|discovered| tokio::spawn(run(client, policy, clock, discovered, sender)).abort_handle());
+        let task =
+            is_needed.then(|| tokio::spawn(run(client, policy, clock, discovered, sender)).abort_handle());
         Self { state, task }
     }
 
@@ -63,16 +67,52 @@ impl Drop for DiscoveryWatch {
     }
 }
 
+/// What is discovered, by whoever looks for it. None: its endpoints are stated.
+struct Discovered {
+    server: Option<Receiver>,
+    identity_provider: Option<Receiver>,
+}
+
+type Receiver = watch::Receiver<Option<Arc<ServerMetadata>>>;
+
+impl Discovered {
+    fn mark_unchanged(&mut self) {
+        for receiver in [&mut self.server, &mut self.identity_provider]
+            .into_iter()
+            .flatten()
+        {
+            receiver.mark_unchanged();
+        }
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = changed(&mut self.server) => {}
+            () = changed(&mut self.identity_provider) => {}
+        }
+    }
+}
+
+/// Never, where there is nothing to discover or nobody who would.
+async fn changed(receiver: &mut Option<Receiver>) {
+    if let Some(receiver) = receiver
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 async fn run(
     client: Client,
     policy: Policy,
     clock: Clock,
-    mut discovered: watch::Receiver<Option<Arc<ServerMetadata>>>,
+    mut discovered: Discovered,
     state: watch::Sender<DiscoveryState>,
 ) {
     let mut failures = 0;
     loop {
-        let outcome = client.discover().await;
+        let outcome = client.discover_for_users().await;
         // Up to here it is this search's own.
         discovered.mark_unchanged();
         let now = clock.now();
@@ -92,7 +132,7 @@ async fn run(
         tokio::select! {
             () = clock.sleep_until(next_at) => {}
             // The exchange of a user's token found it meanwhile. As it was, too: what failed may have been the search.
-            Ok(()) = discovered.changed() => {}
+            () = discovered.changed() => {}
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct EgressProxy(Arc<Proxies>);
 struct Proxies {
     /// With the exceptions.
     matcher: Matcher,
+    /// As they were stated.
+    exceptions: String,
     servers: Vec<ProxyServer>,
     /// Whether a resource names it, whose author is not trusted as far as who runs this program.
     of_resource: bool,
@@ -41,6 +43,13 @@ struct ProxyServer {
 pub struct ProxyCredentials {
     pub username: String,
     pub password: SecretString,
+}
+
+/// The proxy that requests for one URL go through. No `Debug`: it holds the password.
+pub struct UsedProxy {
+    pub url: String,
+    /// Value of `Proxy-Authorization`.
+    pub authorization: Option<SecretString>,
 }
 
 /// A proxy that cannot be used. The value is not repeated: it may hold a password.
@@ -81,9 +90,11 @@ impl EgressProxy {
             .filter(|(_, _, value)| value.is_some())
             .map(|(scheme, field, _)| ProxyServer::read(&builder().build(), scheme, field))
             .collect::<Result<_, _>>()?;
-        let matcher = builder().no(no_proxy.unwrap_or_default()).build();
+        let exceptions = no_proxy.unwrap_or_default().to_owned();
+        let matcher = builder().no(exceptions.as_str()).build();
         Ok(Some(Self(Arc::new(Proxies {
             matcher,
+            exceptions,
             servers,
             of_resource: false,
         }))))
@@ -107,9 +118,11 @@ impl EgressProxy {
                 })
             })
             .collect::<Result<_, _>>()?;
-        let matcher = Matcher::builder().all(url).no(no_proxy.join(",")).build();
+        let exceptions = no_proxy.join(",");
+        let matcher = Matcher::builder().all(url).no(exceptions.as_str()).build();
         Ok(Self(Arc::new(Proxies {
             matcher,
+            exceptions,
             servers,
             of_resource: true,
         })))
@@ -119,6 +132,34 @@ impl EgressProxy {
     pub(crate) fn applies_to(&self, url: &Url) -> bool {
         let uri = url.as_str().parse::<Uri>();
         uri.is_ok_and(|uri| self.0.matcher.intercept(&uri).is_some())
+    }
+
+    /// The proxy that requests for this URL go through; none where they do not.
+    pub fn used_for(&self, url: &str) -> Option<UsedProxy> {
+        let url = Url::parse(url).ok().filter(|url| self.applies_to(url))?;
+        let mut servers = self.0.servers.iter();
+        let server = servers.find(|server| server.scheme == url.scheme())?;
+        let authorization = server.authorization.as_ref();
+        Some(UsedProxy {
+            url: server.address.to_string(),
+            authorization: authorization
+                .and_then(|value| value.to_str().ok())
+                .map(SecretString::from),
+        })
+    }
+
+    /// All that makes it another proxy, the password included.
+    pub(crate) fn identifying_parts(&self) -> impl Iterator<Item = String> {
+        let servers = self.0.servers.iter().flat_map(|server| {
+            let authorization = server.authorization.as_ref();
+            let authorization = authorization.and_then(|value| value.to_str().ok());
+            [
+                server.scheme.to_owned(),
+                server.address.to_string(),
+                authorization.unwrap_or_default().to_owned(),
+            ]
+        });
+        servers.chain([self.0.exceptions.clone()])
     }
 
     pub(crate) fn is_of_resource(&self) -> bool {

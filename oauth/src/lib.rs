@@ -27,9 +27,12 @@ mod redact;
 mod registration;
 mod renewal;
 mod retry_after;
+mod server_hints;
+mod shared_tokens;
 mod ssrf;
 mod token;
 mod token_check;
+mod token_count;
 mod token_request;
 mod token_type;
 mod transport;
@@ -40,7 +43,7 @@ pub use clock::Clock;
 pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
 pub use discovery_watch::{DiscoveryState, DiscoveryWatch};
-pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
+pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials, UsedProxy};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse, InstallationError, InstallationProblem};
 pub use jose::assertion::{
     AssertionAudience, AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion,
@@ -54,8 +57,8 @@ pub use preflight::{PreflightProblem, TokenUse};
 pub use rate_limit::RequestLimiter;
 pub use registration::{
     ACCESS_TOKEN_TYPE, ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets,
-    ExchangeProfile, GitHubApp, Grant, ID_TOKEN_TYPE, Registration, ServerLocation, TokenExchange,
-    ZeroExpiresIn,
+    ExchangeProfile, GitHubApp, Grant, ID_TOKEN_TYPE, Registration, ServerLocation, TokenDigest,
+    TokenExchange, ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;
@@ -63,11 +66,13 @@ pub use renewal::policy::{Policy, RefreshBefore, RefreshBeforeError, TimeSpan, T
 pub use renewal::state::{Failure, TokenSourceState};
 pub use renewal::step_up::{StepUp, StepUpError, is_scope_token};
 pub use retry_after::RetryAfter;
+pub use shared_tokens::{SharedRequester, SharedTokens, Slot as SharedTokenSlot};
 pub use ssrf::ForbiddenAddressError;
 pub use token::Token;
 pub use token_check::{
     ClaimMismatchError, Claims, ReportedClaims, TokenCheck, TokenCheckMode, read as read_claims,
 };
+pub use token_count::{IssuedToday, TokenCount};
 pub use token_request::{IssuedToken, TokenRequest, TokenRequestFuture, TokenRequester};
 pub use token_type::TokenType;
 pub use transport::Limits;

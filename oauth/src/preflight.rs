@@ -45,18 +45,29 @@ pub enum PreflightProblem {
     Scopes { unlisted: Vec<String> },
     /// The algorithms of DPoP proofs are listed, and the one that is used is not.
     Dpop { listed: Vec<String> },
+    /// The same of the metadata of the identity provider that grants users' exchanges.
+    IdentityProvider(Box<PreflightProblem>),
 }
 
 impl PreflightProblem {
     /// Whether the metadata say so, and not their silence. A list of scopes says nothing of those that it leaves out.
     pub fn is_stated(&self) -> bool {
-        !matches!(self, Self::MethodByDefault { .. } | Self::Scopes { .. })
+        match self {
+            Self::MethodByDefault { .. } | Self::Scopes { .. } => false,
+            Self::IdentityProvider(problem) => problem.is_stated(),
+            _ => true,
+        }
     }
 
     /// Whether it may be the cause of a failure with this code. Entra, for one, lists none of the scopes that its
     /// applications have, so that only the server's own word makes a scope suspicious.
     pub fn explains(&self, code: &str) -> bool {
-        !matches!(self, Self::Scopes { .. }) || code == "invalid_scope"
+        match self {
+            Self::Scopes { .. } => code == "invalid_scope",
+            // What fails is a request for the service's token, which it has no part in.
+            Self::IdentityProvider(_) => false,
+            _ => true,
+        }
     }
 }
 
@@ -92,6 +103,7 @@ impl fmt::Display for PreflightProblem {
                 "scopes_supported does not list {}, which it need not: check scopes",
                 unlisted.join(", ")
             ),
+            Self::IdentityProvider(problem) => write!(formatter, "at the identity provider: {problem}"),
             Self::Dpop { listed } => write!(
                 formatter,
                 "dpop_signing_alg_values_supported has {}, and not {DPOP_ALGORITHM}, which proofs are signed by: set \
@@ -136,15 +148,17 @@ fn unlisted(listed: &[String], fits: impl Fn(&str) -> bool) -> Option<Vec<String
 /// Names of the grants that will be used.
 fn grants(registration: &Registration, token_use: TokenUse) -> Vec<&'static str> {
     const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+    const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
     let mut grants = match registration.grant {
         _ if token_use == TokenUse::Users => vec![],
         Grant::ClientCredentials => vec!["client_credentials"],
         Grant::JwtBearer(_) => vec![JWT_BEARER],
+        Grant::TokenExchange(_) => vec![TOKEN_EXCHANGE],
         Grant::GitHubApp(_) => vec![],
     };
     if token_use != TokenUse::Service {
         grants.push(match registration.token_exchange.profile {
-            ExchangeProfile::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
+            ExchangeProfile::TokenExchange => TOKEN_EXCHANGE,
             ExchangeProfile::EntraOnBehalfOf | ExchangeProfile::IdJag => JWT_BEARER,
         });
     }

@@ -1,5 +1,7 @@
 //! Client registration: how an authorization server knows the client, and what the client requests of it.
 
+mod token_digest;
+
 use std::collections::BTreeMap;
 
 use oauth2::{ClientId, ClientSecret, Scope};
@@ -11,6 +13,7 @@ use crate::jose::assertion::{AssertionAudience, Assertions};
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
 use crate::token_type::TokenType;
+pub use token_digest::TokenDigest;
 
 /// How an authorization server knows this client, and what the client requests of it.
 #[derive(Clone, Debug)]
@@ -125,6 +128,8 @@ pub enum Grant {
     ClientCredentials,
     /// An assertion (RFC 7523 section 2.1).
     JwtBearer(Assertions),
+    /// A JWT of another issuer's is exchanged (RFC 8693), as workloads have one of their platform.
+    TokenExchange(Assertions),
     /// An installation access token of a GitHub App, which is no OAuth2: the token endpoint is GitHub's for it.
     GitHubApp(GitHubApp),
 }

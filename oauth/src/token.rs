@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::AccessToken;
 
-use crate::clock::time_after;
+use crate::clock::{time_after, time_before};
 use crate::{ClaimMismatchError, Error, IssuedToken, ReportedClaims, ServerMetadata, TokenType};
 
 /// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and
@@ -48,6 +48,7 @@ impl Token {
     /// could only be used for nothing, and asking again at once would bring the same.
     pub(crate) fn issue(issued: IssuedToken, sent_at: Timestamp, now: Timestamp) -> Result<Self, Error> {
         let expires_in = issued.expires_in;
+        let sent_at = time_before(sent_at, issued.age);
         let expires_at = expires_in.map(|seconds| {
             let life = u64::try_from(seconds.min(MAX_LIFETIME_SECONDS)).unwrap_or(0);
             time_after(sent_at, Duration::from_secs(life))
@@ -135,6 +136,20 @@ mod tests {
         let token = issue(Some(3600), 7).unwrap();
         assert_eq!(token.issued_at, at(SENT));
         assert_eq!(token.expires_at, Some(at(SENT + 3600)));
+    }
+
+    #[test]
+    fn the_life_of_one_that_another_source_requested_counts_from_that_request() {
+        let issued = IssuedToken {
+            expires_in: Some(3600),
+            age: Duration::from_secs(600),
+            ..IssuedToken::bearer("t0p-s3cret")
+        };
+        let token = Token::issue(issued, at(SENT), at(SENT)).unwrap();
+        assert_eq!(
+            (token.issued_at, token.expires_at),
+            (at(SENT - 600), Some(at(SENT + 3000)))
+        );
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct IssuedToken {
     pub claims: Option<Arc<ReportedClaims>>,
     /// The server that issued it, where it was discovered.
     pub server: Option<Arc<ServerMetadata>>,
+    /// How long ago it was requested, where another source did.
+    pub age: Duration,
 }
 
 /// The outcome of a token request that may take this long.
@@ -85,6 +87,7 @@ impl IssuedToken {
             mismatch: None,
             claims: None,
             server: None,
+            age: Duration::ZERO,
         }
     }
 }

@@ -17,10 +17,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use rustls::server::NoServerSessionStorage;
+use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
@@ -38,7 +40,7 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The whole body of a request that is answered at once; a sidecar's stream has none.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams of one HTTP/2 connection: a sidecar has one, and one for each user's token that it waits for.
+/// Requests of one HTTP/2 connection at once: a sidecar has one for each user's token that it waits for.
 const MAX_STREAMS: u32 = 256;
 /// Connections with a request, and without one yet. Beyond the bound a new one is closed at once.
 const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits {
@@ -55,8 +57,12 @@ const MAX_PLAIN_CONNECTIONS: ConnectionLimits = ConnectionLimits {
 /// Connections that wait to be accepted, as far as the system allows it: where a replica has gone, thousands of sidecars
 /// come to another at the same moment, and what has no room there is tried again after a second and more.
 const BACKLOG: u32 = 8192;
-/// A sidecar's node that vanished is noticed by HTTP/2 pings.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A peer whose node has vanished acknowledges nothing: its connection ends when what was sent to it, be it a heartbeat or the
+/// kernel's own question, has waited for so long. HTTP/2 pings would tell the same, and wake this process for each connection.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
+/// When the kernel asks a peer that nothing was sent to, and how long it then waits before it asks again.
+const KEEP_ALIVE_TIME: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Requests still running this long after the stop are cut off: streams to sidecars never end by themselves,
 /// and they come back to another replica.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -75,6 +81,9 @@ pub async fn serve_tls(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(certificates));
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Connections live for half an hour, and the next is to another replica: a session is never resumed.
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = bind(address)?;
     info!(%address, "serving webhook and sidecars");
@@ -142,7 +151,9 @@ async fn accept(listener: &TcpListener, bounds: &ConnectionBounds) -> (TcpStream
         match listener.accept().await {
             Ok((stream, peer)) => match bounds.enter(peer.ip()) {
                 Some(place) => {
-                    let _ = stream.set_nodelay(true);
+                    if let Err(error) = prepare(&stream) {
+                        debug!(%peer, %error, "a connection could not be prepared");
+                    }
                     return (stream, place);
                 }
                 None => debug!(%peer, "a connection was closed: there are too many"),
@@ -154,6 +165,20 @@ async fn accept(listener: &TcpListener, bounds: &ConnectionBounds) -> (TcpStream
             }
         }
     }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keep_alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE_TIME)
+        .with_interval(KEEP_ALIVE_INTERVAL)
+        .with_retries(2);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    // Other systems have no such bound, and no operator in production.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
+    Ok(())
 }
 
 /// An error means that the sender was dropped.
@@ -168,11 +193,12 @@ async fn connection(
     router: Router,
     watcher: Watcher,
 ) {
-    let (requested, mut has_request) = watch::channel(false);
-    let served = requests(stream, place, router, watcher, requested);
-    let no_request = async {
-        let first = has_request.wait_for(|has_request| *has_request);
+    let requested = Arc::new(Notify::new());
+    let served = requests(stream, place, router, watcher, Arc::clone(&requested));
+    let no_request = async move {
+        let first = requested.notified();
         if tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first).await.is_ok() {
+            drop(requested);
             std::future::pending::<()>().await;
         }
         debug!("a connection was closed: no request came in time");
@@ -192,13 +218,14 @@ fn requests(
     place: Place,
     router: Router,
     watcher: Watcher,
-    requested: watch::Sender<bool>,
+    requested: Arc<Notify>,
 ) -> impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send {
     let service = TowerToHyperService::new(router);
     // The place is free again when the connection ends, and with it this.
     let service = service_fn(move |request| {
         place.has_request();
-        requested.send_replace(true);
+        // Kept for whoever waits later, once.
+        requested.notify_one();
         service.call(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -206,12 +233,7 @@ fn requests(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
+    builder.http2().max_concurrent_streams(MAX_STREAMS);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     watcher.watch(connection.into_owned())
 }
@@ -400,6 +422,19 @@ mod tests {
         let next = TcpStream::connect(address).await.unwrap();
         let (accepted, _place) = accept(&listener, &bounds).await;
         assert_eq!(accepted.peer_addr().unwrap(), next.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_kernel_ends_the_connection_of_a_peer_that_acknowledges_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _peer = TcpStream::connect(address).await.unwrap();
+        let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
+        let (accepted, _place) = accept(&listener, &bounds).await;
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap(), "also where nothing is sent to it");
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,6 +28,7 @@ mod exec_wrapper;
 mod image;
 mod keepalive;
 mod later_webhooks;
+pub mod lenient_settings;
 mod litellm_options;
 mod mesh;
 mod no_proxy;

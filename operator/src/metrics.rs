@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use mcp_auth_credentials::{ResourceRef, TokenMetrics};
+use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -50,6 +50,9 @@ struct MetricFamilies {
     token_refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
     clock_offset: Family<ResourceLabels, Gauge>,
+    tokens_issued: Family<ResourceLabels, Gauge>,
+    tokens_forecast: Family<ResourceLabels, Gauge>,
+    tokens_quota: Family<ResourceLabels, Gauge>,
     user_exchanges: Family<OutcomeLabels, Counter>,
     token_issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
@@ -65,6 +68,7 @@ struct MetricFamilies {
     ready: Family<ResourceLabels, Gauge>,
     reconcile_errors: Family<ReasonLabels, Counter>,
     leader: Gauge,
+    unknown_settings: Gauge,
 }
 
 /// What the status tells of a resource. Times are in seconds since 1970.
@@ -113,6 +117,9 @@ impl Default for Metrics {
             token_refusals: Family::default(),
             circuit_open: Family::default(),
             clock_offset: Family::default(),
+            tokens_issued: Family::default(),
+            tokens_forecast: Family::default(),
+            tokens_quota: Family::default(),
             user_exchanges: Family::default(),
             token_issued: Family::default(),
             token_expiry: Family::default(),
@@ -128,6 +135,7 @@ impl Default for Metrics {
             ready: Family::default(),
             reconcile_errors: Family::default(),
             leader: Gauge::default(),
+            unknown_settings: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -161,6 +169,21 @@ impl Default for Metrics {
             "How far the authorization server's clock is ahead of the operator's",
             Unit::Seconds,
             families.clock_offset.clone(),
+        );
+        registry.register(
+            "tokens_issued_today",
+            "Tokens that were issued since midnight (UTC)",
+            families.tokens_issued.clone(),
+        );
+        registry.register(
+            "tokens_forecast_today",
+            "Tokens that will be issued by midnight (UTC), if it goes on like this",
+            families.tokens_forecast.clone(),
+        );
+        registry.register(
+            "tokens_quota",
+            "Tokens that may be issued in a day, as the resource states it",
+            families.tokens_quota.clone(),
         );
         registry.register(
             "user_exchanges",
@@ -238,6 +261,11 @@ impl Default for Metrics {
             families.reconcile_errors.clone(),
         );
         registry.register("leader", "Whether this replica leads", families.leader.clone());
+        registry.register(
+            "unknown_settings",
+            "Settings of sidecars that this version does not know",
+            families.unknown_settings.clone(),
+        );
         Self(Arc::new(MetricFamilies { registry, ..families }))
     }
 }
@@ -278,6 +306,12 @@ impl Metrics {
 
     pub fn leads(&self, leads: bool) {
         self.0.leader.set(leads.into());
+    }
+
+    pub fn set_unknown_settings(&self, count: usize) {
+        self.0
+            .unknown_settings
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn set_resource(&self, resource_ref: &ResourceRef, state: &ResourceState) {
@@ -399,6 +433,7 @@ impl Metrics {
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());
         self.0.clock_offset.remove(&resource_ref.into());
+        self.set_usage(resource_ref, None);
     }
 }
 
@@ -426,6 +461,23 @@ impl TokenMetrics for Metrics {
             .clock_offset
             .get_or_create(&resource_ref.into())
             .set(seconds);
+    }
+
+    fn set_usage(&self, resource_ref: &ResourceRef, usage: Option<TokenUsage>) {
+        let labels = ResourceLabels::from(resource_ref);
+        for (family, tokens) in [
+            (&self.0.tokens_issued, usage.map(|usage| usage.today.issued)),
+            (&self.0.tokens_forecast, usage.map(|usage| usage.today.forecast)),
+            (&self.0.tokens_quota, usage.and_then(|usage| usage.quota)),
+        ] {
+            match tokens {
+                Some(tokens) => {
+                    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+                    family.get_or_create(&labels).set(tokens);
+                }
+                None => drop(family.remove(&labels)),
+            }
+        }
     }
 }
 

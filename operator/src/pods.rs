@@ -19,7 +19,6 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use crate::api_server::with_deadline;
-use crate::entitlement::Labels;
 use crate::inject::annotations;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
 
@@ -99,21 +98,20 @@ impl Pods {
         store.is_ready_now().then(|| store.state())
     }
 
-    /// Labels of the pod with this name and uid. Asks the API server where the watch has not seen it yet, as
-    /// right after its creation.
-    pub async fn labels(&self, namespace: &str, name: &str, uid: &str) -> kube::Result<Option<Labels>> {
+    /// The pod with this name and uid. Asks the API server where the watch has not seen it yet, as right after its
+    /// creation.
+    pub async fn get(&self, namespace: &str, name: &str, uid: &str) -> kube::Result<Option<Arc<PodMeta>>> {
         let stored = self
             .store(namespace)
             .and_then(|store| store.get(&ObjectRef::new(name).within(namespace)));
-        if let Some(pod) = stored.filter(|pod| pod.uid().as_deref() == Some(uid)) {
-            return Ok(Some(pod.labels().clone()));
+        let is_wanted = |pod: &PodMeta| pod.metadata.uid.as_deref() == Some(uid);
+        if let Some(pod) = stored.filter(|pod| is_wanted(pod)) {
+            return Ok(Some(pod));
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         // On the heap, since it is large and seldom: every stream's task would be larger by it.
         let pod = with_deadline(pods.get_metadata_opt(name)).boxed().await?;
-        Ok(pod
-            .filter(|pod| pod.uid().as_deref() == Some(uid))
-            .map(|pod| pod.labels().clone()))
+        Ok(pod.filter(is_wanted).map(Arc::new))
     }
 
     fn store(&self, namespace: &str) -> Option<Store<PodMeta>> {
@@ -264,7 +262,11 @@ pub fn is_injected(pod: &PodMeta) -> bool {
 
 /// Keeps what is read here; managed fields and other annotations are most of a pod's metadata.
 fn prune(pod: &mut PodMeta) {
+    // Every replica keeps this of every pod.
+    pod.types = None;
     pod.metadata.managed_fields = None;
+    pod.metadata.generate_name = None;
+    pod.metadata.finalizers = None;
     let is_ours = |key: &String| RETAINED_ANNOTATIONS.contains(&key.as_str());
     let retained: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
         .into_iter()

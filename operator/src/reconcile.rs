@@ -37,6 +37,9 @@ const MAX_EVENTS_AT_ONCE: usize = 1000;
 
 /// Sidecars that take the same snapshot over report it one by one; the status counts them once.
 const SIDECARS_DEBOUNCE: Duration = Duration::from_secs(1);
+/// The pods of a rollout come, and are a minute old, one after another, and each change of one is a look at every resource of
+/// the namespace with all its pods.
+const PODS_DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// What reconciling works with.
 pub struct Reconciler {
@@ -85,7 +88,8 @@ impl ReconcileQueue {
 enum ReconcileEvent {
     Resource(ResourceEvent),
     Reference(ResourceRef),
-    Pods(String),
+    /// Of these namespaces.
+    Pods(BTreeSet<String>),
     /// Of these namespaces.
     Sidecars(BTreeSet<String>),
     /// Those that have not come to this new leader are missing.
@@ -103,6 +107,9 @@ struct Events<'a> {
     /// Namespaces whose sidecars changed, and when that is passed on.
     sidecars_changed: BTreeSet<String>,
     sidecars_due: Option<Instant>,
+    /// The same of pods.
+    pods_changed: BTreeSet<String>,
+    pods_due: Option<Instant>,
     /// When sidecars that have not come to this new leader are missing.
     sidecars_missing_at: Option<Instant>,
 }
@@ -113,11 +120,19 @@ impl Events<'_> {
         loop {
             let triggers = &mut *self.triggers;
             let (sidecars_due, missing_at) = (self.sidecars_due, self.sidecars_missing_at);
+            let pods_due = self.pods_due;
             tokio::select! {
                 event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
                 Some(resource) = triggers.references.recv() => return ReconcileEvent::Reference(resource),
                 Some(resource) = triggers.managed_keys.recv() => return ReconcileEvent::Reference(resource),
-                Some(namespace) = triggers.pods.recv() => return ReconcileEvent::Pods(namespace),
+                Some(namespace) = triggers.pods.recv() => {
+                    self.pods_changed.insert(namespace);
+                    self.pods_due.get_or_insert(Instant::now() + PODS_DEBOUNCE);
+                }
+                () = sleep_until(pods_due.unwrap_or_else(Instant::now)), if pods_due.is_some() => {
+                    self.pods_due = None;
+                    return ReconcileEvent::Pods(std::mem::take(&mut self.pods_changed));
+                }
                 Some(namespace) = triggers.sidecars.recv() => {
                     self.sidecars_changed.insert(namespace);
                     self.sidecars_due.get_or_insert(Instant::now() + SIDECARS_DEBOUNCE);
@@ -148,6 +163,8 @@ impl Reconciler {
             ticks: tokio::time::interval(BEAT_INTERVAL),
             sidecars_changed: BTreeSet::new(),
             sidecars_due: None,
+            pods_changed: BTreeSet::new(),
+            pods_due: None,
             sidecars_missing_at: Some(self.sidecars.await_all()),
         };
         let mut queue = ReconcileQueue::default();
@@ -190,7 +207,7 @@ impl Reconciler {
             }
             ReconcileEvent::Resource(ResourceEvent::Listed) | ReconcileEvent::Tick => {}
             ReconcileEvent::Reference(resource) => drop(queue.resources.insert(resource)),
-            ReconcileEvent::Pods(namespace) => drop(queue.namespaces.insert(namespace)),
+            ReconcileEvent::Pods(namespaces) => queue.namespaces.extend(namespaces),
             ReconcileEvent::Sidecars(namespaces) => {
                 for namespace in namespaces {
                     self.status_due_in(&namespace);

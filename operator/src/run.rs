@@ -14,7 +14,7 @@ use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admission::{self, Admission};
 use crate::args::Args;
@@ -23,7 +23,7 @@ use crate::certificates::{
 };
 use crate::event_recorder::EventRecorder;
 use crate::http::{Health, serve_health, serve_plain, serve_tls};
-use crate::inject::Settings;
+use crate::inject::{Settings, lenient_settings};
 use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
@@ -39,7 +39,7 @@ use crate::resources::Resources;
 use crate::restarts::{RestartOutcomes, Restarts};
 use crate::sidecars::Sidecars;
 use crate::status::{KeptSecrets, ObservedPods, StatusWriter};
-use crate::sync::{self, Authenticator, OperatorAccount, Snapshots, Sync};
+use crate::sync::{self, Authenticator, DebouncedChanges, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
@@ -60,18 +60,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         identity = args.identity,
         "starting"
     );
-    let settings = read_settings(&args)?;
+    let metrics = Metrics::default();
+    let settings = read_settings(&args, &metrics)?;
     let egress_proxy = egress_proxy().context("reading the egress proxy from the environment")?;
     if let Some(proxy) = &egress_proxy {
         info!(?proxy, "authorization servers are reached by a proxy");
     }
-    let client_config = Config::infer().await.context("finding the API server")?;
+    let mut client_config = Config::infer().await.context("finding the API server")?;
+    // Outside of a cluster kube takes one from HTTPS_PROXY, which is the way to authorization servers.
+    client_config.proxy_url = None;
     let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         source: certificate_source(&args),
         names: args.serving_names.clone(),
     };
-    let metrics = Metrics::default();
     let liveness = Liveness::default();
     // Probes are answered from the start on, whatever else has to be waited for.
     let (set_answered, api_server_answers) = watch::channel(false);
@@ -107,6 +109,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
+    let limits = &args.limits;
+    credentials
+        .user_tokens()
+        .set_limits(limits.max_user_tokens_per_namespace, limits.max_user_tokens);
     let secrets_grant = args
         .secrets_cluster_role
         .clone()
@@ -264,7 +270,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         resources: resources.clone(),
         credentials,
         token_refresh_requests,
-        changes,
+        changes: DebouncedChanges::new(changes),
         pods,
         sidecars,
         metrics: metrics.clone(),
@@ -377,11 +383,15 @@ async fn forever(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 }
 
 /// What the chart says of sidecars, and how they reach this operator.
-fn read_settings(args: &Args) -> anyhow::Result<Settings> {
+fn read_settings(args: &Args, metrics: &Metrics) -> anyhow::Result<Settings> {
     let path = args.sidecar_settings.display();
     let text = std::fs::read_to_string(&args.sidecar_settings).with_context(|| format!("reading {path}"))?;
-    let mut settings =
-        Settings::from_json(&text).with_context(|| format!("the sidecar's settings in {path}"))?;
+    let read = lenient_settings::read(&text).with_context(|| format!("the sidecar's settings in {path}"));
+    let (mut settings, unknown) = read?;
+    for setting in &unknown {
+        warn!(%path, %setting, "a setting of sidecars is left out");
+    }
+    metrics.set_unknown_settings(unknown.len());
     settings.operator.url = args.operator_url.clone();
     settings.operator.version = env!("CARGO_PKG_VERSION").to_owned();
     Ok(settings)

@@ -3,12 +3,12 @@
 
 mod entry;
 mod forwarded;
+mod learned_servers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::Problem;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 pub use entry::SidecarEntry;
 pub use forwarded::ForwardedSidecar;
+pub use learned_servers::LearnedServers;
 
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ pub struct Sidecar {
     pub problems: Vec<Problem>,
     pub notices: Vec<Problem>,
     /// What it has learned of the servers.
-    pub reachability: Vec<ServerReachability>,
+    pub reachability: LearnedServers,
     /// Nothing is known of it yet, since this replica has only just begun to lead: it may be about to come
     /// back.
     pub is_awaited: bool,

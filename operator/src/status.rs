@@ -21,12 +21,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use mcp_auth_crds::{
     EffectiveOAuth2, ManagedKeyStatus, McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError,
-    TokenStatus,
+    TokenStatus, TokenUsage,
 };
 use mcp_auth_credentials::conditions::{
     ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
 };
-use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot};
+use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot, TokenUsage as Usage};
 use mcp_auth_oauth::ReportedClaims;
 
 use crate::pods::PodMeta;
@@ -74,7 +74,9 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
     let previous = previous.map(|status| &status.conditions[..]).unwrap_or_default();
     let generation = inputs.resource.metadata.generation;
     let conditions = [ready, secrets, token, sidecars, server];
-    let token = token_status(&inputs.issuance.token, now);
+    let previous_token = inputs.resource.status.as_ref();
+    let previous_token = previous_token.and_then(|status| status.token.as_ref());
+    let token = token_status(&inputs.issuance.token, previous_token, now);
     McpServerAuthStatus {
         observed_generation: generation,
         conditions: conditions
@@ -125,23 +127,43 @@ fn with_transition_time(
     }
 }
 
-fn token_status(token: &TokenSnapshot, now: Timestamp) -> TokenStatus {
+fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Timestamp) -> TokenStatus {
     let time = |at: Timestamp| Time(seconds(at));
     let in_use = token.in_use.as_ref();
+    let issued_at = in_use.and_then(|token| token.issued_at).map(time);
+    let of_same_token = |status: &&TokenStatus| status.issued_at == issued_at;
     TokenStatus {
-        issued_at: in_use.and_then(|token| token.issued_at).map(time),
+        next_refresh_at: match token.next_attempt_at {
+            Some(at) if at > now => Some(time(at)),
+            // The request is under way. Its outcome is written in a moment, and what was said of the token in use stays until
+            // then: one renewal is one write.
+            Some(_) => previous
+                .filter(of_same_token)
+                .and_then(|status| status.next_refresh_at.clone()),
+            None => None,
+        },
+        issued_at,
         expires_at: in_use.and_then(|token| token.expires_at).map(time),
-        // In the past it means that the request is under way.
-        next_refresh_at: token.next_attempt_at.filter(|at| *at > now).map(time),
         r#type: in_use.and_then(|token| token.kind).map(str::to_owned),
         scope: in_use.and_then(|token| token.scope.clone()),
         format: in_use.map(|token| token_format(token).to_owned()),
         claims: in_use.and_then(|token| token.claims.as_deref()).map(claims),
+        usage: token.usage.filter(|usage| usage.today.is_of(now)).map(usage),
         last_error: token.last_error.as_ref().map(|error| TokenError {
             time: time(error.at),
             reason: error.reason.clone(),
             message: error.message.clone(),
         }),
+    }
+}
+
+fn usage(usage: Usage) -> TokenUsage {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    TokenUsage {
+        date: usage.today.day.to_string(),
+        issued: count(usage.today.issued),
+        forecast: count(usage.today.forecast),
+        quota: usage.quota.map(count),
     }
 }
 

@@ -3,6 +3,7 @@
 //! users' own tokens.
 
 mod authenticate;
+mod debounced_changes;
 mod error;
 mod exchange;
 mod issuer_keys;
@@ -11,11 +12,12 @@ mod snapshots;
 mod stream;
 mod token_claims;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests};
+use mcp_auth_credentials::{Credentials, TokenRefreshRequests};
 use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
@@ -26,13 +28,13 @@ use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 
 pub use authenticate::{Authenticator, OperatorAccount};
+pub use debounced_changes::DebouncedChanges;
 pub use error::SyncError;
 pub use exchange::exchanged;
 pub use lines::{LineError, lines};
 pub use snapshots::Snapshots;
 
 /// What the endpoint works with.
-#[derive(Clone)]
 pub struct Sync {
     pub authenticator: Authenticator,
     /// Whether this replica exchanges users' tokens itself.
@@ -45,7 +47,7 @@ pub struct Sync {
     pub resources: Resources,
     pub credentials: Credentials,
     pub token_refresh_requests: TokenRefreshRequests,
-    pub changes: Changes,
+    pub changes: DebouncedChanges,
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub metrics: Metrics,
@@ -57,5 +59,6 @@ pub fn router(sync: Sync) -> Router {
     Router::new()
         .route(PATH, post(stream::open))
         .route(EXCHANGE_PATH, post(exchange::exchange))
-        .with_state(sync)
+        // Shared by all streams: there are thousands.
+        .with_state(Arc::new(sync))
 }

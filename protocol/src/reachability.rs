@@ -41,6 +41,10 @@ pub enum Reachability {
     CertificateExpired,
     /// The TLS handshake failed for another reason.
     TlsFailed,
+    /// No connection to the egress proxy could be opened.
+    ProxyUnreachable,
+    /// The egress proxy opens no tunnel to it.
+    ProxyRefused,
     /// It takes connections and answers no request.
     NoAnswer,
     /// It, or what stands before it, answers 502, 503 or 504.
@@ -52,7 +56,7 @@ pub enum Reachability {
 }
 
 impl Reachability {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NotContacted,
         Self::Connected,
         Self::Answered,
@@ -63,6 +67,8 @@ impl Reachability {
         Self::CertificateForOtherHost,
         Self::CertificateExpired,
         Self::TlsFailed,
+        Self::ProxyUnreachable,
+        Self::ProxyRefused,
         Self::NoAnswer,
         Self::Unavailable,
         Self::HostNotServed,
@@ -82,6 +88,8 @@ impl Reachability {
             Self::CertificateForOtherHost => "CertificateForOtherHost",
             Self::CertificateExpired => "CertificateExpired",
             Self::TlsFailed => "TlsFailed",
+            Self::ProxyUnreachable => "ProxyUnreachable",
+            Self::ProxyRefused => "ProxyRefused",
             Self::NoAnswer => "NoAnswer",
             Self::Unavailable => "Unavailable",
             Self::HostNotServed => "HostNotServed",
@@ -109,6 +117,8 @@ impl Reachability {
                 | Self::CertificateForOtherHost
                 | Self::CertificateExpired
                 | Self::TlsFailed
+                | Self::ProxyUnreachable
+                | Self::ProxyRefused
         )
     }
 }

@@ -1,5 +1,5 @@
-//! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
-//! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
+//! The sync stream: one `POST` to [`PATH`] for each sidecar, over HTTP/1.1, or HTTP/2 as sidecars of before had it, authenticated
+//! by its pod-bound ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
 //! each line: [`Report`] upwards, [`Snapshot`] downwards. To a sidecar that reads deltas, lines after the first
 //! may be a [`SnapshotDelta`]; to an operator that reads acknowledgements, a report may say
 //! no more than [`Report::acknowledged`]. An empty line is a heartbeat: downwards, one line at least comes within
@@ -27,7 +27,9 @@ pub use report::{Capability, Pod, Problem, RejectedToken, RejectionCause, Report
 pub use route::{
     Audit, AuditUser, JwtVerification, Route, SubjectTokenSource, Transport, UserContext, VerificationKey,
 };
-pub use snapshot::{ClientCertificate, DeclinedRefresh, Server, Snapshot, UnreadablePart, UnreadableServer};
+pub use snapshot::{
+    ClientCertificate, DeclinedRefresh, EgressProxy, Server, Snapshot, UnreadablePart, UnreadableServer,
+};
 
 /// Path of the sync endpoint.
 pub const PATH: &str = "/v1/sync";

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod clock;
 pub mod error;
+mod hex;
 pub mod inbound;
 pub mod metrics;
 pub mod otlp;

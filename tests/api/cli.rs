@@ -85,16 +85,25 @@ fn kubeconfig(name: &str, server: Option<&str>, token: &str) -> String {
     path.to_str().expect("text").to_owned()
 }
 
+/// For [`empty_cluster`]: it tells its version, and answers nothing more.
+const NOTHING_MORE: &str = "nothing more";
+
 /// A cluster without this mcp-auth, as far as the program asks it: a version, and no API groups, or that of another
 /// version of mcp-auth.
 async fn empty_cluster(version: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
+        let mut unanswered = Vec::new();
         while let Ok((mut connection, _)) = listener.accept().await {
             let mut request = vec![0; 4096];
             let read = connection.read(&mut request).await.unwrap_or_default();
-            let body = match request[..read].starts_with(b"GET /version") {
+            let is_version = request[..read].starts_with(b"GET /version");
+            if !is_version && version == NOTHING_MORE {
+                unanswered.push(connection);
+                continue;
+            }
+            let body = match is_version {
                 true => json!({
                     "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "", "gitTreeState": "",
                     "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
@@ -374,10 +383,37 @@ async fn what_is_imported_from_a_litellm_configuration_can_be_applied() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_stops_answering_is_told_before_it_is_given_up() {
+    let stalls = kubeconfig("stalls", Some(&empty_cluster(NOTHING_MORE).await), "x");
+    let mut program = command(&["status", "--kubeconfig", &stalls])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stderr.take().unwrap()).lines();
+    let line = tokio::time::timeout(LIMIT, lines.next_line()).await;
+    let line = line.expect("it says something").unwrap().unwrap();
+    assert!(
+        line.starts_with("note: the cluster at http://127.0.0.1:"),
+        "{line}"
+    );
+    assert!(
+        line.ends_with("has not answered for 4 s, asked to list its API groups; waiting for 30 s at most"),
+        "{line}"
+    );
+    assert_eq!(program.try_wait().unwrap(), None, "it goes on waiting");
+}
+
+#[tokio::test]
 async fn a_cluster_that_cannot_be_asked_is_one_message() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", silent.local_addr().unwrap());
+    let silent = silent.local_addr().unwrap();
+    let address = format!("http://{silent}");
     let cases = [
+        (
+            kubeconfig("silent-tls", Some(&format!("https://{silent}")), "x"),
+            3,
+            "does not answer within 3 s",
+        ),
         (
             kubeconfig("silent", Some(&address), "x"),
             3,

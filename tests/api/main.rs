@@ -26,6 +26,7 @@ mod reconcile;
 mod restarts;
 mod reviews;
 mod rotation;
+mod shared_tokens;
 mod sync;
 mod told;
 mod tool_commands;

@@ -98,3 +98,22 @@ async fn a_proxy_s_url_with_credentials_or_a_path_is_refused_at_admission() {
         assert!(error.contains("http or https URL of a proxy"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn sidecars_go_through_a_proxy_to_servers_by_https_only() {
+    let proxy = json!({"usedBy": "OperatorAndSidecars"});
+    let (world, mut tools) = behind_proxy("proxies-of-sidecars", proxy).await;
+    world.apply(&tools).await.unwrap();
+    merge(
+        &mut tools["spec"]["server"],
+        json!({"url": "http://tools.example.com/mcp", "allowInsecureHttp": true}),
+    );
+    let error = world.apply(&tools).await.unwrap_err().to_string();
+    assert!(error.contains("needs an https server.url"), "{error}");
+    tools["spec"]["egressProxy"]["usedBy"] = json!("Sidecars");
+    let error = world.apply(&tools).await.unwrap_err().to_string();
+    assert!(
+        error.contains("usedBy") && error.contains("OperatorAndSidecars"),
+        "{error}"
+    );
+}

@@ -6,11 +6,14 @@
 
 mod calls;
 mod fleet;
+mod one_way_out;
 mod policy;
 mod rows;
 mod service;
+mod settings;
 mod skew;
 mod status_writes;
+mod tenant_budgets;
 mod tenants;
 mod tests;
 mod users;

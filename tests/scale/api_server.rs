@@ -1,12 +1,15 @@
 //! What the API server counted.
 
+use std::collections::BTreeMap;
+
 use kube::Client;
 
 /// Requests since it started.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Requests {
-    /// That changed an object, leases aside: those are renewed every few seconds, whatever there is.
-    pub writes: usize,
+    /// That changed an object, by what they did to which, leases aside: those are renewed every few seconds, whatever
+    /// there is.
+    pub writes: BTreeMap<String, usize>,
     pub token_reviews: usize,
 }
 
@@ -32,8 +35,16 @@ impl Requests {
             let is_write = matches!(label("verb"), Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE"));
             match label("resource") {
                 Some("tokenreviews") => requests.token_reviews += count,
-                Some("mcpserverauths" | "events" | "secrets" | "configmaps" | "pods") if is_write => {
-                    requests.writes += count;
+                Some(resource @ ("mcpserverauths" | "events" | "secrets" | "configmaps" | "pods"))
+                    if is_write =>
+                {
+                    let verb = label("verb").unwrap_or_default();
+                    let part = label("subresource").unwrap_or_default();
+                    let what = format!("{verb} {resource}/{part}");
+                    *requests
+                        .writes
+                        .entry(what.trim_end_matches('/').to_owned())
+                        .or_default() += count;
                 }
                 _ => {}
             }
@@ -41,10 +52,16 @@ impl Requests {
         requests
     }
 
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            writes: self.writes - before.writes,
-            token_reviews: self.token_reviews - before.token_reviews,
+    pub fn since(mut self, before: &Self) -> Self {
+        for (what, count) in &mut self.writes {
+            *count -= before.writes.get(what).copied().unwrap_or_default();
         }
+        self.writes.retain(|_, count| *count > 0);
+        self.token_reviews -= before.token_reviews;
+        self
+    }
+
+    pub fn all_writes(&self) -> usize {
+        self.writes.values().sum()
     }
 }

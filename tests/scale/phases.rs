@@ -20,13 +20,15 @@ use crate::token_endpoint::TokenEndpoints;
 use crate::{process, say, silent};
 
 /// Shares of all sidecars that are measured, in percent.
-const STEPS: [usize; 3] = [25, 50, 100];
+const STEPS: [usize; 3] = [10, 50, 100];
 /// Processor time of so short a time is at rest.
 const CALM_WINDOW: Duration = Duration::from_secs(3);
+/// A pod of this age is no longer starting, and what that changes in statuses has been looked at.
+const OLD_ENOUGH: Duration = Duration::from_secs(65);
 /// As often rest is waited for.
-const REST_ATTEMPTS: usize = 4;
+const REST_ATTEMPTS: usize = 3;
 /// The bound of a wait for rest: that it does not come is a result too.
-const CALM_LIMIT: Duration = Duration::from_secs(60);
+const CALM_LIMIT: Duration = Duration::from_secs(30);
 
 /// The parts that all phases share.
 pub struct Scene {
@@ -115,7 +117,8 @@ impl Scene {
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
             program: None,
-            arguments: vec![ANY_ADDRESS.into()],
+            // As the chart has it.
+            arguments: vec![ANY_ADDRESS.into(), "--log=info".into()],
         };
         let mut replicas = Vec::new();
         for number in 0..2 {
@@ -206,7 +209,7 @@ impl Scene {
                 .iter()
                 .map(|replica| process::connections_to(replica.id(), port))
                 .collect(),
-            api_writes: Requests::count(client).await.since(requests).writes,
+            api_writes: Requests::count(client).await.since(&requests).all_writes(),
             connect_seconds,
         }
     }
@@ -262,9 +265,11 @@ impl Scene {
             );
         }
         self.rest().await;
+        let requests = Requests::count(client).await.since(&before);
         let renewals = Renewals {
             seconds,
-            api_writes: Requests::count(client).await.since(before).writes,
+            api_writes: requests.all_writes(),
+            api_writes_by_kind: requests.writes,
         };
         say(&format!("{renewals:?}"));
         renewals
@@ -302,7 +307,7 @@ impl Scene {
             seconds,
             token_reviews: Requests::count(&self.operator_world.client)
                 .await
-                .since(before)
+                .since(&before)
                 .token_reviews,
             memory_of_the_other: process::memory(self.replicas[0].id()),
         };
@@ -333,7 +338,10 @@ impl Scene {
         )
         .await;
         let pods = objects::pods_from(&world, 0, sizes.large_pods).await;
+        let created = Instant::now();
         let speakers = self.connect(&pods).await;
+        // Each is looked at again when it is a minute old, which is no part of a renewal.
+        tokio::time::sleep(OLD_ENOUGH.saturating_sub(created.elapsed())).await;
         self.rest().await;
         let rest = self.used_in(Duration::from_secs(sizes.rest_seconds as u64)).await;
         let bytes = self.sidecars.received_bytes();

@@ -1,5 +1,7 @@
 //! What was measured. document.py makes the tables of it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::sizes::Sizes;
@@ -37,6 +39,8 @@ pub struct Renewals {
     /// From the token endpoint's answer to the last sidecar, of each.
     pub seconds: Vec<f64>,
     pub api_writes: usize,
+    /// By what they did to which kind of object.
+    pub api_writes_by_kind: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Serialize)]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::{Capability, PATH, Report, Snapshot, SnapshotLine};
@@ -145,7 +145,7 @@ impl Sidecars {
         let mut tls = rustls::ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Each would have a cache of its own.
         tls.resumption = rustls::client::Resumption::disabled();
         Self(Arc::new(Inner {
@@ -241,7 +241,7 @@ impl Sidecars {
         let stream = socket.connect(replica).await?;
         stream.set_nodelay(true)?;
         let stream = self.0.tls.connect(ServerName::from(replica.ip()), stream).await?;
-        let (mut requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let (reports, receiver) = mpsc::unbounded_channel::<Bytes>();
         let _ = reports.send(line(&identity.report));
@@ -249,7 +249,8 @@ impl Sidecars {
             let line = receiver.recv().await?;
             Some((Ok::<_, Infallible>(Frame::data(line)), receiver))
         });
-        let request = http::Request::post(format!("https://{replica}{PATH}"))
+        let request = http::Request::post(PATH)
+            .header(http::header::HOST, replica.to_string())
             .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))
             .body(StreamBody::new(body).boxed_unsync())?;
         let response = requests.send_request(request).await?;

@@ -40,7 +40,7 @@ pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &
     let renewal_seconds = scene.renew(speaker, resource, &server, sizes.pods + 1).await;
     let junk_tokens = junk.await.unwrap();
     let junk_seconds = began.elapsed().as_secs_f64();
-    let requests = Requests::count(&scene.operator_world.client).await.since(before);
+    let requests = Requests::count(&scene.operator_world.client).await.since(&before);
     let silent = Silent {
         connections: connections.len(),
         junk_tokens,

@@ -112,7 +112,11 @@ impl Operator {
                 .args(["--pod-ip", "127.0.0.1", "--replica-token-file"])
                 .arg(token_file);
         }
-        if log.is_some() {
+        let states_level = self
+            .arguments
+            .iter()
+            .any(|argument| argument.starts_with("--log="));
+        if log.is_some() && !states_level {
             command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
         }
         change(&mut command);

@@ -48,18 +48,34 @@ impl SidecarProcess {
         Self::start_program(&setting("MCPAUTH_TEST_SIDECAR_BINARY"), world, name, folder).await
     }
 
+    /// The same, for a server of another name than `tools`.
+    pub async fn start_for(world: &World, name: &str, folder: &Path, server: &str) -> Self {
+        let program = setting("MCPAUTH_TEST_SIDECAR_BINARY");
+        Self::start_program_for(&program, world, name, folder, server).await
+    }
+
     /// The same of another version's program.
     pub async fn start_program(program: &str, world: &World, name: &str, folder: &Path) -> Self {
+        Self::start_program_for(program, world, name, folder, "tools").await
+    }
+
+    async fn start_program_for(
+        program: &str,
+        world: &World,
+        name: &str,
+        folder: &Path,
+        server: &str,
+    ) -> Self {
         let pod = world
             .pod(name, json!({"app.kubernetes.io/name": "litellm"}))
             .await;
-        Self::spawn(program, world, &pod, None, folder).await
+        Self::spawn(program, world, (&pod, server), None, folder).await
     }
 
     /// The sidecar of this pod, between its users and a LiteLLM at this address.
     pub async fn beside(world: &World, pod: &Pod, litellm: SocketAddr, folder: &Path) -> Self {
         let program = setting("MCPAUTH_TEST_SIDECAR_BINARY");
-        let sidecar = Self::spawn(&program, world, pod, Some(litellm), folder).await;
+        let sidecar = Self::spawn(&program, world, (pod, "tools"), Some(litellm), folder).await;
         let inbound = sidecar.inbound.expect("it is beside a LiteLLM");
         let open = async || TcpStream::connect(inbound).await.is_ok();
         until("the sidecar to take users' requests", open, |open| *open).await;
@@ -69,7 +85,7 @@ impl SidecarProcess {
     async fn spawn(
         program: &str,
         world: &World,
-        pod: &Pod,
+        (pod, server): (&Pod, &str),
         litellm: Option<SocketAddr>,
         folder: &Path,
     ) -> Self {
@@ -108,7 +124,7 @@ impl SidecarProcess {
         let mut overlay: Overlay = serde_saphyr::from_str(&overlay).expect("LiteLLM's configuration");
         let address = |text: &str| text.parse().expect("an address");
         Self {
-            endpoint: overlay.mcp_servers.remove("tools").expect("the server tools"),
+            endpoint: overlay.mcp_servers.remove(server).expect("the server"),
             inbound: litellm.map(|_| address(&inbound)),
             health: address(&health),
             _process: process,

@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
 use crate::not_served::NotServedError;
-use crate::store::{Issuance, ServerLookUp, TokenInUse};
+use crate::store::{Issuance, ServerLookUp, TokenInUse, TokenUsage};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
@@ -18,6 +18,7 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     scopes_not_allowed,
     mismatch,
     alternate_secret_in_use,
+    quota,
     user_tokens_limited,
     audit_keys_unavailable,
     clock_skew,
@@ -103,22 +104,54 @@ fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
             let message = format!("the authorization server's metadata are being looked for. {USERS_ONLY}");
             return draft(None, reasons::PENDING, message);
         }
-        (ServerLookUp::Discovered, Some(server)) => format!(
-            "the metadata of {} were read{}",
-            server.issuer,
-            preflight(issuance, PreflightProblem::is_stated)
-        ),
+        (ServerLookUp::Discovered, Some(server)) => format!("the metadata of {} were read", server.issuer),
         (ServerLookUp::Stated | ServerLookUp::Discovered, _) => {
             "its tokenUrl is stated, so that the authorization server was asked nothing".to_owned()
         }
     };
+    let of_identity_provider = issuance.token.identity_provider.as_ref();
+    let of_identity_provider = of_identity_provider.map_or(String::new(), |issuer| {
+        format!("; the metadata of the identity provider {issuer} were read")
+    });
+    let foretold = preflight(issuance, PreflightProblem::is_stated);
     let message = format!(
-        "{USERS_ONLY}; {asked}; no token was requested: whether they are exchanged shows with the first user's"
+        "{USERS_ONLY}; {asked}{of_identity_provider}{foretold}; no token was requested: whether they are exchanged shows with the first user's"
     );
+    if let Some((reason, quota)) = quota_problem(issuance) {
+        return draft(true, reason, format!("{quota}; {message}"));
+    }
     match user_tokens_limit(issuance) {
         Some(limit) => draft(true, reasons::LIMIT_EXCEEDED, format!("{limit}; {message}")),
         None => draft(true, reasons::USER_TOKENS_ONLY, message),
     }
+}
+
+/// Tokens are requested all the same.
+fn quota(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    let (reason, message) = quota_problem(issuance)?;
+    draft(true, reason, message)
+}
+
+/// Whether more tokens are issued today than the resource states that there may be.
+fn quota_problem(issuance: &Issuance) -> Option<(&'static str, String)> {
+    let TokenUsage { today, quota } = issuance.token.usage?;
+    let quota = quota?;
+    let way_out = "nothing is refused because of that: look what makes them so many (short-lived tokens, refreshBefore, a \
+                   token that does not fit, users), or raise the quota at the provider and here";
+    if today.issued > quota {
+        let message = format!(
+            "{} tokens were issued today (UTC), and spec.oauth2.quota.tokensPerDay is {quota}; {way_out}",
+            today.issued
+        );
+        return Some((reasons::QUOTA_EXCEEDED, message));
+    }
+    let message = format!(
+        "{} tokens were issued today (UTC), about {} will be by midnight if it goes on like this, and \
+         spec.oauth2.quota.tokensPerDay is {quota}; {way_out}",
+        today.issued, today.forecast
+    );
+    (today.forecast > quota).then_some((reasons::QUOTA_FORECAST, message))
 }
 
 /// Each user gets a token all the same: only more are requested.
@@ -254,10 +287,15 @@ fn request_failed(issuance: &Issuance) -> Option<ConditionDraft> {
     let error = issuance.token.last_error.as_ref()?;
     let foretold = preflight(issuance, |problem| problem.explains(&error.reason));
     let clocks = difference_of_clocks(issuance).map_or(String::new(), |told| format!("; {told}"));
+    let quota = quota_problem(issuance).map_or(String::new(), |(_, told)| format!("; {told}"));
     draft(
         false,
         error.condition,
-        format!("{}{clocks}{foretold}{}", error.message, superseded(issuance)),
+        format!(
+            "{}{clocks}{foretold}{quota}{}",
+            error.message,
+            superseded(issuance)
+        ),
     )
 }
 
@@ -295,158 +333,4 @@ fn superseded(issuance: &Issuance) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use mcp_auth_crds::reasons;
-
-    use super::*;
-    use crate::store::{LastError, TokenSnapshot};
-
-    fn issuance(last_error: Option<LastError>) -> Issuance {
-        Issuance {
-            token: TokenSnapshot {
-                preflight: vec![
-                    PreflightProblem::Grant {
-                        grant: "client_credentials",
-                        listed: vec!["authorization_code".into()],
-                    },
-                    PreflightProblem::MethodByDefault {
-                        method: "client_secret_post",
-                    },
-                ],
-                last_error,
-                ..TokenSnapshot::default()
-            },
-            ..Issuance::default()
-        }
-    }
-
-    fn failed(reason: &str) -> LastError {
-        LastError {
-            at: jiff::Timestamp::UNIX_EPOCH,
-            reason: reason.into(),
-            condition: reasons::REQUEST_FAILED,
-            message: "refused".into(),
-        }
-    }
-
-    /// Entra's metadata list `openid`, `profile`, `email` and `offline_access`, and no scope of an application.
-    #[test]
-    fn a_scope_that_is_not_listed_is_told_only_after_the_server_refused_a_scope() {
-        let message = |last_error| {
-            let mut issuance = issuance(last_error);
-            issuance.token.preflight = vec![PreflightProblem::Scopes {
-                unlisted: vec!["api://tools/.default".into()],
-            }];
-            first_draft(CHECKS, &issuance).message
-        };
-        for silent in [
-            message(None),
-            message(Some(failed("invalid_client"))),
-            message(Some(failed("ConnectDns"))),
-        ] {
-            assert!(!silent.contains("metadata"), "{silent}");
-        }
-        let told = message(Some(failed("invalid_scope")));
-        assert!(
-            told.contains("scopes_supported does not list api://tools/.default"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn what_is_beyond_a_limit_is_told_and_the_token_in_use_serves_on() {
-        let problem = crate::NotServedError::new(crate::NotServedReason::LimitExceeded, "one too many");
-        let mut issuance = Issuance {
-            problem: Some(problem),
-            ..Issuance::default()
-        };
-        let none = first_draft(CHECKS, &issuance);
-        assert_eq!(
-            (none.holds, none.reason.as_str()),
-            (Some(false), reasons::LIMIT_EXCEEDED)
-        );
-        issuance.token.in_use = Some(TokenInUse {
-            expires_at: Some(jiff::Timestamp::UNIX_EPOCH),
-            ..TokenInUse::default()
-        });
-        let serves = first_draft(CHECKS, &issuance);
-        assert_eq!(
-            (serves.holds, serves.reason.as_str()),
-            (Some(true), reasons::LIMIT_EXCEEDED)
-        );
-        assert!(
-            serves
-                .message
-                .starts_with("one too many; the token in use serves until 1970-01-01T00:00:00Z")
-        );
-        let secrets = super::super::secrets_resolved(&issuance);
-        assert_eq!((secrets.holds, secrets.message), (Some(true), serves.message));
-    }
-
-    #[test]
-    fn users_tokens_at_their_limit_are_told_beside_a_token_that_serves_and_without_one() {
-        let mut issuance = Issuance::default();
-        issuance.token.user_tokens_limited_to = Some(7);
-        issuance.token.users_only = Some(ServerLookUp::Stated);
-        let drafts = [first_draft(CHECKS, &issuance), {
-            issuance.token.users_only = None;
-            issuance.token.in_use = Some(TokenInUse::default());
-            first_draft(CHECKS, &issuance)
-        }];
-        for told in drafts {
-            assert_eq!(
-                (told.holds, told.reason.as_str()),
-                (Some(true), reasons::LIMIT_EXCEEDED)
-            );
-            assert!(
-                told.message.starts_with("7 users' tokens") && told.message.contains("limits.userTokens")
-            );
-        }
-    }
-
-    #[test]
-    fn clocks_that_differ_are_told_beside_the_token_and_beside_a_failure() {
-        let with = |clock_offset, in_use: bool| {
-            let mut issuance = issuance((!in_use).then(|| failed("invalid_client")));
-            issuance.token.clock_offset = clock_offset;
-            issuance.token.in_use = in_use.then(TokenInUse::default);
-            first_draft(CHECKS, &issuance)
-        };
-        let behind = with(-90, true);
-        assert_eq!(
-            (behind.holds, behind.reason.as_str()),
-            (Some(true), reasons::CLOCK_SKEW)
-        );
-        assert!(
-            behind
-                .message
-                .starts_with("the authorization server's clock is 90 s behind the operator's"),
-            "{}",
-            behind.message
-        );
-        assert_eq!(with(29, true).reason, reasons::ISSUED);
-        let failing = with(90, false).message;
-        assert!(failing.contains("90 s ahead of the operator's"), "{failing}");
-    }
-
-    #[test]
-    fn what_the_metadata_state_is_told_before_the_first_answer_and_their_silence_after_it() {
-        let before = first_draft(CHECKS, &issuance(None));
-        assert_eq!((before.holds, before.reason.as_str()), (None, reasons::PENDING));
-        assert_eq!(
-            before.message,
-            "the first token is being requested; the authorization server's metadata speak against it: \
-             grant_types_supported has authorization_code, and not client_credentials: allow this client that grant, \
-             or use another"
-        );
-        let after = first_draft(CHECKS, &issuance(Some(failed("unauthorized_client"))));
-        assert_eq!(after.reason, reasons::REQUEST_FAILED);
-        for part in [
-            "refused; ",
-            "client_credentials",
-            "token_endpoint_auth_methods_supported",
-        ] {
-            assert!(after.message.contains(part), "{}", after.message);
-        }
-    }
-}
+mod tests;

@@ -79,6 +79,7 @@ where
         exchanges: false,
         service_token: true,
         revoke_on_deletion: false,
+        quota: None,
         step_up: StepUpPolicy::Off { why: NO_STEP_UP },
     })
 }

@@ -95,6 +95,10 @@ where
         exchanges: oauth2.token_exchange.is_some(),
         service_token: oauth2.service_token == ServiceToken::Requested,
         revoke_on_deletion: oauth2.revoke_on_deletion,
+        quota: oauth2
+            .quota
+            .as_ref()
+            .and_then(|quota| u64::try_from(quota.tokens_per_day).ok()),
         step_up: match oauth2.step_up {
             false => StepUpPolicy::Off {
                 why: "spec.oauth2.stepUp is false",
@@ -207,7 +211,7 @@ where
                 workload(oauth2, effective, inputs)?,
                 ClientAssertionType::JwtBearer,
             ),
-            WorkloadAssertion::JwtBearer => ClientAuthentication::None,
+            WorkloadAssertion::JwtBearer | WorkloadAssertion::TokenExchange => ClientAuthentication::None,
         },
     })
 }
@@ -234,11 +238,13 @@ where
             oauth2, grant, effective, inputs,
         )?));
     }
-    let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
-        && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
-    Ok(match by_workload {
-        true => Grant::JwtBearer(workload(oauth2, effective, inputs)?),
-        false => Grant::ClientCredentials,
+    if oauth2.client_authentication.method != ClientAuthenticationMethod::WorkloadIdentity {
+        return Ok(Grant::ClientCredentials);
+    }
+    Ok(match workload_assertion(oauth2) {
+        WorkloadAssertion::ClientAssertion => Grant::ClientCredentials,
+        WorkloadAssertion::JwtBearer => Grant::JwtBearer(workload(oauth2, effective, inputs)?),
+        WorkloadAssertion::TokenExchange => Grant::TokenExchange(workload(oauth2, effective, inputs)?),
     })
 }
 

@@ -172,6 +172,7 @@ fn a_proxy_is_the_resource_s_own_with_the_credentials_of_its_secret_and_a_change
     let without = digest(&direct, "s3cret");
     direct.egress_proxy = Some(EgressProxy {
         url: "http://proxy.example.com:3128".into(),
+        used_by: EgressProxyUsers::default(),
         credentials_ref: None,
         no_proxy: vec![],
     });
@@ -189,10 +190,45 @@ fn a_proxy_is_the_resource_s_own_with_the_credentials_of_its_secret_and_a_change
 }
 
 #[test]
+fn sidecars_get_the_proxy_where_the_spec_says_so_and_it_is_for_their_server() {
+    let mut resource = spec(basic());
+    resource.egress_proxy = Some(EgressProxy {
+        url: "http://proxy.example.com:3128".into(),
+        used_by: EgressProxyUsers::Operator,
+        credentials_ref: Some(mcp_auth_crds::SecretName { name: "proxy".into() }),
+        no_proxy: vec![],
+    });
+    let of_sidecars = |spec: &McpServerAuthSpec| {
+        let desired = decide(spec, holding("s3cret"), no_assertions).unwrap();
+        desired.connection.egress_proxy
+    };
+    let digest = |spec: &McpServerAuthSpec| configuration(spec, "s3cret").request_digest;
+    let operator_alone = digest(&resource);
+    assert_eq!(of_sidecars(&resource), None);
+    resource.egress_proxy.as_mut().unwrap().used_by = EgressProxyUsers::OperatorAndSidecars;
+    let proxy = of_sidecars(&resource).unwrap();
+    assert_eq!(proxy.url, "http://proxy.example.com:3128/");
+    let authorization = proxy.authorization.as_ref().unwrap().expose_secret();
+    // s3cret:s3cret
+    assert_eq!(authorization, "Basic czNjcmV0OnMzY3JldA==");
+    assert!(!format!("{proxy:?}").contains("czNj"));
+    assert_eq!(
+        digest(&resource),
+        operator_alone,
+        "no other token is requested for that"
+    );
+    for excepted in [".example.com", "tools.example.com", "*"] {
+        resource.egress_proxy.as_mut().unwrap().no_proxy = vec![excepted.into()];
+        assert_eq!(of_sidecars(&resource), None, "{excepted}");
+    }
+}
+
+#[test]
 fn a_user_name_that_no_proxy_can_be_told_is_an_invalid_spec() {
     let mut resource = spec(basic());
     resource.egress_proxy = Some(EgressProxy {
         url: "http://proxy.example.com:3128".into(),
+        used_by: EgressProxyUsers::default(),
         credentials_ref: Some(mcp_auth_crds::SecretName { name: "proxy".into() }),
         no_proxy: vec![],
     });
@@ -233,6 +269,9 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
     let grant = registration(&spec(by_workload(json!({"assertion": "JwtBearer"}))));
     assert!(matches!(grant.authentication, ClientAuthentication::None));
     assert!(matches!(grant.grant, Grant::JwtBearer(_)));
+    let exchanged = registration(&spec(by_workload(json!({"assertion": "TokenExchange"}))));
+    assert!(matches!(exchanged.authentication, ClientAuthentication::None));
+    assert!(matches!(exchanged.grant, Grant::TokenExchange(_)));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What is peculiar to each identity provider, from its own documentation; `docs/providers` has a page for each, which
 //! names the source.
 
-use mcp_auth_crds::{OAuth2, Provider};
+use mcp_auth_crds::{OAuth2, Provider, WorkloadAssertion};
 use mcp_auth_oauth::AssertionAudience;
 
 const GOOGLE_TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
+/// The Security Token Service.
+const GOOGLE_STS_URL: &str = "https://sts.googleapis.com/v1/token";
 /// What Entra wants federated credentials to be addressed to.
 const ENTRA_WORKLOAD_AUDIENCE: &str = "api://AzureADTokenExchange";
 /// What Entra calls all permissions of an application.
@@ -57,10 +59,7 @@ impl Preset {
                 assertion_audience: AssertionAudience::TokenEndpoint,
                 ..peculiar
             },
-            Provider::Google => Self {
-                token_url: oauth2.issuer.is_none().then(|| GOOGLE_TOKEN_URL.to_owned()),
-                ..peculiar
-            },
+            Provider::Google => google(oauth2, peculiar),
             Provider::Salesforce => Self {
                 assertion_audience: AssertionAudience::Stated(salesforce_login(oauth2).to_owned()),
                 assumed_lifetime: SALESFORCE_LIFETIME,
@@ -90,6 +89,26 @@ impl Preset {
             accepted_issuers: Vec::new(),
             assumed_lifetime: ASSUMED_LIFETIME,
         }
+    }
+}
+
+/// A workload's token is exchanged at a place of its own. It is for the workload identity pool provider, which the parameter
+/// `audience` names without a scheme.
+fn google(oauth2: &OAuth2, peculiar: Preset) -> Preset {
+    let workload = oauth2.client_authentication.workload_identity.as_ref();
+    let exchanged = workload.is_some_and(|workload| workload.assertion == WorkloadAssertion::TokenExchange);
+    let token_url = match exchanged {
+        true => GOOGLE_STS_URL,
+        false => GOOGLE_TOKEN_URL,
+    };
+    let pool = oauth2
+        .audience
+        .as_ref()
+        .filter(|audience| exchanged && audience.starts_with("//"));
+    Preset {
+        token_url: oauth2.issuer.is_none().then(|| token_url.to_owned()),
+        workload_audience: pool.map(|pool| format!("https:{pool}")),
+        ..peculiar
     }
 }
 

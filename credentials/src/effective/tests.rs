@@ -241,3 +241,33 @@ fn the_status_shows_the_audience_of_a_workload_identity_and_of_no_other_client()
     });
     assert_eq!(shown(by_secret), None);
 }
+
+#[test]
+fn google_exchanges_the_token_of_a_workload_at_its_security_token_service() {
+    const POOL: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/k";
+    let of_workload = |assertion: &str, audience: Option<&str>| {
+        let workload =
+            json!({"serviceAccountRef": {"name": "litellm"}, "assertion": assertion, "audience": audience});
+        let fields = json!({
+            "clientAuthentication": {"method": "WorkloadIdentity", "workloadIdentity": workload},
+            "audience": POOL,
+            "scopes": ["https://www.googleapis.com/auth/cloud-platform"],
+        });
+        effective("Google", fields)
+    };
+    let exchanged = of_workload("TokenExchange", None);
+    assert_eq!(
+        exchanged.token_url.as_deref(),
+        Some("https://sts.googleapis.com/v1/token")
+    );
+    assert_eq!(exchanged.audience.as_deref(), Some(POOL));
+    assert_eq!(exchanged.workload_audience, Some(format!("https:{POOL}")));
+    assert_eq!(exchanged.resource, None);
+    let stated = of_workload("TokenExchange", Some("company-pool"));
+    assert_eq!(stated.workload_audience.as_deref(), Some("company-pool"));
+    let bearer = of_workload("JwtBearer", None);
+    assert_eq!(
+        bearer.token_url.as_deref(),
+        Some("https://oauth2.googleapis.com/token")
+    );
+}

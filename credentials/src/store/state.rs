@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::{PreflightProblem, ReportedClaims};
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
+use mcp_auth_oauth::{IssuedToday, PreflightProblem, ReportedClaims};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, EgressProxy, VerificationKey};
 
 use crate::credential_identity::CredentialIdentity;
 use crate::not_served::NotServedError;
@@ -20,7 +20,7 @@ pub struct CredentialState {
     /// The `metadata.generation` of the resource that this was made of.
     pub generation: Option<i64>,
     pub credential: Credential,
-    pub tls: ServerTls,
+    pub connection: ServerConnection,
     /// What users' tokens are verified by for the audit log.
     pub audit_keys: Arc<[VerificationKey]>,
     /// What was demanded of the token and is not to be had.
@@ -32,13 +32,15 @@ pub struct CredentialState {
     pub seed: Option<TokenSeed>,
 }
 
-/// What a sidecar needs to trust the MCP server, and to be trusted by it.
+/// What a sidecar needs to reach the MCP server, to trust it, and to be trusted by it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ServerTls {
+pub struct ServerConnection {
     /// PEM certificates to trust at the MCP server besides the platform's.
     pub ca_bundle: Option<String>,
     /// Shown to the MCP server.
     pub client_certificate: Option<ClientCertificate>,
+    /// On the way to the MCP server.
+    pub egress_proxy: Option<EgressProxy>,
 }
 
 /// How far the issuance of the token is: all that the status says of it.
@@ -60,6 +62,8 @@ pub struct TokenSnapshot {
     pub last_error: Option<LastError>,
     /// The authorization server, where it was discovered.
     pub server: Option<DiscoveredServer>,
+    /// The issuer of the identity provider that grants users' exchanges, where it was discovered.
+    pub identity_provider: Option<String>,
     /// Seconds that the authorization server's clock is ahead; 0 where that is little.
     pub clock_offset: i64,
     /// What the metadata of the authorization server say against the request, while there is no token.
@@ -76,8 +80,18 @@ pub struct TokenSnapshot {
     pub scopes_not_allowed: Option<String>,
     /// The circuit breaker is open: nothing is asked before the next attempt.
     pub circuit_open: bool,
+    /// Of today.
+    pub usage: Option<TokenUsage>,
     /// While there is none: the token that was issued before the resource was changed.
     pub superseded: Option<SupersededToken>,
+}
+
+/// How many tokens were issued, and how many may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TokenUsage {
+    pub today: IssuedToday,
+    /// Tokens a day.
+    pub quota: Option<u64>,
 }
 
 /// A token of before a change of the resource, for the same URL: sidecars go on with it until there is a new one.
@@ -141,7 +155,7 @@ impl CredentialState {
                 message: message.into(),
                 keep: true,
             },
-            tls: ServerTls::default(),
+            connection: ServerConnection::default(),
             audit_keys: Arc::default(),
             declined: None,
             exchanger: None,
@@ -154,7 +168,7 @@ impl CredentialState {
     pub fn is_same_for_sidecars(&self, other: &Self) -> bool {
         self.credential_identity == other.credential_identity
             && self.credential == other.credential
-            && self.tls == other.tls
+            && self.connection == other.connection
             && self.audit_keys == other.audit_keys
             && self.declined == other.declined
     }

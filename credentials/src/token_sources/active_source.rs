@@ -1,14 +1,22 @@
 //! The active token source of one OAuth2 client, and the client configuration that it has now.
 
+mod failure;
+mod look_up;
+mod surroundings;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryError, DiscoveryState, DiscoveryWatch, Failure, Limits, Policy,
-    RequestLimiter, ServerMetadata, StepUp, TenantQuota, TokenSource, TokenUse,
+    self as oauth, Circuit, Clock, DiscoveryState, IssuedToday, Policy, ServerMetadata, SharedRequester,
+    StepUp, TokenSource, TokenUse,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
+
+use failure::{last_error, of_failure};
+use look_up::{LookUp, discoveries};
+pub use surroundings::Surroundings;
 
 use super::snapshot::{SourceSnapshot, in_use};
 use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
@@ -16,10 +24,8 @@ use super::{AbortOnDrop, ClientConfiguration};
 use crate::bearer::bearer;
 use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
-use crate::not_served::{NotServedError, NotServedReason};
-use crate::references::fields;
-use crate::replicated_user_tokens::UserTokenScope;
-use crate::store::{DiscoveredServer, LastError, ServerLookUp, TokenSnapshot};
+use crate::not_served::NotServedError;
+use crate::store::{DiscoveredServer, ServerLookUp, TokenSnapshot, TokenUsage};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
@@ -33,14 +39,17 @@ pub struct ActiveSource {
     request_digest: RequestDigest,
     policy: Policy,
     client: oauth::Client,
-    limiter: RequestLimiter,
+    surroundings: Surroundings,
+    /// Requests the service's token, or takes what another resource's source had requested.
+    requester: SharedRequester,
+    /// Tokens a day.
+    quota: Option<u64>,
     /// None: only users have tokens.
     source: Option<TokenSource>,
     /// Where only users have tokens.
     look_up: Option<LookUp>,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
-    user_tokens: (UserTokenScope, TenantQuota),
     revoke: bool,
     step_up: StepUpPolicy,
     scopes_not_requested: Option<ScopesNotRequested>,
@@ -59,8 +68,7 @@ impl ActiveSource {
     pub fn start(
         configuration: ClientConfiguration,
         seed: Option<TokenSeed>,
-        clock: &Clock,
-        (limiter, user_tokens): (RequestLimiter, (UserTokenScope, TenantQuota)),
+        surroundings: Surroundings,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
@@ -71,20 +79,22 @@ impl ActiveSource {
             exchanges,
             service_token,
             revoke_on_deletion,
+            quota,
             step_up,
         } = configuration;
-        let client = client(registration, limits)?.with_limiter(limiter.clone());
+        let (client, requester) = surroundings.sharing(surroundings.client(registration, limits)?);
+        let clock = &surroundings.clock;
         let spawn = || match seed {
             Some(seed) => {
                 let (token, next_attempt_at) = (seed.token, seed.next_attempt_at);
                 let source =
-                    TokenSource::resume(client.clone(), policy, clock.clone(), token, next_attempt_at);
+                    TokenSource::resume(requester.clone(), policy, clock.clone(), token, next_attempt_at);
                 if seed.request_digest != Some(request_digest) {
-                    source.replace(client.clone());
+                    source.replace(requester.clone());
                 }
                 source
             }
-            None => TokenSource::spawn(client.clone(), policy, clock.clone()),
+            None => TokenSource::spawn(requester.clone(), policy, clock.clone()),
         };
         let source = service_token.then(spawn);
         let on_change: OnChange = Arc::new(on_change);
@@ -97,27 +107,25 @@ impl ActiveSource {
             })
         });
         let look_up = (!service_token).then(|| LookUp::start(&client, policy, clock, &on_change));
-        let exchanger = || {
-            let (user_tokens, on_change) = (user_tokens.clone(), Arc::clone(&on_change));
-            UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens, on_change)
-        };
+        let exchanger = || surroundings.exchanger(&client, policy, quota, &on_change);
         Ok(Self {
             request_digest,
             policy,
-            exchanger: exchanges.then(|| Arc::new(exchanger())),
-            user_tokens: user_tokens.clone(),
+            exchanger: exchanges.then(exchanger),
             _changes: changes,
             discoveries: discoveries(&client, &on_change),
             on_change,
             client,
-            limiter,
+            requester,
+            quota,
             source,
             look_up,
-            clock: clock.clone(),
+            clock: surroundings.clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
             scopes_not_requested: None,
-            counted: 0,
+            counted: surroundings.count.requests(),
+            surroundings,
         })
     }
 
@@ -125,6 +133,10 @@ impl ActiveSource {
     /// before.
     pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
         self.revoke = configuration.revoke_on_deletion;
+        self.quota = configuration.quota;
+        if let Some(exchanger) = &self.exchanger {
+            exchanger.set_quota(self.quota);
+        }
         let withdrawn = configuration.step_up.is_narrower_than(&self.step_up);
         if self.step_up != configuration.step_up {
             // What was demanded before may be allowed now: the next call that is refused tells.
@@ -142,11 +154,13 @@ impl ActiveSource {
         }
         if self.request_digest != configuration.request_digest {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(configuration.registration, configuration.limits)?
-                .with_limiter(self.limiter.clone())
+            let client = self
+                .surroundings
+                .client(configuration.registration, configuration.limits)?
                 .with_known_issuer_from(&self.client);
+            let (client, requester) = self.surroundings.sharing(client);
             match &self.source {
-                Some(source) => source.replace(client.clone()),
+                Some(source) => source.replace(requester.clone()),
                 None => {
                     let look_up = LookUp::start(&client, self.policy, &self.clock, &self.on_change);
                     self.look_up = Some(look_up);
@@ -155,24 +169,21 @@ impl ActiveSource {
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let exchanger = UserTokenExchanger::new(
-                        client.clone(),
-                        self.policy,
-                        self.clock.clone(),
-                        self.user_tokens.clone(),
-                        Arc::clone(&self.on_change),
-                    );
-                    self.exchanger = Some(Arc::new(exchanger));
+                    let exchanger =
+                        self.surroundings
+                            .exchanger(&client, self.policy, self.quota, &self.on_change);
+                    self.exchanger = Some(exchanger);
                 }
                 (_, false) => self.exchanger = None,
             }
             self.discoveries = discoveries(&client, &self.on_change);
             self.client = client;
+            self.requester = requester;
             self.request_digest = configuration.request_digest;
         } else if withdrawn {
             // A token without the scopes that are allowed no more takes the place of the one that may have them.
             if let Some(source) = &self.source {
-                source.replace(self.client.clone());
+                source.replace(self.requester.clone());
             }
         }
         Ok(())
@@ -211,9 +222,10 @@ impl ActiveSource {
         self.state()?.token
     }
 
-    /// The client that revokes the token when the resource is deleted, if that is wished for.
+    /// The client that revokes the token when the resource is deleted, if that is wished for and no other resource has it.
     pub fn revoker(&self) -> Option<Box<oauth::Client>> {
-        self.revoke.then(|| Box::new(self.client.clone()))
+        let revoke = self.revoke && !self.requester.is_shared();
+        revoke.then(|| Box::new(self.client.clone()))
     }
 
     pub fn revocation(&self) -> Option<(oauth::Client, Arc<oauth::Token>)> {
@@ -222,7 +234,7 @@ impl ActiveSource {
 
     /// Token requests since the last call.
     pub fn new_requests(&mut self) -> u64 {
-        let requests = self.state().map_or(0, |state| state.requests);
+        let requests = self.surroundings.count.requests();
         let new = requests.saturating_sub(self.counted);
         self.counted = requests;
         new
@@ -234,7 +246,7 @@ impl ActiveSource {
 
     pub fn snapshot(&self, now: Timestamp) -> SourceSnapshot {
         let Some(state) = self.state() else {
-            return self.without_service_token();
+            return self.without_service_token(now);
         };
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
@@ -252,6 +264,7 @@ impl ActiveSource {
             next_attempt_at: Some(state.next_attempt_at),
             last_error: last_error(&state),
             server: server.as_deref().map(discovered),
+            identity_provider: None,
             clock_offset: self.client.clock_offset(),
             users_only: None,
             user_tokens_limited_to: self.user_tokens_limited_to(),
@@ -262,6 +275,7 @@ impl ActiveSource {
             },
             scopes_not_allowed: self.scopes_not_allowed(&state),
             circuit_open: matches!(state.circuit, Circuit::Open { .. }),
+            usage: self.usage(Some(state.next_attempt_at), now),
             superseded: None,
         };
         SourceSnapshot {
@@ -277,12 +291,24 @@ impl ActiveSource {
         }
     }
 
+    /// Nothing is said of what nobody limits and none was issued of.
+    fn usage(&self, next_attempt_at: Option<Timestamp>, now: Timestamp) -> Option<TokenUsage> {
+        let today = self.surroundings.count.today(next_attempt_at, now);
+        let quota = self.quota;
+        (quota.is_some() || today.issued > 0).then_some(TokenUsage { today, quota })
+    }
+
+    /// When what is said of a limit is over by itself.
+    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+        self.quota.map(|_| IssuedToday::ends_at(now))
+    }
+
     fn user_tokens_limited_to(&self) -> Option<usize> {
         self.exchanger.as_ref()?.limited_to()
     }
 
     /// Where only users have tokens. Sidecars go on with none of before either.
-    fn without_service_token(&self) -> SourceSnapshot {
+    fn without_service_token(&self, now: Timestamp) -> SourceSnapshot {
         let state = self.look_up.as_ref().map(LookUp::state).unwrap_or_default();
         SourceSnapshot {
             token: TokenSnapshot {
@@ -299,7 +325,12 @@ impl ActiveSource {
                 preflight: self.client.preflight(TokenUse::Users),
                 user_tokens_limited_to: self.user_tokens_limited_to(),
                 server: self.client.discovered_server().as_deref().map(discovered),
+                identity_provider: self
+                    .client
+                    .discovered_identity_provider()
+                    .map(|server| server.issuer.clone()),
                 clock_offset: self.client.clock_offset(),
+                usage: self.usage(None, now),
                 ..TokenSnapshot::default()
             },
             credential: Some(Credential::Unavailable {
@@ -355,88 +386,9 @@ impl ActiveSource {
     }
 }
 
-/// Looks the authorization server up, since no token request does.
-struct LookUp {
-    watch: DiscoveryWatch,
-    _changes: AbortOnDrop,
-}
-
-impl LookUp {
-    fn start(client: &oauth::Client, policy: Policy, clock: &Clock, on_change: &OnChange) -> Self {
-        let watch = DiscoveryWatch::spawn(client.clone(), policy, clock.clone());
-        let (mut states, announce) = (watch.subscribe(), Arc::clone(on_change));
-        let changes = AbortOnDrop::spawn(async move {
-            while states.changed().await.is_ok() {
-                announce();
-            }
-        });
-        Self {
-            watch,
-            _changes: changes,
-        }
-    }
-
-    fn state(&self) -> DiscoveryState {
-        self.watch.subscribe().borrow().clone()
-    }
-}
-
 fn discovered(server: &ServerMetadata) -> DiscoveredServer {
     DiscoveredServer {
         issuer: server.issuer.clone(),
         token_endpoint: server.token_endpoint.to_string(),
     }
-}
-
-/// Calls `on_change` for each server that this client discovers.
-fn discoveries(client: &oauth::Client, on_change: &OnChange) -> AbortOnDrop {
-    let (client, on_change) = (client.clone(), Arc::clone(on_change));
-    AbortOnDrop::spawn(async move {
-        let mut known = None;
-        loop {
-            known = Some(client.next_discovered(known.as_deref()).await);
-            on_change();
-        }
-    })
-}
-
-fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {
-    state.last_error.as_ref().map(of_failure)
-}
-
-fn of_failure(failure: &Failure) -> LastError {
-    LastError {
-        at: failure.at,
-        reason: failure.error.code().to_owned(),
-        condition: condition(&failure.error),
-        message: failure.error.message(),
-    }
-}
-
-/// The condition's reason for a failed request.
-fn condition(error: &oauth::Error) -> &'static str {
-    match error {
-        error if error.is_not_allowed() => reasons::NOT_ALLOWED,
-        oauth::Error::Discovery(DiscoveryError::IssuerChanged { .. }) => reasons::ISSUER_CHANGED,
-        oauth::Error::Discovery(_) => reasons::DISCOVERY_FAILED,
-        oauth::Error::TokenMismatch(_) => reasons::TOKEN_MISMATCH,
-        _ => reasons::REQUEST_FAILED,
-    }
-}
-
-fn client(registration: oauth::Registration, limits: Limits) -> Result<oauth::Client, NotServedError> {
-    let (part, ca_bundle) = match registration.grant {
-        oauth::Grant::GitHubApp(_) => ("spec.githubApp", fields::GITHUB_CA),
-        oauth::Grant::ClientCredentials | oauth::Grant::JwtBearer(_) => {
-            ("spec.oauth2", fields::TOKEN_ENDPOINT_CA)
-        }
-    };
-    oauth::Client::with_limits(registration, limits).map_err(|error| {
-        let (reason, field) = match error {
-            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, ca_bundle),
-            oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),
-            _ => (NotServedReason::InvalidSpec, part),
-        };
-        NotServedError::new(reason, format!("{field}: {}", error.message()))
-    })
 }

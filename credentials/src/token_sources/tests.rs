@@ -18,6 +18,7 @@ impl TokenMetrics for NoMetrics {
     fn token_requested(&self, _: &ResourceRef, _: u64) {}
     fn set_circuit_open(&self, _: &ResourceRef, _: bool) {}
     fn set_clock_offset(&self, _: &ResourceRef, _: i64) {}
+    fn set_usage(&self, _: &ResourceRef, _: Option<TokenUsage>) {}
 }
 
 struct Operator {
@@ -62,9 +63,10 @@ fn expiring() -> Desired {
 fn secret(text: &str) -> Desired {
     Desired {
         source: DesiredSource::Secret(text.into()),
-        tls: ServerTls {
+        connection: ServerConnection {
             ca_bundle: Some("pem".into()),
             client_certificate: None,
+            egress_proxy: None,
         },
         audit_keys: None,
     }
@@ -86,9 +88,10 @@ fn client_credentials() -> Desired {
             exchanges: false,
             service_token: true,
             revoke_on_deletion: false,
+            quota: None,
             step_up: StepUpPolicy::Off { why: "it is off" },
         })),
-        tls: ServerTls::default(),
+        connection: ServerConnection::default(),
         audit_keys: None,
     }
 }
@@ -157,7 +160,7 @@ async fn a_token_whose_secret_is_gone_serves_until_it_expires_and_is_then_taken_
     operator.sources.apply(&resource(), Err(gone()));
     let orphaned = operator.credentials.get(&resource());
     id(&orphaned);
-    assert_eq!(orphaned.tls.ca_bundle.as_deref(), Some("pem"));
+    assert_eq!(orphaned.connection.ca_bundle.as_deref(), Some("pem"));
     assert_eq!(orphaned.issuance.problem, Some(gone()));
 
     for _ in 0..3 {
@@ -165,7 +168,7 @@ async fn a_token_whose_secret_is_gone_serves_until_it_expires_and_is_then_taken_
     }
     let state = operator.credentials.get(&resource());
     assert_eq!(unavailability(&state), (reasons::SECRET_NOT_FOUND, true));
-    assert_eq!(state.tls, ServerTls::default());
+    assert_eq!(state.connection, ServerConnection::default());
 }
 
 #[tokio::test]

@@ -1,13 +1,12 @@
 //! Sends one request and gets its answer: which client secret is tried first, and what is sent a second time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use http::Method;
 use parking_lot::Mutex;
 use url::Url;
 
 use super::Client;
-use crate::clock_offset::ClockOffset;
 use crate::discovery::endpoints::Endpoints;
 use crate::error::ErrorCode;
 use crate::redact::Redactor;
@@ -52,17 +51,6 @@ pub(crate) struct EndpointReply<T> {
     redactor: Redactor,
     secret: SecretChoice,
     names_nonce: bool,
-}
-
-/// What the answers so far taught. Shared by the clones of a client.
-#[derive(Debug, Default)]
-pub(crate) struct ServerHints {
-    /// It was the alternate secret that was last taken.
-    alternate_taken: AtomicBool,
-    /// The newest that the server named (RFC 9449 section 8.2).
-    nonce: Mutex<Option<String>>,
-    /// Of the server's clock.
-    pub(crate) clock_offset: ClockOffset,
 }
 
 impl Client {
@@ -235,15 +223,5 @@ impl<T> EndpointReply<T> {
             Err(Error::Rejected(rejection)) => self.names_nonce && rejection.code == ErrorCode::UseDpopNonce,
             _ => false,
         }
-    }
-}
-
-impl ServerHints {
-    fn nonce(&self) -> Option<String> {
-        self.nonce.lock().clone()
-    }
-
-    fn remember(&self, nonce: &str) {
-        *self.nonce.lock() = Some(nonce.to_owned());
     }
 }

@@ -21,6 +21,28 @@ impl Client {
         self.server().await.map(drop)
     }
 
+    /// The same, and the identity provider of this client's exchanges.
+    pub(crate) async fn discover_for_users(&self) -> Result<(), Error> {
+        self.discover().await?;
+        match &self.identity_provider {
+            Some(identity_provider) => identity_provider
+                .discover()
+                .await
+                .map_err(|error| Error::IdentityProvider(Box::new(error))),
+            None => Ok(()),
+        }
+    }
+
+    /// The identity provider of this client's exchanges as it was discovered last. `None`: there is none, nothing is
+    /// discovered yet, or the registration states its endpoint.
+    pub fn discovered_identity_provider(&self) -> Option<Arc<ServerMetadata>> {
+        self.identity_provider.as_ref()?.discovered_server()
+    }
+
+    pub(crate) fn subscribe_identity_provider(&self) -> Option<watch::Receiver<Option<Arc<ServerMetadata>>>> {
+        self.identity_provider.as_ref()?.subscribe_discovered()
+    }
+
     /// The server to ask: as the registration states it, or as it is discovered.
     pub(crate) async fn server(&self) -> Result<Arc<Endpoints>, Error> {
         match (&self.stated, &self.discovery) {

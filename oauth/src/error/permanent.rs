@@ -4,6 +4,7 @@
 use oauth2::basic::BasicErrorResponseType as Basic;
 
 use super::{Error, ErrorCode, ErrorResponse};
+use crate::transport::body_shape::BodyShape;
 use crate::transport::connect_error::ConnectError;
 
 impl Error {
@@ -28,7 +29,6 @@ impl Error {
             | Self::NoTrustRoots
             | Self::Redirected { .. }
             | Self::TooLarge { .. }
-            | Self::NotJson { .. }
             | Self::NoAccessToken { .. }
             | Self::NoInstallationToken { .. }
             | Self::Installation(_)
@@ -36,6 +36,8 @@ impl Error {
             | Self::ExpiredOnArrival { .. }
             | Self::NoIdJag
             | Self::TokenMismatch(_) => true,
+            // Of an empty answer nobody knows what was meant.
+            Self::NotJson { shape, .. } => *shape != BodyShape::Empty,
             Self::IdentityProvider(error) => error.is_permanent(),
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => is_permanent(rejection),
             Self::HttpStatus { status, .. } => is_permanent_status(*status),
@@ -97,6 +99,13 @@ mod tests {
         }
     }
 
+    fn not_json(shape: BodyShape) -> Error {
+        Error::NotJson {
+            shape,
+            content_type: None,
+        }
+    }
+
     #[test]
     fn what_the_resource_or_the_server_s_settings_have_to_change_is_permanent() {
         let mismatch = ClaimMismatchError {
@@ -116,6 +125,7 @@ mod tests {
                 field: "jwtBearer.assertionRef",
             },
             Error::Connect(ConnectError::Tls(None)),
+            not_json(BodyShape::Html),
         ] {
             assert!(error.is_permanent(), "{error}");
         }
@@ -133,6 +143,7 @@ mod tests {
             status(500),
             status(503),
             Error::Interrupted,
+            not_json(BodyShape::Empty),
             Error::Connect(ConnectError::Dns),
             Error::Connect(ConnectError::Refused),
         ] {

@@ -15,10 +15,12 @@ use crate::token_request::client_auth::ClientAuth;
 use crate::token_request::form::{self, Form};
 use crate::token_request::response::{self, TokenEndpointResponse};
 use crate::transport::body_shape::BodyShape;
-use crate::{Error, ExchangeProfile, Registration};
+use crate::{ACCESS_TOKEN_TYPE, Error, ExchangeProfile, Registration};
 
 /// RFC 7523 section 2.1.
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+/// RFC 8693 section 3.
+const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
 
 /// oauth2's client, with the response that this crate reads.
 type OAuth2Client = oauth2::Client<
@@ -80,6 +82,13 @@ impl GrantRequest {
             &exchange.subject_token_type,
             exchange.requested_token_type.as_deref(),
         );
+        Self::Extension(parameters.add_to(form))
+    }
+
+    /// RFC 8693 section 2.1, with the JWT of a workload as the subject. The type is stated, since Google's Security Token
+    /// Service demands it.
+    pub fn workload_exchange(parameters: &GrantParameters<'_>, subject_token: &SecretString) -> Self {
+        let form = token_exchange(subject_token, JWT_TYPE, Some(ACCESS_TOKEN_TYPE));
         Self::Extension(parameters.add_to(form))
     }
 

@@ -124,14 +124,16 @@ pub(crate) fn redirected(answer: Answer, redactor: &Redactor) -> Error {
 }
 
 /// An OAuth error, which some servers send with status 200. Gateways and frameworks too answer with a field
-/// `error`, such as `Service Unavailable`; there the status says more.
+/// `error`, such as `Service Unavailable`; there the status says more. Okta has names of its own for code and description
+/// where a request names no client or holds an assertion that it cannot read.
 pub(crate) fn error_response(
     answer: &Answer,
     fields: &Map<String, Value>,
     redactor: &Redactor,
 ) -> Option<Error> {
     let text = |name| fields.get(name).and_then(Value::as_str);
-    let code_text = text("error")?;
+    let of_okta = || text("errorCode").filter(|_| !answer.status.is_success());
+    let code_text = text("error").or_else(of_okta)?;
     if answer.status.is_success() && text("access_token").is_some_and(|token| !token.is_empty()) {
         return None;
     }
@@ -153,6 +155,7 @@ pub(crate) fn error_response(
     Some(Error::Rejected(ErrorResponse {
         code,
         description: text("error_description")
+            .or_else(|| text("errorSummary"))
             .and_then(|words| redactor.redact(words, MAX_DESCRIPTION_CHARS)),
         status: answer.status.as_u16(),
         retry_after: answer.retry_after,

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Client, Clock, DiscoveryState, DiscoveryWatch, Policy, ServerLocation};
+use mcp_auth_oauth::{
+    Client, Clock, DiscoveryState, DiscoveryWatch, ExchangeProfile, Policy, PreflightProblem, ServerLocation,
+    TokenExchange, TokenUse,
+};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -116,4 +119,85 @@ async fn where_the_endpoints_are_stated_nothing_is_asked() {
         .await
         .unwrap();
     assert_eq!(auth.requests(), [""; 0]);
+}
+
+/// A client whose exchanges are granted by an identity provider.
+fn by_identity_provider(server: ServerLocation, identity_provider: ServerLocation) -> Client {
+    let mut registration = registration(server);
+    registration.token_exchange = TokenExchange {
+        profile: ExchangeProfile::IdJag,
+        identity_provider: Some(Box::new(self::registration(identity_provider))),
+        ..TokenExchange::default()
+    };
+    Client::new(registration).unwrap()
+}
+
+#[tokio::test]
+async fn the_identity_provider_is_looked_up_too_and_what_is_wrong_there_is_told_as_its_own() {
+    let auth = Server::authorization_server().await;
+    let provider = Server::start().await;
+    let stated = || ServerLocation::Endpoints {
+        token_url: auth.url("/token"),
+        revocation_url: None,
+    };
+    for server in [ServerLocation::Issuer(auth.url("")), stated()] {
+        let metadata = "/.well-known/openid-configuration";
+        provider.set(
+            metadata,
+            Reply::Raw("404 Not Found", String::new(), String::new()),
+        );
+        let client = by_identity_provider(server, ServerLocation::Issuer(provider.url("")));
+        let watch = DiscoveryWatch::spawn(client.clone(), Policy::default(), Clock::system());
+        let mut states = watch.subscribe();
+        let failed = states
+            .wait_for(|state| *state != DiscoveryState::Pending)
+            .await
+            .unwrap()
+            .clone();
+        let DiscoveryState::Failed(failure) = failed else {
+            panic!("{failed:?}");
+        };
+        let told = failure.error.message();
+        assert!(
+            told.starts_with("at the identity provider") && told.contains(&provider.url("")),
+            "{told}"
+        );
+        let mut there = provider.metadata(&provider.url(""));
+        there["grant_types_supported"] = json!(["authorization_code"]);
+        provider.json(metadata, there);
+        states
+            .wait_for(|state| *state == DiscoveryState::Found)
+            .await
+            .unwrap();
+        let found = client.discovered_identity_provider().unwrap();
+        assert_eq!(found.issuer, provider.url(""));
+        let problems = client.preflight(TokenUse::Users);
+        assert!(
+            matches!(problems[..], [PreflightProblem::IdentityProvider(_)]),
+            "{problems:?}"
+        );
+        let told = problems[0].to_string();
+        assert!(
+            told.starts_with("at the identity provider: grant_types_supported"),
+            "{told}"
+        );
+        assert_eq!(client.preflight(TokenUse::Service), [], "it has no part in that");
+    }
+    let requests = provider.requests();
+    assert!(
+        requests.iter().all(|request| request.starts_with("GET ")),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn where_both_endpoints_are_stated_nothing_is_asked_of_either() {
+    let stated = |path: &str| ServerLocation::Endpoints {
+        token_url: format!("http://127.0.0.1:1/{path}"),
+        revocation_url: None,
+    };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = by_identity_provider(stated("token"), stated("idp"));
+    let watch = DiscoveryWatch::spawn(client, Policy::default(), Clock::system());
+    assert_eq!(*watch.subscribe().borrow(), DiscoveryState::NothingToDiscover);
 }

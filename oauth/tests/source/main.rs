@@ -11,6 +11,7 @@ mod model;
 mod permanent;
 mod repeated;
 mod script;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -71,6 +71,50 @@ async fn an_assertion_can_be_the_grant_with_or_without_client_authentication() {
     }
 }
 
+/// As Google's Security Token Service has it.
+#[tokio::test]
+async fn the_token_of_a_workload_is_exchanged_without_client_authentication_and_never_told() {
+    let refused = json_answer(
+        "400 Bad Request",
+        r#"{"error":"invalid_grant","error_description":"w0rkload is stale"}"#,
+    );
+    let mut server = Server::answering([json_answer("200 OK", TOKEN), refused]).await;
+    let client = client(Registration {
+        client_id: None,
+        grant: Grant::TokenExchange(Assertions::Given("w0rkload".into())),
+        audience: Some(
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/k".into(),
+        ),
+        scopes: vec![Scope::new(
+            "https://www.googleapis.com/auth/cloud-platform".into(),
+        )],
+        ..server.registration(ClientAuthentication::None)
+    });
+    client.request_token(&TokenRequest::default()).await.unwrap();
+    let (head, form) = server.form().await;
+    assert!(server::header(&head, "authorization").is_none());
+    for (name, value) in [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+        ("subject_token", "w0rkload"),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        (
+            "requested_token_type",
+            "urn:ietf:params:oauth:token-type:access_token",
+        ),
+        ("scope", "https://www.googleapis.com/auth/cloud-platform"),
+        (
+            "audience",
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/k",
+        ),
+    ] {
+        assert_eq!(form[name], value);
+    }
+    assert!(!form.contains_key("client_id"));
+    let error = client.request_token(&TokenRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_grant");
+    assert!(!error.message().contains("w0rkload"), "{}", error.message());
+}
+
 /// As Google, Salesforce and Zitadel have it.
 #[tokio::test]
 async fn an_assertion_that_is_the_grant_can_be_signed_here_anew_for_each_request() {

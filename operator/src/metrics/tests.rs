@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use mcp_auth_oauth::IssuedToday;
+
 use super::*;
 
 fn state() -> ResourceState {
@@ -12,6 +14,17 @@ fn state() -> ResourceState {
         pods_not_injected: [(NOT_REVIEWED, 2)].into(),
         pods_with_warnings: [("UnknownAnnotation", 3)].into(),
         ..ResourceState::default()
+    }
+}
+
+fn usage() -> TokenUsage {
+    TokenUsage {
+        today: IssuedToday {
+            day: "2026-11-30".parse().unwrap(),
+            issued: 7,
+            forecast: 38,
+        },
+        quota: Some(30),
     }
 }
 
@@ -35,6 +48,9 @@ fn what_is_over_or_deleted_leaves_no_series() {
             && !text.contains("token_issued_timestamp_seconds{"),
         "{text}"
     );
+    metrics.set_usage(&resource_ref, Some(usage()));
+    let forecast = r#"tokens_forecast_today{namespace="llm",name="tools"} 38"#;
+    assert!(metrics.encode().contains(forecast), "{}", metrics.encode());
     metrics.forget(&resource_ref);
     assert!(
         !metrics.encode().contains(r#"name="tools""#),
@@ -72,6 +88,7 @@ fn the_documentation_lists_exactly_the_metrics_that_there_are() {
     metrics.token_refused(&resource_ref);
     metrics.set_circuit_open(&resource_ref, false);
     metrics.set_clock_offset(&resource_ref, 0);
+    metrics.set_usage(&resource_ref, Some(usage()));
     metrics.exchanged(ExchangeOutcome::Issued);
     let text = metrics.encode();
     let exposed: BTreeSet<_> = text

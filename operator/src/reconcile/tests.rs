@@ -23,22 +23,22 @@ fn resource(name: &str, generation: u64) -> McpServerAuth {
     .unwrap()
 }
 
-/// On two threads, since a reconciler that never waits would keep the test from looking at it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endless_events_put_no_reconciliation_off() {
-    // An API server that has nothing.
+struct Scene {
+    reconciler: Reconciler,
+    resource_watch: ResourceWatch,
+    triggers: Triggers,
+    statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
+}
+
+/// With an API server that has nothing, and what a watch of resources shows.
+fn scene(
+    events: impl futures::Stream<Item = watcher::Result<Event<McpServerAuth>>> + Send + 'static,
+) -> Scene {
     let client = Client::new(Router::new(), "default");
     let changes = Changes::default();
-    let listed = [
-        Event::Init,
-        Event::InitApply(resource("tools", 1)),
-        Event::InitDone,
-    ];
-    let endless = (1..).map(|generation| Event::Apply(resource("busy", generation)));
-    let events = stream::iter(listed.into_iter().chain(endless).map(Ok::<_, watcher::Error>));
-    let (resources, mut resource_watch) =
+    let (resources, resource_watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
-    let (status_due, mut statuses_due) = mpsc::unbounded_channel();
+    let (status_due, statuses_due) = mpsc::unbounded_channel();
     let (references, references_changed) = References::new(client.clone(), &[], None, false);
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), WorkloadEvents::unread());
     let credentials = Credentials::new(changes, status_due.clone());
@@ -58,13 +58,37 @@ async fn endless_events_put_no_reconciliation_off() {
         liveness: Liveness::default(),
         status_due,
     };
-    let mut triggers = Triggers {
+    let triggers = Triggers {
         references: references_changed,
         managed_keys: managed_keys_changed,
         pods: pods_changed,
         sidecars: mpsc::unbounded_channel().1,
         token_refresh_requests: mpsc::unbounded_channel().1,
     };
+    Scene {
+        reconciler,
+        resource_watch,
+        triggers,
+        statuses_due,
+    }
+}
+
+/// On two threads, since a reconciler that never waits would keep the test from looking at it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_events_put_no_reconciliation_off() {
+    let listed = [
+        Event::Init,
+        Event::InitApply(resource("tools", 1)),
+        Event::InitDone,
+    ];
+    let endless = (1..).map(|generation| Event::Apply(resource("busy", generation)));
+    let events = stream::iter(listed.into_iter().chain(endless).map(Ok::<_, watcher::Error>));
+    let Scene {
+        reconciler,
+        mut resource_watch,
+        mut triggers,
+        mut statuses_due,
+    } = scene(events);
     let reconciling = tokio::spawn(async move { reconciler.run(&mut resource_watch, &mut triggers).await });
     let reconciled = async {
         while let Some(resource) = statuses_due.recv().await {
@@ -78,5 +102,42 @@ async fn endless_events_put_no_reconciliation_off() {
     tokio::time::timeout(Duration::from_secs(300), reconciled)
         .await
         .expect("tools is reconciled though busy changes all the time");
+    reconciling.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_pods_that_change_within_a_moment_are_one_look_at_their_namespace() {
+    let listed = [
+        Event::Init,
+        Event::InitApply(resource("tools", 1)),
+        Event::InitDone,
+    ];
+    let events = stream::iter(listed.map(Ok::<_, watcher::Error>)).chain(stream::pending());
+    let Scene {
+        reconciler,
+        mut resource_watch,
+        mut triggers,
+        mut statuses_due,
+    } = scene(events);
+    let (pods_changed, pods) = mpsc::unbounded_channel();
+    triggers.pods = pods;
+    while resource_watch.next().await != ResourceEvent::Listed {}
+    let reconciling = tokio::spawn(async move { reconciler.run(&mut resource_watch, &mut triggers).await });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    while statuses_due.try_recv().is_ok() {}
+
+    let mut looks = 0;
+    for _ in 0..3 {
+        for _ in 0..1000 {
+            pods_changed.send("apps".to_owned()).unwrap();
+            tokio::time::sleep(Duration::from_micros(100)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        while statuses_due.try_recv().is_ok() {
+            looks += 1;
+        }
+    }
+    // Tokio's timer counts whole milliseconds, so that each thousand takes a second.
+    assert!((3..=9).contains(&looks), "{looks}");
     reconciling.abort();
 }

@@ -1,11 +1,13 @@
 //! Follows the replica that leads: takes over what it publishes, and tells it of the sidecars that are connected here
 //! and of the tokens that their MCP servers reject.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use bytes::BytesMut;
 use futures::StreamExt;
 use mcp_auth_credentials::{
     Credentials, ReplicatedCredential, ReplicatedCredentialError, ReplicatedUserToken, ResourceRef,
@@ -15,7 +17,7 @@ use mcp_auth_protocol::timeouts::{HEARTBEAT, SYNC_SILENCE};
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::messages::{FollowerLine, LeaderLine, MAX_LINE_BYTES, line};
@@ -29,8 +31,13 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long a replica serves from memory while another one leads that it cannot follow: sidecars then had better
 /// go elsewhere.
 const LOST_AFTER: Duration = Duration::from_secs(60);
-/// Changes of sidecars within this time of one another are told together.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Changes of sidecars within this time of one another are told together: of a sidecar that is sent a snapshot and takes it
+/// over meanwhile the leader hears once.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// Sidecars of one line; with more it would become too long for a leader to read.
+const MAX_UIDS: usize = 1000;
+/// Lines are sent together up to about this size.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What follows, while this replica does not lead.
 pub struct Follower {
@@ -158,6 +165,7 @@ impl Follower {
         let response = response.map_err(|_| FollowError::Silent)??;
         let mut lines = pin!(lines::<LeaderLine>(response.bytes_stream(), MAX_LINE_BYTES));
         let mut told = SidecarsTold::new(&self.sidecars);
+        let mut told_at: Option<Instant> = None;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
@@ -170,19 +178,24 @@ impl Follower {
                         self.credentials.withdraw(&ResourceRef { namespace, name });
                     }
                     LeaderLine::UserToken { token } => self.record_user_token(token),
-                    LeaderLine::Complete { reads_revisions } => {
+                    LeaderLine::Complete { reads_revisions, reads_shared_revisions } => {
                         *is_complete = true;
                         told.reads_revisions = reads_revisions;
+                        told.reads_shared_revisions = reads_shared_revisions;
                         info!("following the replica that leads");
                         self.knows_tokens.send_replace(true);
                     }
                     LeaderLine::Unknown => {}
                 },
-                changed = told.changed() => {
+                changed = told.changed(), if told_at.is_none() => {
                     if changed.is_err() { return Err(FollowError::Ended) }
-                    sleep(DEBOUNCE).await;
-                    for message in told.next_messages(&self.sidecars) {
-                        tell(&sender, &message).await?;
+                    told_at = Some(Instant::now() + DEBOUNCE);
+                }
+                // Meanwhile what the leader publishes is taken over.
+                () = sleep_until(told_at.unwrap_or_else(Instant::now)), if told_at.is_some() => {
+                    told_at = None;
+                    for lines in in_chunks(&told.next_messages(&self.sidecars)) {
+                        deliver(&sender, lines).await?;
                     }
                 }
                 Some(request) = requests.recv(), if *is_complete => {
@@ -230,6 +243,8 @@ struct SidecarsTold {
     revision: u64,
     /// Whether the leader reads what has changed of a sidecar in place of the whole.
     reads_revisions: bool,
+    /// Whether it reads that of many sidecars at once.
+    reads_shared_revisions: bool,
 }
 
 impl SidecarsTold {
@@ -240,6 +255,7 @@ impl SidecarsTold {
             changes,
             revision: 0,
             reads_revisions: false,
+            reads_shared_revisions: false,
         }
     }
 
@@ -254,16 +270,45 @@ impl SidecarsTold {
             .changed_since(self.revision, self.reads_revisions)
             .into_iter();
         self.revision = revision;
-        changed
-            .map(|(uid, change)| match change {
-                SidecarChange::Whole(sidecar) => FollowerLine::Sidecar { uid, sidecar },
-                SidecarChange::Revision { sent, applied } => {
-                    FollowerLine::SidecarRevision { uid, sent, applied }
+        let mut shared: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        let mut messages = Vec::new();
+        for (uid, change) in changed {
+            match change {
+                SidecarChange::Whole(sidecar) => messages.push(FollowerLine::Sidecar { uid, sidecar }),
+                SidecarChange::Revision { sent, applied } if self.reads_shared_revisions => {
+                    shared.entry((sent, applied)).or_default().push(uid);
                 }
-                SidecarChange::Gone => FollowerLine::SidecarGone { uid },
-            })
-            .collect()
+                SidecarChange::Revision { sent, applied } => {
+                    messages.push(FollowerLine::SidecarRevision { uid, sent, applied });
+                }
+                SidecarChange::Gone => messages.push(FollowerLine::SidecarGone { uid }),
+            }
+        }
+        for ((sent, applied), uids) in shared {
+            messages.extend(uids.chunks(MAX_UIDS).map(|uids| FollowerLine::SidecarsRevision {
+                uids: uids.to_vec(),
+                sent: sent.clone(),
+                applied: applied.clone(),
+            }));
+        }
+        messages
     }
+}
+
+/// Lines in few pieces: each piece is a frame, and what a fleet says after one renewal is thousands of lines.
+fn in_chunks(messages: &[FollowerLine]) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
+    let mut chunk = BytesMut::new();
+    for message in messages {
+        chunk.extend_from_slice(&line(message));
+        if chunk.len() >= CHUNK_BYTES {
+            chunks.push(chunk.split().freeze());
+        }
+    }
+    if !chunk.is_empty() {
+        chunks.push(chunk.freeze());
+    }
+    chunks
 }
 
 fn address(leader: Leader) -> Option<std::net::SocketAddr> {
@@ -281,4 +326,65 @@ async fn deliver(sender: &mpsc::Sender<Bytes>, line: Bytes) -> Result<(), Follow
     let sent = timeout(SYNC_SILENCE, sender.send(line)).await;
     sent.map_err(|_| FollowError::Silent)?
         .map_err(|_| FollowError::Ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp_auth_protocol::sync::Report;
+
+    use super::*;
+
+    fn names(messages: &[FollowerLine]) -> Vec<String> {
+        let mut names: Vec<_> = messages
+            .iter()
+            .map(|message| {
+                let value = serde_json::to_value(message).unwrap();
+                value["kind"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_fleet_that_takes_one_snapshot_over_a_leader_that_reads_it_is_told_in_one_line() {
+        let (sidecars, _changed) = Sidecars::new();
+        let entries: Vec<_> = (0..2 * MAX_UIDS)
+            .map(|number| sidecars.enter(&format!("uid-{number}"), "apps", "litellm"))
+            .collect();
+        let mut told = SidecarsTold::new(&sidecars);
+        told.reads_revisions = true;
+        assert_eq!(
+            told.next_messages(&sidecars).len(),
+            entries.len(),
+            "each whole at first"
+        );
+
+        for reads in [true, false] {
+            told.reads_shared_revisions = reads;
+            for entry in &entries {
+                entry.record_sent("2");
+                entry.record_applied(format!("of {reads}"));
+            }
+            entries[0].record_report(Report {
+                version: format!("of {reads}"),
+                ..Report::default()
+            });
+            let messages = told.next_messages(&sidecars);
+            match reads {
+                true => assert_eq!(
+                    names(&messages),
+                    ["sidecar", "sidecarsRevision", "sidecarsRevision"]
+                ),
+                false => assert_eq!(messages.len(), entries.len(), "a leader of before reads no other"),
+            }
+            let chunks = in_chunks(&messages);
+            assert!(chunks.len() < 10, "{}", chunks.len());
+            let lines = chunks.concat();
+            let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            let read: Vec<FollowerLine> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+            assert_eq!(names(&read), names(&messages));
+        }
+        assert!(told.next_messages(&sidecars).is_empty());
+    }
 }

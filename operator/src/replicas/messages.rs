@@ -35,6 +35,9 @@ pub enum LeaderLine {
         /// Whether the leader reads [`FollowerLine::SidecarRevision`].
         #[serde(default)]
         reads_revisions: bool,
+        /// Whether it reads [`FollowerLine::SidecarsRevision`].
+        #[serde(default)]
+        reads_shared_revisions: bool,
     },
     #[serde(other)]
     Unknown,
@@ -58,6 +61,14 @@ pub enum FollowerLine {
     /// A sidecar is as the follower said before, but for these.
     SidecarRevision {
         uid: String,
+        #[serde(default)]
+        sent: Option<String>,
+        #[serde(default)]
+        applied: Option<String>,
+    },
+    /// The same of many sidecars, which were sent the same snapshot and have taken the same one over.
+    SidecarsRevision {
+        uids: Vec<String>,
         #[serde(default)]
         sent: Option<String>,
         #[serde(default)]
@@ -124,7 +135,8 @@ mod tests {
         assert!(matches!(
             complete,
             LeaderLine::Complete {
-                reads_revisions: false
+                reads_revisions: false,
+                reads_shared_revisions: false,
             }
         ));
         let unknown: FollowerLine = serde_json::from_str(r#"{"kind":"fromTheFuture"}"#).unwrap();

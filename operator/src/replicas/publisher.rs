@@ -92,7 +92,10 @@ async fn serve(
                 tokio::time::sleep(DEBOUNCE).await;
                 if !deliver_all(&sender, published.next_lines(&replicas)).await { break "it went away" }
                 if counted.is_none() {
-                    let complete = line(&LeaderLine::Complete { reads_revisions: true });
+                    let complete = line(&LeaderLine::Complete {
+                        reads_revisions: true,
+                        reads_shared_revisions: true,
+                    });
                     if !deliver(&sender, complete).await { break "it went away" }
                     counted = Some(replicas.followers.enter());
                 }
@@ -191,6 +194,11 @@ fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, 
         FollowerLine::SidecarRevision { uid, sent, applied } => {
             if let Some(entry) = sidecars.get(&uid) {
                 entry.record_forwarded_revision(sent, applied);
+            }
+        }
+        FollowerLine::SidecarsRevision { uids, sent, applied } => {
+            for entry in uids.iter().filter_map(|uid| sidecars.get(uid)) {
+                entry.record_forwarded_revision(sent.clone(), applied.clone());
             }
         }
         FollowerLine::SidecarGone { uid } => drop(sidecars.remove(&uid)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mcp_auth_protocol::sync::Report;
 use tokio::time::Instant;
 
-use super::{DISCONNECT_GRACE, ForwardedSidecar, Sidecar, Sidecars};
+use super::{DISCONNECT_GRACE, ForwardedSidecar, LearnedServers, Sidecar, Sidecars};
 
 /// What is kept of a report; a sidecar with more to say has said enough.
 const MAX_SERVERS: usize = 256;
@@ -158,6 +158,7 @@ impl Sidecar {
             acknowledged: _,
             refused: _,
         } = report;
+        let reachability = LearnedServers::from(reachability);
         let is_same = self.version == version
             && self.restart_needed_for == restart_needed_for
             && self.problems == problems

@@ -43,7 +43,7 @@ impl From<&Sidecar> for ForwardedSidecar {
                 restart_needed_for,
                 problems,
                 notices,
-                reachability,
+                reachability: reachability.to_vec(),
                 ..Report::default()
             },
         }

@@ -86,8 +86,7 @@ fn not_contacted(_: &Selection<'_>) -> Option<ConditionDraft> {
 }
 
 fn known<'a>(selection: &Selection<'_>, (_, sidecar): &'a SelectedPod) -> Option<&'a ServerReachability> {
-    let mut servers = sidecar.as_deref()?.reachability.iter();
-    servers.find(|known| known.server == selection.server())
+    sidecar.as_deref()?.reachability.get(selection.server())
 }
 
 fn failing<'a>(selection: &Selection<'_>, pod: &'a SelectedPod) -> Option<&'a ServerReachability> {
@@ -106,6 +105,8 @@ fn what(state: Reachability) -> &'static str {
         Reachability::CertificateForOtherHost => "its certificate is for another host name",
         Reachability::CertificateExpired => "its certificate is not valid now",
         Reachability::TlsFailed => "the TLS handshake fails",
+        Reachability::ProxyUnreachable => "spec.egressProxy takes no connection",
+        Reachability::ProxyRefused => "spec.egressProxy opens no tunnel to it",
         Reachability::NoAnswer => "it takes connections and gives no answer",
         Reachability::Unavailable => "it, or what stands before it, is unavailable",
         Reachability::HostNotServed => "it does not serve this host name",
@@ -138,6 +139,13 @@ pub fn advice(state: Reachability) -> &'static str {
         Reachability::TlsFailed => {
             "Check that the port in spec.server.url speaks TLS, and spec.server.tls.clientCertificate if the server \
              demands one"
+        }
+        Reachability::ProxyUnreachable => {
+            "Check spec.egressProxy.url, and NetworkPolicies and firewalls between LiteLLM's pods and the proxy"
+        }
+        Reachability::ProxyRefused => {
+            "Check spec.egressProxy.credentialsRef, and that the proxy allows CONNECT to host and port of \
+             spec.server.url; a host that is to be reached without it belongs into noProxy"
         }
         Reachability::NoAnswer | Reachability::Unavailable => "Look at the server's own logs and readiness",
         Reachability::HostNotServed => "Correct the host in spec.server.url",

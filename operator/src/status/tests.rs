@@ -6,6 +6,7 @@ use mcp_auth_protocol::sync::Problem;
 use super::*;
 
 mod pods;
+mod renewals;
 
 fn resource(url: &str) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({
@@ -34,7 +35,7 @@ fn synced() -> Sidecar {
     Sidecar {
         sent_revision: Some("1".into()),
         applied: Some("1".into()),
-        reachability: vec![learned("tools", Reachability::Answered)],
+        reachability: vec![learned("tools", Reachability::Answered)].into(),
         ..Sidecar::default()
     }
 }
@@ -372,7 +373,7 @@ fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back
 fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<SelectedPod>> {
     let pods = learned.iter().enumerate().map(|(index, learned)| {
         let sidecar = Sidecar {
-            reachability: learned.clone(),
+            reachability: learned.clone().into(),
             ..synced()
         };
         let name = format!("litellm-{index}");

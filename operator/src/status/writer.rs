@@ -14,7 +14,7 @@ use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
 use mcp_auth_credentials::references::needed;
-use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerTls};
+use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerConnection};
 use mcp_auth_oauth::Clock;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
@@ -184,7 +184,7 @@ impl StatusWriter {
         let is_taking_over =
             |(_, sidecar): &SelectedPod| sidecar.as_deref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
-        self.set_metrics(&resource_ref, &inputs, &state.tls, &new_status);
+        self.set_metrics(&resource_ref, &inputs, &state.connection, &new_status);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
             self.write(resource, &resource_ref, new_status).await?;
         }
@@ -240,7 +240,7 @@ impl StatusWriter {
         &self,
         resource_ref: &ResourceRef,
         inputs: &StatusInputs<'_>,
-        tls: &ServerTls,
+        connection: &ServerConnection,
         new_status: &McpServerAuthStatus,
     ) {
         let is_ready =
@@ -248,7 +248,7 @@ impl StatusWriter {
         let ready = new_status.conditions.iter().any(is_ready);
         let token = new_status.token.as_ref();
         let seconds = |time: &Time| time.0.as_second();
-        let shown = tls.client_certificate.as_ref();
+        let shown = connection.client_certificate.as_ref();
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
         let pods = inputs.pods.as_deref().unwrap_or_default();
         let fleet = fleet::count(pods, &inputs.passed_over, self.clock.now());

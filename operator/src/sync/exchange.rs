@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use kube::ResourceExt;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{Credentials, ResourceRef, UserTokenExchanger};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
@@ -28,7 +29,7 @@ use crate::metrics::ExchangeOutcome;
 const READING_TIMEOUT: Duration = Duration::from_secs(3);
 const READING_INTERVAL: Duration = Duration::from_millis(50);
 
-pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
+pub async fn exchange(State(sync): State<Arc<Sync>>, request: Request) -> Response {
     match answer(&sync, request).await {
         Ok(exchanged) => {
             sync.metrics.exchanged(ExchangeOutcome::Issued);
@@ -122,12 +123,12 @@ fn parse(body: &Bytes) -> Result<ExchangeRequest, SyncError> {
 
 /// The resource that the pod reaches this server by.
 async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAuth>, SyncError> {
-    let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
-    let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
-    let labels = labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    let known = sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await;
+    let known = known.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    let known = known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
     let resources = sync.resources.in_namespace(&pod.namespace);
     let resources = resources.ok_or_else(|| SyncError::NotListed(pod.namespace.clone()))?;
-    entitled(&resources, &labels)
+    entitled(&resources, known.labels())
         .into_iter()
         .find(|resource| resource.spec.server.name == server)
         .ok_or_else(|| SyncError::NotEntitled(server.chars().take(64).collect()))

@@ -6,8 +6,9 @@ mod serialised;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::routes::server;
-use mcp_auth_credentials::{Changes, Credentials};
+use mcp_auth_credentials::{Changes, Credentials, ResourceRef};
 use mcp_auth_protocol::sync::{Capability, Snapshot};
 use parking_lot::Mutex;
 
@@ -15,6 +16,7 @@ use crate::certificates::Certificates;
 use crate::entitlement::{Labels, entitled};
 use crate::resources::Resources;
 
+use serialised::SerialisedServer;
 pub use serialised::SerialisedSnapshot;
 
 /// Makes snapshots, and keeps those that a stream uses. Cheap to clone; all clones are the same.
@@ -44,6 +46,26 @@ struct Made {
     change: u64,
     authority: String,
     snapshot: Arc<SerialisedSnapshot>,
+    /// Sorted by name.
+    servers: Vec<MadeServer>,
+}
+
+/// A server, and what it was made of: where one of a hundred tokens is renewed, the others need not be made again.
+#[derive(Clone)]
+struct MadeServer {
+    resource: Arc<McpServerAuth>,
+    /// Of what is published for it.
+    revision: Option<u64>,
+    server: Arc<SerialisedServer>,
+}
+
+impl Made {
+    fn server(&self, name: &str) -> Option<&MadeServer> {
+        let index = self
+            .servers
+            .binary_search_by(|made| made.server.name.as_str().cmp(name));
+        index.ok().map(|index| &self.servers[index])
+    }
 }
 
 impl Snapshots {
@@ -98,26 +120,41 @@ impl Snapshots {
         let authority = certificates.authority();
         // A namespace that was listed stays known.
         let resources = resources.in_namespace(namespace).unwrap_or_default();
-        let servers = entitled(&resources, labels)
-            .into_iter()
-            .map(|resource| server(&resource, credentials.get(&resource)));
+        let previous = newest.take();
+        let made = |resource: Arc<McpServerAuth>| {
+            // Read before what it is of, as above.
+            let revision = credentials.revision(&ResourceRef::from(&*resource));
+            let before = previous
+                .as_ref()
+                .and_then(|made| made.server(&resource.spec.server.name));
+            let is_same =
+                |made: &&MadeServer| made.revision == revision && Arc::ptr_eq(&made.resource, &resource);
+            before.filter(is_same).cloned().unwrap_or_else(|| MadeServer {
+                revision,
+                server: SerialisedServer::new(server(&resource, credentials.get(&resource))).into(),
+                resource,
+            })
+        };
+        let servers: Vec<_> = entitled(&resources, labels).into_iter().map(made).collect();
         let snapshot = Snapshot {
             revision: String::new(),
             operator_ca: authority.clone(),
             capabilities: vec![Capability::Acknowledgements],
             fingerprint_key: Some(certificates.fingerprint_key(namespace).into()),
-            servers: servers.collect(),
+            servers: Vec::new(),
             sent_at: None,
             unreadable: Vec::new(),
         };
-        let snapshot = Arc::new(SerialisedSnapshot::new(snapshot));
-        let previous = newest.take().map(|made| made.snapshot);
+        let serialised = servers.iter().map(|made| made.server.clone()).collect();
+        let snapshot = Arc::new(SerialisedSnapshot::new(snapshot, serialised));
+        let previous = previous.map(|made| made.snapshot);
         let is_same = |previous: &Arc<SerialisedSnapshot>| previous.has_content_of(&snapshot);
         let snapshot = previous.filter(is_same).unwrap_or(snapshot);
         *newest = Some(Made {
             change,
             authority,
             snapshot: snapshot.clone(),
+            servers,
         });
         snapshot
     }

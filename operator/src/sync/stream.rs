@@ -1,19 +1,23 @@
 //! One sidecar's stream: the whole state of its pod at once, and whatever changes of it from then on; the whole again for
 //! sidecars that read nothing else.
 
+use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures::{Stream, StreamExt};
+use futures::channel::mpsc;
+use futures::{SinkExt, Stream, StreamExt};
+use kube::ResourceExt;
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Capability, Pod, RejectedToken, Report};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::authenticate::agree;
@@ -21,6 +25,7 @@ use super::lines::{LineError, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
+use crate::pods::PodMeta;
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,11 +35,12 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const KNOWING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Faster ones wait: each may cause work for every resource of the namespace.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// Changes within this time of one another, such as ten tokens renewed at once, become one line.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Heartbeats of all streams come at multiples of this: with thousands of them the process then wakes a few times a second,
+/// and not for each.
+const HEARTBEAT_GRID: Duration = Duration::from_millis(250);
 
-pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
-    match accept(sync.clone(), request).await {
+pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
+    match accept(Arc::clone(&sync), request).await {
         Ok(response) => response,
         Err(error) => {
             match error {
@@ -48,7 +54,7 @@ pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
     }
 }
 
-async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
+async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError> {
     let (head, body) = request.into_parts();
     let pod = sync.authenticator.authenticate(&head.headers).await?;
     let mut knows_tokens = sync.knows_tokens.clone();
@@ -73,29 +79,26 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
     if sync.resources.in_namespace(&pod.namespace).is_none() {
         return Err(SyncError::NotListed(pod.namespace));
     }
-    let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
-    let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
-    labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    let known = sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await;
+    let known = known.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
     // One line may wait while the connection is slow; the next is made when it has gone, from the newest
-    // state.
-    let (lines, receiver) = mpsc::channel(1);
+    // state. This channel takes memory for the line that waits, and tokio's for 32 of them.
+    let (lines, receiver) = mpsc::channel(0);
     let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
     tokio::spawn(serve(sync, pod, first, reports, lines).instrument(span));
-    let body = futures::stream::unfold(receiver, |mut lines| async move {
-        let line = lines.recv().await?;
-        Some((Ok::<Bytes, std::convert::Infallible>(line), lines))
-    });
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(body)).into_response())
+    let body = Body::from_stream(receiver.map(Ok::<Bytes, Infallible>));
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response())
 }
 
 /// Runs until either side ends the stream, the pod is gone, this replica has lost the leader or the time is up.
 async fn serve(
-    sync: Sync,
+    sync: Arc<Sync>,
     pod: Pod,
     first: Report,
     reports: impl Stream<Item = Result<Report, LineError>> + Send,
-    lines: mpsc::Sender<Bytes>,
+    mut lines: mpsc::Sender<Bytes>,
 ) {
     let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
     let _connected = sync.metrics.sidecar_connected();
@@ -105,25 +108,24 @@ async fn serve(
     let reads_deltas = first.capabilities.contains(&Capability::Deltas);
     entry.record_report(first);
     let mut reports = pin!(reports);
+    let mut next_report_at = Instant::now();
     let mut changes = sync.changes.subscribe(&pod.namespace);
     changes.mark_changed();
     let mut knows_tokens = sync.knows_tokens.clone();
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut heartbeat = heartbeat(Instant::now());
     let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
-    let mut group = None;
+    let mut seen = None;
     let mut sent: Option<Arc<SerialisedSnapshot>> = None;
     let why = loop {
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() { break "the operator is stopping" }
-                tokio::time::sleep(DEBOUNCE).await;
-                changes.mark_unchanged();
-                match newest(&sync, &pod, &mut group).await {
+                match newest(&sync, &pod, &mut seen).await {
                     Ok(Some(newest)) if is_revision(&newest, sent.as_ref()) => {}
                     Ok(Some(newest)) => {
                         entry.record_sent(&newest.revision);
                         let line = newest.line(sent.as_deref().filter(|_| reads_deltas));
-                        if !deliver(&lines, line).await { break "the sidecar went away" }
+                        if !deliver(&mut lines, line).await { break "the sidecar went away" }
                         sent = Some(newest);
                     }
                     Ok(None) => break "the pod is gone",
@@ -133,29 +135,34 @@ async fn serve(
                     }
                 }
             }
-            report = reports.next() => match report {
-                Some(Ok(Report { acknowledged: Some(revision), .. })) => {
-                    entry.record_applied(revision);
-                    tokio::time::sleep(MIN_REPORT_INTERVAL).await;
+            report = reports.next() => {
+                tokio::time::sleep_until(next_report_at).await;
+                next_report_at = Instant::now() + MIN_REPORT_INTERVAL;
+                match report {
+                    Some(Ok(Report { acknowledged: Some(revision), .. })) => entry.record_applied(revision),
+                    Some(Ok(report)) => {
+                        not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
+                        entry.record_report(report);
+                    }
+                    // As it ends when the pod does.
+                    Some(Err(LineError::Broken(error))) => {
+                        debug!(%error, "the connection broke");
+                        break "the sidecar went away"
+                    }
+                    Some(Err(error)) => {
+                        warn!(%error, "a report could not be read");
+                        break "a report could not be read"
+                    }
+                    None => break "the sidecar went away",
                 }
-                Some(Ok(report)) => {
-                    not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
-                    entry.record_report(report);
-                    tokio::time::sleep(MIN_REPORT_INTERVAL).await;
-                }
-                Some(Err(error)) => {
-                    warn!(%error, "a report could not be read");
-                    break "a report could not be read"
-                }
-                None => break "the sidecar went away",
-            },
+            }
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
-                if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
+                if !deliver(&mut lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
                 entry.tell_if_overdue();
                 not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
                 // The authority may have changed, of which there is no notification.
-                let newest = group.as_deref().map(|group| sync.snapshots.snapshot(group));
+                let newest = seen.as_ref().map(|seen| sync.snapshots.snapshot(&seen.group));
                 if newest.is_some_and(|newest| !is_revision(&newest, sent.as_ref())) {
                     changes.mark_changed();
                 }
@@ -165,6 +172,20 @@ async fn serve(
         }
     };
     info!(why, "sidecar disconnected");
+}
+
+/// Ticks within [`HEARTBEAT`] from `now`, and as often from then on.
+fn heartbeat(now: Instant) -> Interval {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let mut heartbeat = interval_at(next_heartbeat(*ORIGIN, now), HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    heartbeat
+}
+
+fn next_heartbeat(origin: Instant, now: Instant) -> Instant {
+    let since = now.saturating_duration_since(origin);
+    let steps = since.as_millis() / HEARTBEAT_GRID.as_millis();
+    origin + HEARTBEAT_GRID * u32::try_from(steps).unwrap_or(u32::MAX) + HEARTBEAT
 }
 
 /// Up to a fifth less by chance (between 0 and 1), so that sidecars that came together, as after a restart of
@@ -184,8 +205,8 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
     if refused.is_empty() {
         return refused;
     }
-    let labels = match sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await {
-        Ok(Some(labels)) => labels,
+    let known = match sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await {
+        Ok(Some(known)) => known,
         Ok(None) => return Vec::new(),
         Err(error) => {
             warn!(%error, "a refused token waits: the pod could not be looked up");
@@ -193,7 +214,7 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
         }
     };
     let resources = sync.resources.in_namespace(&pod.namespace).unwrap_or_default();
-    for resource in entitled(&resources, &labels) {
+    for resource in entitled(&resources, known.labels()) {
         // One for each server: more are ignored.
         let of_server = |refused: &&RejectedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
@@ -207,20 +228,30 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
     Vec::new()
 }
 
-/// What the pod is entitled to now, and the authority; nothing if the pod is gone. `group` is the one that the pod
-/// was of the last time.
+/// The pod as it was looked at last, and the group that it then was of.
+struct Seen {
+    pod: Arc<PodMeta>,
+    group: Arc<Group>,
+}
+
+/// What the pod is entitled to now, and the authority; nothing if the pod is gone.
 async fn newest(
     sync: &Sync,
     pod: &Pod,
-    group: &mut Option<Arc<Group>>,
+    seen: &mut Option<Seen>,
 ) -> kube::Result<Option<Arc<SerialisedSnapshot>>> {
-    let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
+    let Some(known) = sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
-    let known = group.take().filter(|group| group.is_of(&pod.namespace, &labels));
-    let known = known.unwrap_or_else(|| sync.snapshots.group(&pod.namespace, &labels));
-    let newest = sync.snapshots.snapshot(&known);
-    *group = Some(known);
+    let before = seen
+        .take()
+        .filter(|seen| Arc::ptr_eq(&seen.pod, &known) || seen.group.is_of(&pod.namespace, known.labels()));
+    let group = match before {
+        Some(before) => before.group,
+        None => sync.snapshots.group(&pod.namespace, known.labels()),
+    };
+    let newest = sync.snapshots.snapshot(&group);
+    *seen = Some(Seen { pod: known, group });
     Ok(Some(newest))
 }
 
@@ -229,9 +260,9 @@ fn is_revision(newest: &SerialisedSnapshot, sent: Option<&Arc<SerialisedSnapshot
 }
 
 /// False if the sidecar has disconnected, or reads nothing any more.
-async fn deliver(lines: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
+async fn deliver(lines: &mut mpsc::Sender<Bytes>, line: Bytes) -> bool {
     matches!(
-        tokio::time::timeout(SEND_TIMEOUT, lines.send(line)).await,
+        tokio::time::timeout(SEND_TIMEOUT, lines.feed(line)).await,
         Ok(Ok(()))
     )
 }
@@ -246,5 +277,19 @@ mod tests {
         assert_eq!(lifetime(longest, 0.0), longest);
         assert_eq!(lifetime(longest, 0.5), Duration::from_secs(1620));
         assert_eq!(lifetime(longest, 1.0), Duration::from_secs(1440));
+    }
+
+    #[test]
+    fn heartbeats_of_streams_that_began_apart_fall_on_the_same_ticks_and_none_is_late() {
+        let origin = Instant::now();
+        for milliseconds in [0, 1, 249, 250, 251, 100_003] {
+            let now = origin + Duration::from_millis(milliseconds);
+            let first = next_heartbeat(origin, now);
+            let wait = first - now;
+            assert!(wait <= HEARTBEAT && wait > HEARTBEAT - HEARTBEAT_GRID, "{wait:?}");
+            let since = first - origin;
+            assert_eq!(since.as_millis() % HEARTBEAT_GRID.as_millis(), 0);
+            assert!(HEARTBEAT.as_millis().is_multiple_of(HEARTBEAT_GRID.as_millis()));
+        }
     }
 }

@@ -118,6 +118,7 @@ fn read_server(mut entry: Value) -> (Option<Server>, Option<UnreadableServer>) {
                     keep: true,
                 },
                 client_certificate: None,
+                egress_proxy: None,
                 declined,
                 route,
             };

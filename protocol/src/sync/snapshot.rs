@@ -65,6 +65,9 @@ pub struct Server {
     /// Shown to the MCP server in the TLS handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<ClientCertificate>,
+    /// Through which the MCP server is reached. The operator has decided that it applies to the server's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<EgressProxy>,
     /// The token in use was rejected, and there is no better one for now: no call need wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declined: Option<DeclinedRefresh>,
@@ -93,6 +96,21 @@ pub struct ClientCertificate {
     pub key: SecretString,
 }
 
+/// An HTTP proxy that opens tunnels (CONNECT, RFC 9110 section 9.3.6). Two are equal if URL and credentials are.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EgressProxy {
+    /// `http` or `https`, with host and port alone.
+    pub url: String,
+    /// Value of `Proxy-Authorization`.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "expose_some"
+    )]
+    pub authorization: Option<SecretString>,
+}
+
 impl PartialEq for Snapshot {
     fn eq(&self, other: &Self) -> bool {
         let key = |snapshot: &Self| {
@@ -107,6 +125,16 @@ impl PartialEq for Snapshot {
                 &other.unreadable,
             )
             && key(self) == key(other)
+    }
+}
+
+impl PartialEq for EgressProxy {
+    fn eq(&self, other: &Self) -> bool {
+        let exposed = |proxy: &Self| {
+            let authorization = proxy.authorization.as_ref();
+            authorization.map(|value| value.expose_secret().to_owned())
+        };
+        self.url == other.url && exposed(self) == exposed(other)
     }
 }
 

@@ -35,6 +35,10 @@ fn snapshot() -> Snapshot {
                 chain: "PEM".into(),
                 key: "tls-k3y".into(),
             }),
+            egress_proxy: Some(EgressProxy {
+                url: "http://proxy.example.com:3128".into(),
+                authorization: Some("Basic pr0xy".into()),
+            }),
             declined: None,
         }],
         sent_at: Some(1_799_999_000),
@@ -112,7 +116,7 @@ fn a_capability_of_a_later_version_costs_no_other() {
 #[test]
 fn debug_output_never_holds_a_secret() {
     let seen = format!("{:?}{:?}", snapshot(), SnapshotLine::Delta(delta()));
-    for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y", "f1nger-k3y"] {
+    for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y", "f1nger-k3y", "pr0xy"] {
         assert!(!seen.contains(secret), "{seen}");
     }
 }

@@ -128,6 +128,7 @@ impl<P: DataPath> Controller<P> {
         let pending = |route: &Route| Server {
             route: route.clone(),
             client_certificate: None,
+            egress_proxy: None,
             declined: None,
             credential: Credential::Unavailable {
                 reason: PENDING.into(),

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -31,8 +31,8 @@ use tracing::{debug, info, warn};
 
 use crate::control::clock_offset::ClockOffset;
 pub(crate) use connect::Connection;
-use connect::operator_tls_config;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
+use connect::{StreamConnection, operator_tls_config};
 use delta::next_snapshot;
 pub use error::SyncError;
 
@@ -161,7 +161,7 @@ impl<D: Connector> SyncClient<D> {
         let address = self.endpoint.to_string();
         let mut connection = timeout(
             self.timing.connect,
-            Connection::open(&self.connector, &self.endpoint, &operator_ca, None),
+            StreamConnection::open(&self.connector, &self.endpoint, &operator_ca),
         )
         .await
         .map_err(|_| SyncError::ConnectTimeout {
@@ -211,7 +211,8 @@ impl<D: Connector> SyncClient<D> {
         let bearer = bearer(&self.token_file).await?;
         let mut request = Request::new(report_lines(reports.subscribe(), acknowledges));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.uri(sync::PATH);
+        *request.uri_mut() = Uri::from_static(sync::PATH);
+        request.headers_mut().insert(HOST, self.endpoint.host_header());
         request.headers_mut().insert(AUTHORIZATION, bearer);
         request
             .headers_mut()

@@ -1,4 +1,4 @@
-//! Opens connections: name to addresses, TCP, TLS.
+//! Opens connections: name to addresses, TCP, a tunnel through a proxy, TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::http::egress_proxy::{EgressProxy, TunnelError};
 use crate::http::resolver::Resolver;
 use crate::http::tls::{HTTP2, http1_only};
 
@@ -26,6 +27,18 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Peer {
     Address(SocketAddr),
     Name(Resolver),
+}
+
+/// The way to a server.
+pub enum Way {
+    Direct(Peer),
+    Proxied(Box<EgressProxy>),
+}
+
+impl From<Peer> for Way {
+    fn from(peer: Peer) -> Self {
+        Self::Direct(peer)
+    }
 }
 
 /// How the other side is verified: by a certificate for this name.
@@ -44,6 +57,18 @@ impl Tls {
             name,
         }
     }
+
+    /// `offer_http2`: otherwise HTTP/1.1 alone is offered.
+    pub(super) async fn handshake<S>(&self, stream: S, offer_http2: bool) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connector = match offer_http2 {
+            true => &self.connector,
+            false => &self.http1_connector,
+        };
+        connector.connect(self.name.clone(), stream).await
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +79,8 @@ pub enum ConnectError {
     Connect(#[source] io::Error),
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     #[error("no connection could be opened within {} seconds", CONNECT_TIMEOUT.as_secs())]
     Timeout,
 }
@@ -62,34 +89,38 @@ pub enum ConnectError {
 pub enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// Inside of a connection by TLS, which leads to a proxy.
+    TlsInTls(Box<TlsStream<TlsStream<TcpStream>>>),
 }
 
-/// The name, TCP and TLS; [`Io::is_http2`] tells which protocol was agreed on.
-pub async fn connect(peer: &Peer, tls: Option<&Tls>, offer_http2: bool) -> Result<Io, ConnectError> {
+/// The name, TCP, the tunnel and TLS; [`Io::is_http2`] tells which protocol was agreed on.
+pub async fn connect(way: &Way, tls: Option<&Tls>, offer_http2: bool) -> Result<Io, ConnectError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let connecting = async {
-        let stream = connect_tcp(peer, deadline).await?;
-        match tls {
-            None => Ok(Io::Plain(stream)),
-            Some(tls) => {
-                let connector = match offer_http2 {
-                    true => &tls.connector,
-                    false => &tls.http1_connector,
-                };
-                let stream = connector
-                    .connect(tls.name.clone(), stream)
-                    .await
-                    .map_err(ConnectError::Tls)?;
-                Ok(Io::Tls(Box::new(stream)))
+        let io = match way {
+            Way::Direct(peer) => Io::Plain(connect_tcp(peer, deadline).await?),
+            Way::Proxied(proxy) => proxy.open_tunnel(deadline).await?,
+        };
+        let Some(tls) = tls else { return Ok(io) };
+        let encrypted = match io {
+            Io::Plain(stream) => {
+                let stream = tls.handshake(stream, offer_http2).await;
+                stream.map(|stream| Io::Tls(Box::new(stream)))
             }
-        }
+            Io::Tls(stream) => {
+                let stream = tls.handshake(*stream, offer_http2).await;
+                stream.map(|stream| Io::TlsInTls(Box::new(stream)))
+            }
+            io @ Io::TlsInTls(_) => Ok(io),
+        };
+        encrypted.map_err(ConnectError::Tls)
     };
     timeout_at(deadline, connecting)
         .await
         .unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn connect_tcp(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError> {
+pub(super) async fn connect_tcp(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError> {
     match peer {
         Peer::Address(address) => connect_to_one_of(&[*address], deadline).await,
         Peer::Name(name) => {
@@ -157,6 +188,7 @@ impl Io {
         match self {
             Self::Plain(_) => false,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+            Self::TlsInTls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
         }
     }
 }
@@ -170,6 +202,7 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::TlsInTls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -179,6 +212,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::TlsInTls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -190,6 +224,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::TlsInTls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -197,6 +232,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::TlsInTls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -204,6 +240,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsInTls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -211,6 +248,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsInTls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Io, Peer, Tls, connect};
+use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Io, Peer, Tls, Way, connect};
 use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
 use crate::http::pool::{Connection, DEFAULT_IDLE, Lease, Pool, RequestError};
 use crate::http::request_body::RequestBody;
@@ -24,7 +24,7 @@ use crate::http::request_body::RequestBody;
 const MAX_ATTEMPTS: usize = 3;
 
 pub struct Target {
-    peer: Peer,
+    way: Way,
     tls: Option<Tls>,
     /// Value of `Host`.
     pub host: HeaderValue,
@@ -87,7 +87,7 @@ impl SendError {
 
 impl Target {
     pub fn new(
-        peer: Peer,
+        way: impl Into<Way>,
         tls: Option<Tls>,
         host: HeaderValue,
         answer_timeout: Option<Duration>,
@@ -99,7 +99,7 @@ impl Target {
             .map(|_| Arc::new(Pool::new(DEFAULT_IDLE, answer_timeout)))
             .collect();
         Self {
-            peer,
+            way: way.into(),
             tls,
             host,
             authority,
@@ -192,7 +192,7 @@ impl Target {
     pub async fn connect(&self) -> Result<Io, ConnectError> {
         self.connects.inc();
         let offers_http2 = self.offers_http2.load(Ordering::Relaxed);
-        connect(&self.peer, self.tls.as_ref(), offers_http2).await
+        connect(&self.way, self.tls.as_ref(), offers_http2).await
     }
 
     /// Closes a worker's connections that were idle for long.

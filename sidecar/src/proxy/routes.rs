@@ -12,6 +12,7 @@ mod mcp_server;
 mod reachability;
 mod rejection_reports;
 mod sessions;
+mod target;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;

@@ -300,6 +300,7 @@ pub fn server(url: &str) -> Server {
             litellm: None,
         },
         client_certificate: None,
+        egress_proxy: None,
         declined: None,
         credential: Credential::Bearer {
             id: "1".into(),

@@ -57,6 +57,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         route,
         credential,
         client_certificate: None,
+        egress_proxy: None,
         declined: None,
     }]);
     let server = routes.table().server("tools").cloned();

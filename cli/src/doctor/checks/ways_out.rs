@@ -69,6 +69,12 @@ pub fn way_out(reason: &str, resource: &McpServerAuth) -> String {
         reasons::CLOCK_SKEW => {
             "set the clock that is wrong by NTP: that of the operator's node, or that of the authorization server"
         }
+        reasons::QUOTA_EXCEEDED | reasons::QUOTA_FORECAST => {
+            return format!(
+                "see what makes the tokens so many, or raise spec.oauth2.quota.tokensPerDay with what the provider grants: {edit}; \
+                 docs/token-requests.md has how many a set-up takes"
+            );
+        }
         reasons::INSUFFICIENT_SCOPE => {
             "allow the client the scopes at the authorization server, and list them in spec.oauth2.stepUpAllowedScopes"
         }

@@ -137,7 +137,10 @@ async fn a_token_of_a_secret_keeps_its_name_from_one_leader_to_the_next() {
     second
         .credentials
         .publish(&ResourceRef::from(&resource()), replicated(&published));
-    assert_eq!(second.credentials.get(&resource()).tls, published.tls);
+    assert_eq!(
+        second.credentials.get(&resource()).connection,
+        published.connection
+    );
     for desired in [Err(pending()), Ok(expiring())] {
         second.sources.apply(&resource(), desired);
         assert_eq!(id(&second.credentials.get(&resource())), id(&published));

@@ -47,9 +47,14 @@ impl SigningKey {
     /// The same key, announced by its thumbprint (RFC 7638) where it has no other name.
     pub fn with_thumbprint_as_id(mut self) -> Self {
         if self.key_id.is_none() {
-            self.key_id = Some(thumbprint(&public_members(&self.pair)));
+            self.key_id = Some(self.public_thumbprint());
         }
         self
+    }
+
+    /// The thumbprint (RFC 7638), whatever name it has.
+    pub fn public_thumbprint(&self) -> String {
+        thumbprint(&public_members(&self.pair))
     }
 
     /// The public key as a member of a JWK set, with `kid`, `alg` and `use`.

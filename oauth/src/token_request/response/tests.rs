@@ -164,6 +164,45 @@ fn an_oauth_error_is_read_whatever_the_status() {
 }
 
 #[test]
+fn an_error_in_the_names_that_okta_has_for_it_is_read() {
+    let error = |status| {
+        let body = json!({
+            "errorCode": "invalid_client", "errorSummary": "The parsing of the client_assertion failed.",
+            "errorLink": "invalid_client", "errorId": "oaeyeSqWRUQR2", "errorCauses": [],
+        });
+        read_json(status, body).unwrap_err()
+    };
+    let refused = error(401);
+    assert_eq!(refused.code(), "invalid_client");
+    assert!(refused.is_permanent());
+    let message = refused.message();
+    assert!(
+        message.contains("The parsing of the client_assertion failed."),
+        "{message}"
+    );
+    // A token that comes with a code of the gateway's is one.
+    let beside = json!({"access_token": "t0p", "token_type": "Bearer", "errorCode": "0"});
+    assert_eq!(read_json(200, beside).unwrap().access_token.secret(), "t0p");
+}
+
+#[test]
+fn a_refusal_in_the_form_of_a_framework_is_told_by_its_word_and_needs_a_change() {
+    let body = json!({"timestamp": 1445441285803_i64, "status": 401, "error": "Unauthorized", "path": "/oauth/token"});
+    let refused = read_json(401, body).unwrap_err();
+    assert_eq!(refused.code(), "Unauthorized");
+    assert!(refused.is_permanent(), "{refused}");
+}
+
+#[test]
+fn a_refresh_token_that_comes_with_it_is_left_alone() {
+    let body =
+        json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": 60, "refresh_token": "r3fresh"});
+    let issued = read_json(200, body).unwrap();
+    assert_eq!(issued.access_token.secret(), "t0p");
+    assert!(!format!("{issued:?}").contains("r3fresh"));
+}
+
+#[test]
 fn an_empty_error_beside_a_token_is_none() {
     assert!(read_json(200, json!({"access_token": "t0p", "error": ""})).is_ok());
 }

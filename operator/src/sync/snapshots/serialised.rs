@@ -1,13 +1,13 @@
 //! A snapshot as lines: whole, or as the change from the one that a stream was sent before. Each is made once, for all
 //! streams that need the same.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use jiff::Timestamp;
-use mcp_auth_protocol::sync::Snapshot;
+use mcp_auth_protocol::sync::{Server, Snapshot};
 use parking_lot::Mutex;
 
 /// Lines that are kept for other streams. More are made anew: streams that are far behind are few.
@@ -17,14 +17,23 @@ pub struct SerialisedSnapshot {
     pub revision: String,
     /// What stands before the servers, but for the revision.
     head: String,
-    /// Sorted by name.
-    servers: Vec<SerialisedServer>,
+    /// Sorted by name, and shared with the snapshots that have the same.
+    servers: Vec<Arc<SerialisedServer>>,
     lines: Mutex<Vec<KeptLine>>,
 }
 
-struct SerialisedServer {
-    name: String,
+pub struct SerialisedServer {
+    pub name: String,
     json: String,
+}
+
+impl SerialisedServer {
+    pub fn new(server: Server) -> Self {
+        Self {
+            json: serde_json::to_string(&server).expect("a server is plain values"),
+            name: server.route.server,
+        }
+    }
 }
 
 struct KeptLine {
@@ -35,14 +44,9 @@ struct KeptLine {
 }
 
 impl SerialisedSnapshot {
-    /// With a revision of its own.
-    pub fn new(mut snapshot: Snapshot) -> Self {
-        let servers = std::mem::take(&mut snapshot.servers).into_iter();
-        let servers = servers.map(|server| SerialisedServer {
-            json: serde_json::to_string(&server).expect("a server is plain values"),
-            name: server.route.server,
-        });
-        let servers = servers.collect();
+    /// `snapshot`, with a revision of its own and these servers in place of what it has.
+    pub fn new(mut snapshot: Snapshot, servers: Vec<Arc<SerialisedServer>>) -> Self {
+        snapshot.servers.clear();
         snapshot.revision.clear();
         let text = serde_json::to_string(&snapshot).expect("a snapshot is plain values");
         let head = text
@@ -59,7 +63,7 @@ impl SerialisedSnapshot {
     }
 
     pub fn has_content_of(&self, other: &Self) -> bool {
-        let is_same = |(one, other): (&SerialisedServer, &SerialisedServer)| one.json == other.json;
+        let is_same = |(one, other)| is_same_server(one, other);
         self.head == other.head
             && self.servers.len() == other.servers.len()
             && self.servers.iter().zip(&other.servers).all(is_same)
@@ -115,7 +119,7 @@ impl SerialisedSnapshot {
                 removed.push(gone.name.as_str());
             }
             let same = before.next_if(|before| before.name == server.name);
-            if same.is_none_or(|before| before.json != server.json) {
+            if same.is_none_or(|before| !is_same_server(before, server)) {
                 changed.push(server.json.as_str());
             }
         }
@@ -128,6 +132,10 @@ impl SerialisedSnapshot {
         )
         .into()
     }
+}
+
+fn is_same_server(one: &Arc<SerialisedServer>, other: &Arc<SerialisedServer>) -> bool {
+    Arc::ptr_eq(one, other) || one.json == other.json
 }
 
 /// Never the same again, of whichever content and replica: an echo of an old one must not pass for the newest.
@@ -159,7 +167,12 @@ mod tests {
         let text = json!({
             "revision": "", "operatorCa": authority, "fingerprintKey": "k", "servers": servers,
         });
-        SerialisedSnapshot::new(serde_json::from_value(text).unwrap())
+        let snapshot: Snapshot = serde_json::from_value(text).unwrap();
+        let servers = snapshot.servers.iter().cloned();
+        let servers = servers
+            .map(|server| SerialisedServer::new(server).into())
+            .collect();
+        SerialisedSnapshot::new(snapshot, servers)
     }
 
     fn read(line: &Bytes) -> SnapshotLine {

@@ -133,3 +133,33 @@ async fn a_group_that_no_stream_uses_is_forgotten_with_its_tokens() {
     drop(second);
     assert_eq!(known(), 0);
 }
+
+#[tokio::test]
+async fn a_renewed_token_makes_its_own_server_anew_and_leaves_the_others_as_they_were() {
+    let (tools, files) = (resource("tools", None), resource("files", None));
+    let scene = scene(vec![tools.clone(), files.clone()]).await;
+    let group = scene.group("red");
+    let made = || {
+        scene.snapshots.snapshot(&group);
+        let newest = group.newest.lock();
+        let servers = newest.as_ref().unwrap().servers.clone();
+        servers.into_iter().map(|made| made.server).collect::<Vec<_>>()
+    };
+    scene.publish(&tools, "t0ken-1");
+    let before = made();
+    scene.publish(&tools, "t0ken-2");
+    let after = made();
+    let is_kept: Vec<_> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| (after.name.as_str(), Arc::ptr_eq(before, after)))
+        .collect();
+    assert_eq!(is_kept, [("files", true), ("tools", false)]);
+    let line = scene.snapshots.snapshot(&group).line(None);
+    assert!(line.windows(7).any(|part| part == b"t0ken-2"));
+
+    // What was withdrawn is not what was published before.
+    scene.credentials.withdraw(&ResourceRef::from(&tools));
+    let withdrawn = scene.snapshots.snapshot(&group).line(None);
+    assert!(!withdrawn.windows(6).any(|part| part == b"t0ken-"));
+}

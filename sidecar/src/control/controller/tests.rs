@@ -68,6 +68,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
     let server = |&(name, bearer): &(&str, bool)| Server {
         route: route(name),
         client_certificate: None,
+        egress_proxy: None,
         declined: None,
         credential: if bearer {
             Credential::Bearer {

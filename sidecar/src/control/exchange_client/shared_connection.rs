@@ -100,7 +100,7 @@ async fn open<D: Connector>(
         &connection.connector,
         &connection.endpoint,
         &trusted,
-        Some(PING_INTERVAL),
+        PING_INTERVAL,
     );
     let opened = timeout(connection.connect, opening).await;
     let opened = opened.unwrap_or_else(|_| {

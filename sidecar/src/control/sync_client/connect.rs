@@ -1,4 +1,5 @@
-//! A connection to the operator: TLS that trusts the operator's own authority and no other, and HTTP/2 on it.
+//! Connections to the operator: TLS that trusts the operator's own authority and no other, and on it HTTP/1.1 for the
+//! stream, or HTTP/2 for exchanges, many of which share a connection.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
 use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::RwLock;
 use rustls::crypto::ring;
@@ -23,11 +24,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tracing::warn;
 
 use super::error::SyncError;
 use crate::control::litellm_config::write::write;
 
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
 const HTTPS_PORT: u16 = 443;
 /// File with the newest certificates, in the folder of the overlay: that outlives the sidecar's container, and
 /// LiteLLM cannot write to it.
@@ -67,9 +73,16 @@ pub trait Connector: Send + Sync {
 #[derive(Clone, Copy, Debug)]
 pub struct TcpConnector;
 
-/// Closed when dropped.
+/// For many requests at once. Closed when dropped.
 pub struct Connection {
-    pub sender: SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
+    pub sender: http2::SendRequest<Body>,
+    driver: JoinHandle<()>,
+}
+
+/// For one request, whose body and whose answer both go on. The operator has one of each sidecar, and HTTP/2 would take it twice
+/// the memory to carry a single stream. Closed when dropped.
+pub struct StreamConnection {
+    pub sender: http1::SendRequest<Body>,
     driver: JoinHandle<()>,
 }
 
@@ -119,6 +132,11 @@ impl Endpoint {
 
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(HTTPS_PORT)
+    }
+
+    /// For requests that do not have it in their URI.
+    pub fn host_header(&self) -> HeaderValue {
+        HeaderValue::from_str(self.authority.as_str()).expect("an authority has no other letters")
     }
 
     pub fn uri(&self, path: &'static str) -> Uri {
@@ -174,27 +192,31 @@ impl Connection {
         connector: &impl Connector,
         endpoint: &Endpoint,
         operator_ca: &str,
-        ping: Option<Duration>,
+        ping: Duration,
     ) -> Result<Self, SyncError> {
-        let tls_config = operator_tls_config(operator_ca)?;
-        let address = endpoint.to_string();
-        let io = connector
-            .connect(endpoint)
-            .await
-            .map_err(|error| SyncError::Unreachable {
-                address: address.clone(),
-                error,
-            })?;
-        let tls = TlsConnector::from(tls_config)
-            .connect(endpoint.name.clone(), io)
-            .await
-            .map_err(|error| SyncError::Tls { address, error })?;
+        let tls = connect_tls(connector, endpoint, operator_ca, HTTP2).await?;
         let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2.timer(TokioTimer::new()).keep_alive_interval(ping);
-        if let Some(ping) = ping {
-            http2.keep_alive_timeout(ping);
-        }
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(ping)
+            .keep_alive_timeout(ping);
         let (sender, connection) = http2.handshake(TokioIo::new(tls)).await?;
+        // Its errors reach the request and the body, too, which say more about them.
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Self { sender, driver })
+    }
+}
+
+impl StreamConnection {
+    pub async fn open(
+        connector: &impl Connector,
+        endpoint: &Endpoint,
+        operator_ca: &str,
+    ) -> Result<Self, SyncError> {
+        let tls = connect_tls(connector, endpoint, operator_ca, HTTP1).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         // Its errors reach the request and the body, too, which say more about them.
         let driver = tokio::spawn(async move {
             let _ = connection.await;
@@ -209,8 +231,36 @@ impl Drop for Connection {
     }
 }
 
+impl Drop for StreamConnection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn connect_tls<D: Connector>(
+    connector: &D,
+    endpoint: &Endpoint,
+    operator_ca: &str,
+    protocol: &[u8],
+) -> Result<TlsStream<D::Io>, SyncError> {
+    let mut tls_config = operator_tls_config(operator_ca)?;
+    tls_config.alpn_protocols = vec![protocol.to_vec()];
+    let address = endpoint.to_string();
+    let io = connector
+        .connect(endpoint)
+        .await
+        .map_err(|error| SyncError::Unreachable {
+            address: address.clone(),
+            error,
+        })?;
+    TlsConnector::from(Arc::new(tls_config))
+        .connect(endpoint.name.clone(), io)
+        .await
+        .map_err(|error| SyncError::Tls { address, error })
+}
+
 /// What verifies the operator by these PEM certificates and by nothing else.
-pub fn operator_tls_config(operator_ca: &str) -> Result<Arc<ClientConfig>, SyncError> {
+pub fn operator_tls_config(operator_ca: &str) -> Result<ClientConfig, SyncError> {
     let invalid = |error: &dyn fmt::Display| SyncError::OperatorCaInvalid(error.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(operator_ca.as_bytes()) {
@@ -221,13 +271,12 @@ pub fn operator_tls_config(operator_ca: &str) -> Result<Arc<ClientConfig>, SyncE
     if roots.is_empty() {
         return Err(invalid(&"there is none"));
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| invalid(&error))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 #[cfg(test)]
@@ -246,6 +295,7 @@ mod tests {
             endpoint.uri("/v1/sync"),
             "https://mcp-auth.mcp-auth.svc:8443/v1/sync"
         );
+        assert_eq!(endpoint.host_header(), "mcp-auth.mcp-auth.svc:8443");
         let endpoint: Endpoint = "https://[::1]".parse().unwrap();
         assert_eq!((endpoint.host(), endpoint.port()), ("::1", 443));
         for text in [

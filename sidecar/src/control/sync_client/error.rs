@@ -44,7 +44,7 @@ pub enum SyncError {
         "the operator sent a change of a snapshot that this stream does not have; connecting again for the whole"
     )]
     OtherBase,
-    #[error("HTTP/2 with the operator failed: {0}")]
+    #[error("HTTP with the operator failed: {0}")]
     Http(#[from] hyper::Error),
 }
 

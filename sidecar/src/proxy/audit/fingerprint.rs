@@ -10,6 +10,8 @@ use ring::{digest, hmac};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
 
+use crate::proxy::hex::Hex;
+
 /// The beginning of an HMAC-SHA-256: 64 bits tell far more users apart than there are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Fingerprint(pub [u8; Self::LENGTH]);
@@ -111,13 +113,13 @@ impl Kind {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:016x}", u64::from_be_bytes(self.0))
+        formatter.write_str(Hex::of(u64::from_be_bytes(self.0)).as_str())
     }
 }
 
 impl Serialize for Fingerprint {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(Hex::of(u64::from_be_bytes(self.0)).as_str())
     }
 }
 

@@ -12,16 +12,25 @@ use crate::proxy::trace_context::TraceId;
 /// Of the schema.
 pub const VERSION: &str = "mcpauth.dev/audit/v1";
 
+/// What the lines of one server begin with, but for the time.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Line<'a> {
-    pub schema: &'static str,
-    /// When the request came, in UTC.
-    pub time: String,
+pub struct Origin<'a> {
     pub namespace: &'a str,
     pub pod: &'a str,
     pub server: &'a str,
     pub resource: &'a str,
+}
+
+/// Schema, time and [`Origin`] come before these.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line<'a> {
+    /// When the request came, in UTC.
+    #[serde(skip)]
+    pub time: String,
+    /// That of [`Origin::fields`].
+    #[serde(skip)]
+    pub origin: &'a [u8],
     pub http_method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,
@@ -53,6 +62,34 @@ pub struct Line<'a> {
     pub replayed: bool,
 }
 
+impl Origin<'_> {
+    /// As members of an object, with a comma before them.
+    pub fn fields(&self) -> Vec<u8> {
+        let mut object = serde_json::to_vec(self).unwrap_or_default();
+        object.pop();
+        if let Some(brace) = object.first_mut() {
+            *brace = b',';
+        }
+        object
+    }
+}
+
+impl Line<'_> {
+    /// Appends it as one object.
+    pub fn write(&self, output: &mut Vec<u8>) -> serde_json::Result<()> {
+        output.extend_from_slice(b"{\"schema\":\"");
+        output.extend_from_slice(VERSION.as_bytes());
+        output.extend_from_slice(b"\",\"time\":\"");
+        output.extend_from_slice(self.time.as_bytes());
+        output.push(b'"');
+        output.extend_from_slice(self.origin);
+        let brace = output.len();
+        serde_json::to_writer(&mut *output, self)?;
+        output[brace] = b',';
+        Ok(())
+    }
+}
+
 /// RFC 3339 in UTC, to the microsecond.
 pub fn time(timestamp: Timestamp) -> String {
     format!("{timestamp:.6}")
@@ -61,6 +98,21 @@ pub fn time(timestamp: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_servers_lines_begin_with_is_escaped_like_the_rest() {
+        let origin = Origin {
+            namespace: "n",
+            pod: "p",
+            server: "a\"b",
+            resource: "c\nd",
+        };
+        let fields = String::from_utf8(origin.fields()).unwrap();
+        assert_eq!(
+            fields,
+            r#","namespace":"n","pod":"p","server":"a\"b","resource":"c\nd""#
+        );
+    }
 
     #[test]
     fn times_are_of_one_length_and_in_utc() {

@@ -5,19 +5,27 @@ use jiff::Timestamp;
 
 use super::line::Line;
 use crate::proxy::otlp::{KeyValue, LogRecord, hex_span_id};
+use crate::proxy::routes::McpServer;
 use crate::proxy::trace_context::Span;
 
 /// The record's event.
 const EVENT: &str = "mcpauth.audit";
 
 /// JSON of the record of a call that began at `start`.
-pub fn log_record(line: &Line<'_>, start: Timestamp, span: Option<&Span>) -> Option<Vec<u8>> {
-    let mut record = LogRecord::new(EVENT, start, serde_json::to_string(line).ok()?);
+pub fn log_record(
+    line: &Line<'_>,
+    server: &McpServer,
+    start: Timestamp,
+    span: Option<&Span>,
+) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    line.write(&mut text).ok()?;
+    let mut record = LogRecord::new(EVENT, start, String::from_utf8(text).ok()?);
     record.trace_id = line.trace_id.map(|id| id.to_string());
     record.span_id = span.map(|span| hex_span_id(span.span_id));
     record.attributes = [
-        Some(KeyValue::text("mcpauth.server", line.server)),
-        Some(KeyValue::text("mcpauth.resource", line.resource)),
+        Some(KeyValue::text("mcpauth.server", &*server.name)),
+        Some(KeyValue::text("mcpauth.resource", &*server.resource)),
         Some(KeyValue::text("mcpauth.outcome", line.outcome)),
         line.method
             .map(|method| KeyValue::text("mcp.method.name", method)),

@@ -1,9 +1,9 @@
 //! The thread that turns records into lines and writes them. It gathers what comes within a moment, so that a
 //! busy sidecar wakes it seldom and writes many lines at once.
 
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +11,7 @@ use mcp_auth_protocol::sync::Pod;
 
 use super::fingerprint::{Fingerprinter, Kind};
 use super::fingerprint_cache::FingerprintCache;
-use super::line::{Line, VERSION, time};
+use super::line::{Line, Origin, time};
 use super::log_record::log_record;
 use super::message::{self, Message};
 use super::output::LineWriter;
@@ -21,6 +21,7 @@ use super::user::identify;
 use super::{Inner, Item};
 use crate::proxy::metrics::AuditDrop;
 use crate::proxy::otlp::{Exporter, Signal};
+use crate::proxy::routes::McpServer;
 use crate::proxy::trace_context::TraceParent;
 
 /// Calls that end within this time of one another are written at once.
@@ -47,6 +48,8 @@ pub(super) struct Writer {
     sessions: FingerprintCache,
     /// Weak, so that this thread ends with the log.
     log: Weak<Inner>,
+    /// The server of the last line, and how its lines begin.
+    origin: Option<(Arc<McpServer>, Arc<[u8]>)>,
     lines: Vec<u8>,
     line_count: u64,
     warned: Option<Instant>,
@@ -69,6 +72,7 @@ impl Writer {
             users: cache(Kind::User),
             sessions: cache(Kind::Session),
             log,
+            origin: None,
             lines: Vec::new(),
             line_count: 0,
             warned: None,
@@ -143,6 +147,7 @@ impl Writer {
                 stated.map(TraceParent::trace_id)
             }
         };
+        let origin = self.origin(&record.server);
         let batch_size = (messages.len() > 1).then_some(messages.len());
         let nothing = [Message::default()];
         let messages = match messages.as_slice() {
@@ -156,12 +161,8 @@ impl Writer {
             });
             let (outcome, reason) = record.outcome.text();
             let line = Line {
-                schema: VERSION,
                 time: time(start),
-                namespace: &self.namespace,
-                pod: &self.pod,
-                server: &record.server.name,
-                resource: &record.server.resource,
+                origin: &origin,
                 http_method: record.http_method.as_str(),
                 method: message.method.as_deref(),
                 tool: message.tool.as_deref(),
@@ -185,17 +186,35 @@ impl Writer {
                 replayed: record.replayed,
             };
             if let Sink::Exporter(Some(exporter)) = &self.sink {
-                if let Some(record) = log_record(&line, start, record.span.as_deref()) {
+                if let Some(record) = log_record(&line, &record.server, start, record.span.as_deref()) {
                     exporter.push(Signal::Logs, record);
                 }
                 continue;
             }
             // Writing plain values to memory cannot fail.
-            if serde_json::to_writer(&mut self.lines, &line).is_ok() {
+            if line.write(&mut self.lines).is_ok() {
                 self.lines.push(b'\n');
                 self.line_count += 1;
             }
         }
+    }
+
+    /// The beginning of the server's lines. Mostly the one before was for the same server.
+    fn origin(&mut self, server: &Arc<McpServer>) -> Arc<[u8]> {
+        if let Some((of, fields)) = &self.origin
+            && Arc::ptr_eq(of, server)
+        {
+            return fields.clone();
+        }
+        let origin = Origin {
+            namespace: &self.namespace,
+            pod: &self.pod,
+            server: &server.name,
+            resource: &server.resource,
+        };
+        let fields: Arc<[u8]> = origin.fields().into();
+        self.origin = Some((server.clone(), fields.clone()));
+        fields
     }
 
     fn write(&mut self) {

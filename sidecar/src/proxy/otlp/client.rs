@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::headers::OtlpHeaders;
 use super::queue::Signal;
-use crate::http::connect::{ConnectError, Peer, Tls, connect};
+use crate::http::connect::{ConnectError, Peer, Tls, Way, connect};
 use crate::http::resolver::Resolver;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 
@@ -82,7 +82,7 @@ impl ExportError {
 
 pub struct Client {
     endpoint: OtlpEndpoint,
-    peer: Peer,
+    way: Way,
     tls: Option<Tls>,
     headers: HeaderMap,
     connection: Option<SendRequest<Full<Bytes>>>,
@@ -108,7 +108,7 @@ impl Client {
         all.insert(HOST, host);
         all.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
-            peer: Peer::Name(Resolver::new(endpoint.host(), endpoint.port())),
+            way: Peer::Name(Resolver::new(endpoint.host(), endpoint.port())).into(),
             endpoint,
             tls,
             headers: all,
@@ -174,7 +174,7 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ExportError> {
-        let io = connect(&self.peer, self.tls.as_ref(), false).await?;
+        let io = connect(&self.way, self.tls.as_ref(), false).await?;
         let (sender, connection) = handshake(TokioIo::new(io)).await?;
         tokio::spawn(async move {
             // What ends it is told to whoever sends next.

@@ -43,6 +43,7 @@ pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<M
             route,
             credential,
             client_certificate: None,
+            egress_proxy: None,
             declined: None,
         }]),
         []

@@ -1,27 +1,24 @@
 //! One MCP server of the routing table: the operator's route and credential, checked and prepared for
 //! requests.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue};
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_protocol::sync::{
-    self, Audit, ClientCertificate, DeclinedRefresh, Problem, Route, SubjectTokenSource, Transport,
-    UserContext,
+    self, Audit, ClientCertificate, DeclinedRefresh, EgressProxy, Problem, Route, SubjectTokenSource,
+    Transport, UserContext,
 };
-use rustls_pki_types::ServerName;
-use url::{Host, Url};
+use url::Url;
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use super::announced_endpoints::AnnouncedEndpoints;
 use super::reachability::ReachabilityRecord;
 use super::sessions::Sessions;
-use crate::http::connect::{Peer, Tls};
-use crate::http::resolver::Resolver;
+use super::target;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::audit::JwtVerifier;
@@ -99,6 +96,7 @@ pub struct UsableServer {
     sealed: Allowlist,
     ca_bundle: Option<Box<str>>,
     client_certificate: Option<ClientCertificate>,
+    egress_proxy: Option<EgressProxy>,
 }
 
 #[derive(Clone)]
@@ -123,6 +121,8 @@ pub enum RouteError {
     CaBundle(TlsConfigError),
     #[error("spec.server.tls.clientCertificate: {0}")]
     ClientCertificate(TlsConfigError),
+    #[error("spec.egressProxy is not an http or https URL of a proxy, such as http://proxy.example.com:3128")]
+    EgressProxy,
     #[error(
         "header {0:?} cannot be passed on: it is a credential, belongs to the connection or the transport, \
          or is no header name"
@@ -141,6 +141,7 @@ impl RouteError {
             Self::Url => "InvalidUrl",
             Self::CaBundle(_) => "InvalidCaBundle",
             Self::ClientCertificate(_) => "InvalidClientCertificate",
+            Self::EgressProxy => "InvalidEgressProxy",
             Self::Header(_) => "InvalidHeaderName",
             Self::Cookie => "InvalidCookieName",
             Self::Token(_) => "InvalidToken",
@@ -292,14 +293,16 @@ fn build_usable(
     };
     let mut ca_bundle = route.ca_bundle.as_deref();
     let mut client_certificate = server.client_certificate.as_ref();
-    // An operator that does not know the credential yet has not looked up the CA bundle and client
-    // certificate either.
+    let mut egress_proxy = server.egress_proxy.as_ref();
+    // An operator that does not know the credential yet has not looked up the CA bundle, the client certificate and
+    // the proxy's password either.
     if let sync::Credential::Unavailable { keep: true, .. } = server.credential
         && let Some(previous) = previous.filter(|previous| previous.url == url)
-        && (ca_bundle, client_certificate) == (None, None)
+        && (ca_bundle, client_certificate, egress_proxy) == (None, None, None)
     {
         ca_bundle = previous.ca_bundle.as_deref();
         client_certificate = previous.client_certificate.as_ref();
+        egress_proxy = previous.egress_proxy.as_ref();
     }
     let answer_timeout = route
         .answer_timeout_seconds
@@ -310,6 +313,7 @@ fn build_usable(
             && previous.http1_only == route.http1_only
             && previous.ca_bundle.as_deref() == ca_bundle
             && previous.client_certificate.as_ref() == client_certificate
+            && previous.egress_proxy.as_ref() == egress_proxy
     };
     let unchanged = previous.filter(unchanged);
     let reachability = unchanged.filter(|previous| previous.url == url);
@@ -317,8 +321,15 @@ fn build_usable(
     let target = match unchanged {
         Some(previous) => previous.target.clone(),
         None => {
-            let config = || trust.config(ca_bundle, client_certificate);
-            Arc::new(target(&url, route, answer_timeout, config, metrics, workers)?)
+            let connection = target::Connection {
+                url: &url,
+                http1_only: route.http1_only,
+                answer_timeout,
+                ca_bundle,
+                client_certificate,
+                egress_proxy,
+            };
+            Arc::new(connection.target(trust, metrics.connects(&route.server), workers)?)
         }
     };
     let (sessions, announced) = match previous.filter(|previous| previous.url == url) {
@@ -345,6 +356,7 @@ fn build_usable(
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         client_certificate: client_certificate.cloned(),
+        egress_proxy: egress_proxy.cloned(),
     })
 }
 
@@ -425,46 +437,6 @@ fn credential(
         }),
         sync::Credential::Bearer { .. } => Err(RouteError::Token(InvalidTokenError::Characters)),
     }
-}
-
-fn target(
-    url: &Url,
-    route: &Route,
-    answer_timeout: Duration,
-    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TlsConfigError>,
-    metrics: &Metrics,
-    workers: usize,
-) -> Result<Target, RouteError> {
-    let port = url.port_or_known_default().ok_or(RouteError::Url)?;
-    let host = url.host().ok_or(RouteError::Url)?;
-    let name = match &host {
-        Host::Domain(name) => ServerName::try_from((*name).to_owned()).map_err(|_| RouteError::Url)?,
-        Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
-        Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
-    };
-    let peer = match host {
-        Host::Domain(name) => Peer::Name(Resolver::new(name, port)),
-        Host::Ipv4(address) => Peer::Address((address, port).into()),
-        Host::Ipv6(address) => Peer::Address((address, port).into()),
-    };
-    let tls = match url.scheme() {
-        "https" => Some(Tls::new(config()?, name)),
-        _ => None,
-    };
-    let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    let authority = HeaderValue::from_str(authority).map_err(|_| RouteError::Url)?;
-    let target = Target::new(
-        peer,
-        tls,
-        authority,
-        Some(answer_timeout),
-        metrics.connects(&route.server),
-        workers,
-    );
-    Ok(match route.http1_only {
-        true => target.http1_only(),
-        false => target,
-    })
 }
 
 #[cfg(test)]

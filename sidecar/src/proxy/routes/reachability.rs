@@ -14,6 +14,7 @@ use rustls::CertificateError;
 use tokio::time::Instant;
 
 use crate::http::connect::ConnectError;
+use crate::http::egress_proxy::TunnelError;
 use crate::http::upstream::UpstreamError;
 use crate::proxy::clock::unix_now;
 
@@ -232,6 +233,8 @@ fn of_connection(error: &ConnectError) -> (Reachability, String) {
         ConnectError::Connect(_) => Reachability::ConnectionFailed,
         ConnectError::Timeout => Reachability::ConnectionTimedOut,
         ConnectError::Tls(error) => of_handshake(error),
+        ConnectError::Tunnel(TunnelError::Unreachable(_)) => Reachability::ProxyUnreachable,
+        ConnectError::Tunnel(_) => Reachability::ProxyRefused,
     };
     (state, detail)
 }

@@ -38,7 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         std::fs::read(&args.servers).with_context(|| format!("{} cannot be read", args.servers.display()))?;
     let servers: Arc<Vec<Server>> = serde_json::from_slice::<Vec<Server>>(&text).map(Arc::new)?;
     let authority: Arc<str> = std::fs::read_to_string(args.folder.join("ca.pem"))?.into();
-    let acceptor = certificates::acceptor(&args.folder, &["h2"])?;
+    let acceptor = certificates::acceptor(&args.folder, &["h2", "http/1.1"])?;
     serve(args.port, Some(acceptor), move |request: Request<Incoming>| {
         let (servers, authority) = (servers.clone(), authority.clone());
         async move {

@@ -1,4 +1,4 @@
-//! An operator made of a TLS and an HTTP/2 server over a pipe in memory. What it does is decided step by step
+//! An operator made of a TLS and an HTTP server over a pipe in memory. What it does is decided step by step
 //! by the test. Also a log that keeps what is written to it.
 
 use std::io::{self, Write};
@@ -67,7 +67,8 @@ impl Authority {
                 .with_no_client_auth()
                 .with_single_cert(vec![leaf.der().clone()], private)
                 .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        // In the order of the operator's own.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Self {
             pem,
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -179,7 +180,7 @@ impl Calls {
     }
 }
 
-/// Speaks TLS and HTTP/2 at the other end of a pipe.
+/// Speaks TLS and HTTP at the other end of a pipe.
 pub async fn serve(authority: &Authority, pipe: DuplexStream) -> Calls {
     let tls = authority.acceptor.accept(pipe).await.unwrap();
     let (sender, calls) = mpsc::channel::<(Request<Incoming>, oneshot::Sender<Answer>)>(1);
@@ -192,8 +193,9 @@ pub async fn serve(authority: &Authority, pipe: DuplexStream) -> Calls {
         }
     });
     let executor = hyper_util::rt::TokioExecutor::new();
-    let connection = hyper::server::conn::http2::Builder::new(executor)
-        .serve_connection(hyper_util::rt::TokioIo::new(tls), service);
+    let connection = hyper_util::server::conn::auto::Builder::new(executor)
+        .serve_connection(hyper_util::rt::TokioIo::new(tls), service)
+        .into_owned();
     let server = tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -301,6 +303,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 litellm: None,
             },
             client_certificate: None,
+            egress_proxy: None,
             declined: None,
             credential: Credential::Bearer {
                 id: String::new(),

@@ -23,6 +23,7 @@ fn server(url: &str) -> sync::Server {
             litellm: None,
         },
         client_certificate: None,
+        egress_proxy: None,
         declined: None,
         credential: sync::Credential::Bearer {
             id: String::new(),
@@ -83,6 +84,55 @@ fn connections_survive_unless_origin_or_ca_change() {
     assert!(!Arc::ptr_eq(&first, &target(&routes, "tools")));
     routes.apply(&[]);
     assert!(routes.table().server("tools").is_none());
+}
+
+fn proxied(password: &str) -> sync::Server {
+    let mut server = server("https://tools.example.com/mcp");
+    server.egress_proxy = Some(EgressProxy {
+        url: "http://proxy.example.com:3128/".into(),
+        authorization: Some(SecretString::from(format!("Basic {password}"))),
+    });
+    server
+}
+
+#[test]
+fn a_proxy_and_its_password_are_part_of_what_a_connection_is_of() {
+    let routes = routes();
+    routes.apply(&[server("https://tools.example.com/mcp")]);
+    let direct = target(&routes, "tools");
+    routes.apply(&[proxied("one")]);
+    let by_proxy = target(&routes, "tools");
+    assert!(!Arc::ptr_eq(&direct, &by_proxy));
+    routes.apply(&[proxied("one")]);
+    assert!(Arc::ptr_eq(&by_proxy, &target(&routes, "tools")));
+    routes.apply(&[proxied("two")]);
+    assert!(!Arc::ptr_eq(&by_proxy, &target(&routes, "tools")));
+}
+
+#[test]
+fn an_operator_that_knows_no_token_yet_leads_no_call_past_the_proxy() {
+    let routes = routes();
+    routes.apply(&[proxied("one")]);
+    let by_proxy = target(&routes, "tools");
+    let mut unknown = server("https://tools.example.com/mcp");
+    unknown.credential = sync::Credential::Unavailable {
+        reason: "Pending".into(),
+        message: String::new(),
+        keep: true,
+    };
+    routes.apply(&[unknown]);
+    assert!(Arc::ptr_eq(&by_proxy, &target(&routes, "tools")));
+}
+
+#[test]
+fn a_proxy_that_is_none_is_a_problem_of_that_server_alone_and_is_not_gone_past() {
+    for url in ["", "proxy:3128", "socks5://proxy.example.com:1080", "http://"] {
+        let mut server = proxied("s3cret");
+        server.egress_proxy.as_mut().unwrap().url = url.into();
+        let problem = problem_of(server);
+        assert_eq!(problem.reason, "InvalidEgressProxy", "{url}");
+        assert!(!problem.message.contains("s3cret"), "{}", problem.message);
+    }
 }
 
 #[test]

@@ -1,0 +1,40 @@
+//! What a renewal does to the status, and when.
+
+use super::*;
+
+#[test]
+fn a_renewal_that_is_under_way_changes_nothing_in_the_status_before_it_has_an_outcome() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let with_next = |resource: &McpServerAuth, at: Option<Timestamp>| {
+        let mut scenario = good(resource);
+        scenario.token.next_attempt_at = at;
+        status(&scenario, now())
+    };
+    let planned = now() + jiff::SignedDuration::from_mins(40);
+    let before = with_next(&resource, Some(planned));
+    resource.status = Some(before.clone());
+    // An MCP server has rejected the token: the next one is requested at once.
+    assert_eq!(with_next(&resource, Some(now())), before);
+
+    let next_refresh = |status: &McpServerAuthStatus| status.token.as_ref().unwrap().next_refresh_at.clone();
+    assert!(next_refresh(&before).is_some());
+    assert_eq!(
+        next_refresh(&with_next(&resource, None)),
+        None,
+        "no request is planned any more"
+    );
+    let earlier = Time(now() - jiff::SignedDuration::from_hours(1));
+    resource
+        .status
+        .as_mut()
+        .unwrap()
+        .token
+        .as_mut()
+        .unwrap()
+        .issued_at = Some(earlier);
+    assert_eq!(
+        next_refresh(&with_next(&resource, Some(now()))),
+        None,
+        "what was said of another token says nothing of this one"
+    );
+}
