@@ -10,6 +10,7 @@ use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, ServiceToken, Transport, conditions};
 use mcp_auth_operator::entitled;
 use mcp_auth_protocol::reachability::Reachability;
+use secrecy::SecretString;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -136,15 +137,11 @@ impl Calls<'_> {
             let why = "no pod that it selects has a sidecar that is ready";
             return Ok(CallOutcome::NotMade(why.to_owned()));
         };
-        if has_only_users_tokens(resource) {
-            return Ok(reported(resource, &url, ONLY_USERS_TOKENS).await);
-        }
         let namespace = resource.namespace().unwrap_or_default();
-        let key = match self.keys.of_namespace(&namespace).await? {
-            LiteLlmKey::Given(key) => key,
-            LiteLlmKey::NotGiven => return Ok(reported(resource, &url, HOW_TO_GIVE).await),
-            LiteLlmKey::Unknown(why) => return Ok(reported(resource, &url, &why).await),
-            LiteLlmKey::Unusable(problem) => return Ok(CallOutcome::KeyUnusable(problem)),
+        let key = match caller(resource, self.keys.of_namespace(&namespace).await?) {
+            Caller::User(key) => key,
+            Caller::Nobody(why) => return Ok(reported(resource, &url, &why).await),
+            Caller::KeyUnusable(problem) => return Ok(CallOutcome::KeyUnusable(problem)),
         };
         let Some(ports) = litellm_ports(self.cluster, pod) else {
             let why = "users' requests do not come through the sidecar (mcpauth.dev/inbound: disabled)";
@@ -241,6 +238,26 @@ fn sidecar_report(resource: &McpServerAuth) -> SidecarReport {
     match condition(resource, conditions::READY).filter(|ready| ready.status != "True") {
         Some(ready) => SidecarReport::Failing(ready.message.clone()),
         None => SidecarReport::Answered(reachable.message.clone()),
+    }
+}
+
+/// Whom LiteLLM is called as.
+#[derive(Debug)]
+enum Caller {
+    /// One who is made up, with this key of LiteLLM.
+    User(SecretString),
+    /// And why.
+    Nobody(String),
+    KeyUnusable(String),
+}
+
+fn caller(resource: &McpServerAuth, key: LiteLlmKey) -> Caller {
+    match key {
+        _ if has_only_users_tokens(resource) => Caller::Nobody(ONLY_USERS_TOKENS.to_owned()),
+        LiteLlmKey::Given(key) => Caller::User(key),
+        LiteLlmKey::NotGiven => Caller::Nobody(HOW_TO_GIVE.to_owned()),
+        LiteLlmKey::Unknown(why) => Caller::Nobody(why),
+        LiteLlmKey::Unusable(problem) => Caller::KeyUnusable(problem),
     }
 }
 
@@ -359,8 +376,9 @@ mod tests {
         };
         let url = Url::parse("http://127.0.0.1:1/mcp").unwrap();
         let answered = users_only(("True", "Answered"));
-        assert!(has_only_users_tokens(&answered));
-        assert!(!has_only_users_tokens(&resource("True", None)));
+        let key = || LiteLlmKey::Given("sk-key".into());
+        assert!(matches!(caller(&answered, key()), Caller::Nobody(why) if why == ONLY_USERS_TOKENS));
+        assert!(matches!(caller(&resource("True", None), key()), Caller::User(_)));
         let outcome = reported(&answered, &url, ONLY_USERS_TOKENS).await;
         assert!(
             matches!(&outcome, CallOutcome::Reported { not_called, .. } if not_called == ONLY_USERS_TOKENS),
