@@ -216,27 +216,23 @@ fn the_table_of_providers_is_what_the_pages_show_and_what_runs_here() {
     let rows = table.lines().filter(|line| line.starts_with("| ["));
     for row in rows {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [provider, works, fields, test] = cells[..] else {
+        let [provider, tested_against, fields, test] = cells[..] else {
             panic!("{row}");
         };
         let page = provider.split_once("](").unwrap().1.trim_end_matches(')');
         let shown = read(&format!("docs/providers/{page}")).yaml();
         let spec = &shown[0]["spec"];
         let (source, expected) = match spec.get("githubApp") {
-            Some(app) => (app, "by a stand-in"),
+            Some(app) => (app, "simulator"),
             None => {
                 let value = spec["oauth2"]["provider"].as_str();
                 let is_stand_in = value.is_some_and(|value| stand_ins.contains(value));
                 named.extend(value.map(str::to_owned));
-                let works = if is_stand_in {
-                    "by a stand-in"
-                } else {
-                    "the real program"
-                };
-                (&spec["oauth2"], works)
+                let tested_against = if is_stand_in { "simulator" } else { "real server" };
+                (&spec["oauth2"], tested_against)
             }
         };
-        assert_eq!(works, expected, "{page}");
+        assert_eq!(tested_against, expected, "{page}");
         let mut quoted_fields = quoted(fields);
         quoted_fields.remove("githubApp");
         let shown_fields = source.as_object().unwrap().keys().cloned().collect();

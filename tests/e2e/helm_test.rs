@@ -77,7 +77,7 @@ async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_awa
 
     install_with(&[
         "--set",
-        "helmTest.litellmKeySecret.name=litellm,helmTest.litellmKeySecret.key=masterkey",
+        "helmTest.namespaces={e2e},helmTest.litellmKeySecret.name=litellm,helmTest.litellmKeySecret.key=masterkey",
     ])
     .await;
     let said = helm_test().await;

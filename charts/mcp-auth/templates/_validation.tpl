@@ -312,6 +312,9 @@ mcpauth.dev/service: ""
 {{- if and .Values.helmTest.litellmKeySecret.name (not .Values.helmTest.callServers) }}
 {{- $problems = append $problems "helmTest.litellmKeySecret is for calling LiteLLM, which helmTest.callServers: false rules out: set one of the two" }}
 {{- end }}
+{{- if and .Values.helmTest.litellmKeySecret.name .Values.helmTest.enabled .Values.rbac.create (not .Values.helmTest.namespaces) (not .Values.watchNamespaces) }}
+{{- $problems = append $problems "helmTest.litellmKeySecret would let the test read the Secrets of this name, and forward ports of pods, in every namespace: set helmTest.namespaces to those with LiteLLM" }}
+{{- end }}
 {{- toJson $problems }}
 {{- end }}
 
