@@ -366,6 +366,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_only_users_have_tokens_nothing_of_users_is_said_to_arrive() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let users_only = |reachable| {
             let mut value = serde_json::to_value(resource("True", Some(reachable))).unwrap();
             value["spec"]["bearerToken"].take();
