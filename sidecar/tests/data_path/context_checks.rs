@@ -62,7 +62,8 @@ async fn a_check_is_told_what_an_mcp_server_got_of_the_user_that_it_made_and_of_
 async fn the_token_is_not_blamed_for_the_refusal_of_a_user_that_a_check_made() {
     const SCOPE: &str = r#"Bearer error="insufficient_scope", scope="admin""#;
     for (status, why) in [(401, "Bearer"), (403, SCOPE)] {
-        let upstream = Scripted::start(async move |_: Request<Incoming>| challenge(status, why)).await;
+        let upstream =
+            Scripted::start(move |_: Request<Incoming>| async move { challenge(status, why) }).await;
         let litellm = LiteLlm::start().await;
         let sidecar = litellm.sidecar(&[server(&format!("http://{}/mcp", upstream.address))]);
         let value = CheckValue::new([7; 16]);
