@@ -50,9 +50,9 @@ faults: ## calls, tokens and statuses while replicas, their lease and the API se
 	cargo test --locked --package mcp-auth-tests --test faults --no-run
 	MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/faults/run $(if $(WRITE),--write) $(TEST)
 
-scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.md, unless SCALE_PODS or another size is set
+scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.md, unless SCALE_PODS or another size is set; WRITE=1 then too
 	@programs=$$(tests/scale/programs); eval "$$programs"; \
-	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
+	  SCALE_WRITE=$(WRITE) MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
 
 skew: ## the previous version's operator and sidecar with this one's, on loopback; builds them once (about 5 minutes)
 	cargo test --locked --package mcp-auth-tests --test faults --no-run

@@ -36,21 +36,21 @@ pub struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Servers, tokens, sidecars, and pods without one, at a glance.
+    /// Shows MCP servers, their tokens, and which LiteLLM pods have the sidecar.
     Status(StatusArgs),
-    /// Checks an installation from the CustomResourceDefinition to the sidecars; names the first fault and the way out.
+    /// Checks the whole installation; reports the first problem and how to fix it.
     Doctor(DoctorArgs),
     /// Why a pod has the sidecar or has none, and which servers and ports it has.
     Explain(ExplainArgs),
-    /// What the token for a server says of itself: its claims, never the token.
+    /// Shows type, expiry, scope and claims of a server's token, never the token itself.
     Token(TokenArgs),
     /// Who called what: the audit log of the sidecars, merged by time.
     Logs(LogsArgs),
-    /// What injection would make of the pods in a file, as a diff.
+    /// Shows as a diff what injection would change in the pods of a file (dry run).
     ///
     /// Settings, resources and namespaces are those of the cluster. Where there is none, or --values, --sidecar-settings or
-    /// --offline is given, the chart's values count, and the resources in files. What is not of the cluster is told on
-    /// standard error.
+    /// --offline is given, the chart's values count, and the resources in files. What could not be read
+    /// from the cluster is reported on standard error.
     Render(RenderArgs),
     /// McpServerAuth resources from what another program is configured with.
     #[command(subcommand)]
@@ -84,7 +84,7 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub scope: ScopeArgs,
 
-    /// Prints for programs instead of for people.
+    /// Output format for scripts.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
 
@@ -98,7 +98,7 @@ pub struct DoctorArgs {
     #[command(flatten)]
     pub scope: ScopeArgs,
 
-    /// Prints for programs instead of for people.
+    /// Output format for scripts.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
 
@@ -106,7 +106,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "NAME")]
     pub operator_namespace: Option<String>,
 
-    /// Does not have the API server call the webhook for a pod that is created for show (dry run).
+    /// Skips the test of the webhook, which creates a pod as a dry run.
     #[arg(long)]
     pub skip_webhook_call: bool,
 
@@ -114,8 +114,8 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub criteria: bool,
 
-    /// File with a key of LiteLLM, by which it is called as a user: one `tools/list` for each MCP server, in whose requests the
-    /// sidecar has to find the user's cookies and headers.
+    /// File with a key of LiteLLM. With it LiteLLM is called as a user calls it, by one `tools/list` for each MCP server, and it is
+    /// checked that the user's cookies and headers arrive.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["all_namespaces", "litellm_key_secret", "skip_calls"])]
     pub litellm_key_file: Option<PathBuf>,
 
@@ -141,7 +141,7 @@ pub struct ExplainArgs {
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<String>,
 
-    /// Prints for programs instead of for people.
+    /// Output format for scripts.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
 }
@@ -155,7 +155,7 @@ pub struct TokenArgs {
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<String>,
 
-    /// Prints for programs instead of for people.
+    /// Output format for scripts.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
 }
@@ -206,16 +206,16 @@ pub enum LineFormat {
 #[derive(Debug, ClapArgs)]
 pub struct RenderArgs {
     /// YAML or JSON with pods, or with Deployments, StatefulSets, DaemonSets or other workloads whose pod template is
-    /// taken, also in lists; `-` is standard input. McpServerAuth resources in it count too.
+    /// taken, also in lists; `-` is standard input. It may hold McpServerAuth resources too.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
 
-    /// YAML or JSON with McpServerAuth resources; repeatable. One that the cluster has too stands for its next version.
-    /// Without one that selects a pod it gets no sidecar.
+    /// YAML or JSON with McpServerAuth resources; repeatable. One replaces the resource of the same name in the
+    /// cluster. Pods that no resource selects get no sidecar.
     #[arg(long, value_name = "FILE")]
     pub resources: Vec<PathBuf>,
 
-    /// Namespace of what states none.
+    /// Namespace of objects that state none.
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     pub namespace: String,
 
@@ -230,7 +230,7 @@ pub struct RenderArgs {
     #[command(flatten)]
     pub chart: ChartArgs,
 
-    /// Prints decision, reason and the pod before and after for programs instead of the diff.
+    /// Prints decision, reason and the pod before and after as JSON or YAML instead of a diff.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
 }

@@ -89,6 +89,9 @@ pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 /// A sidecar works, and reports something that should be looked at.
 pub const SIDECAR_NOTICE: &str = "SidecarNotice";
 
+/// No operator serves the resource's namespace any more.
+pub const NOT_WATCHED: &str = "NotWatched";
+
 /// Reasons of a condition that is true and all the same needs attention.
 pub const WARNINGS: [&str; 18] = [
     LIMIT_EXCEEDED,

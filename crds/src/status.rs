@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Provider;
+use crate::{Provider, conditions, reasons};
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,6 +37,17 @@ pub struct McpServerAuthStatus {
     /// The selected pods and their sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<SidecarsStatus>,
+}
+
+impl McpServerAuthStatus {
+    /// Whether it says that no operator serves the resource. Whoever does has to write it anew.
+    pub fn is_not_watched(&self) -> bool {
+        let mut ready = self
+            .conditions
+            .iter()
+            .filter(|condition| condition.type_ == conditions::READY);
+        ready.any(|condition| condition.reason == reasons::NOT_WATCHED)
+    }
 }
 
 /// A signing key that the operator makes, and where the authorization server finds it.

@@ -38,9 +38,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs LiteLLM with mcp-auth in front of it and behind it: mcp-auth exec -- litellm --config config.yaml
+    /// Runs LiteLLM behind mcp-auth, which authenticates its calls of MCP servers: mcp-auth exec -- litellm --config config.yaml
     Exec(Exec),
-    /// Checks by doing it whether exec works here: mcp-auth check -- litellm --config config.yaml
+    /// Tests this set-up from end to end, tokens, configuration and MCP servers: mcp-auth check -- litellm --config config.yaml
     Check(Check),
     /// Starts the command, and ends it when `exec` has gone. For `exec` itself.
     #[command(hide = true)]
@@ -76,7 +76,7 @@ pub struct Check {
     #[arg(long = "timeout-seconds", value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub timeout: Duration,
 
-    /// FILE for what LiteLLM prints. Default: it is lost.
+    /// Writes what LiteLLM prints to FILE. Default: it is discarded.
     #[arg(long, value_name = "FILE")]
     pub litellm_log: Option<PathBuf>,
 

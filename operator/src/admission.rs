@@ -123,33 +123,32 @@ impl Admission {
         self.owners.exist(namespace, owners.unwrap_or_default()).await
     }
 
-    /// A pod that is refused never exists, so that only its workload and the resources that select it can be told.
+    /// A pod that is refused never exists, and one that has no room for an annotation cannot say why it has no sidecar: its
+    /// workload and the resources that select it are told at once.
     fn tell_refusal(
         &self,
         request: &AdmissionRequest<Pod>,
         response: &AdmissionResponse,
         entitled: &[Arc<McpServerAuth>],
     ) {
-        let Some(pod) = request
-            .object
-            .as_ref()
-            .filter(|_| !response.allowed && !request.dry_run)
-        else {
+        let Some(pod) = request.object.as_ref().filter(|_| !request.dry_run) else {
             return;
         };
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let reason = response.audit_annotations.get(inject::AUDIT_KEY);
-        let text = format!(
-            "{}: {}",
-            reason.map_or("Other", String::as_str),
-            response.result.message
-        );
+        let reason = reason.map_or("Other", String::as_str);
+        let (kind, message) = match (response.allowed, response.warnings.as_deref()) {
+            (false, _) => (NoticeKind::Refused, response.result.message.as_str()),
+            (true, Some([first, ..])) if reason == inject::ANNOTATIONS_TOO_LARGE => {
+                (NoticeKind::NotInjected, first.as_str())
+            }
+            (true, _) => return,
+        };
+        let text = format!("{reason}: {message}");
         let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-        self.events
-            .tell_owner(namespace, owners, NoticeKind::Refused, &text);
+        self.events.tell_owner(namespace, owners, kind, &text);
         for resource in entitled {
-            let object = resource.object_ref(&());
-            self.events.tell(&object, NoticeKind::Refused, &text);
+            self.events.tell(&resource.object_ref(&()), kind, &text);
         }
     }
 }

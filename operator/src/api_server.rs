@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use kube::runtime::watcher;
 
+/// Field manager of the statuses of resources.
+pub const STATUS_MANAGER: &str = "mcp-auth-operator";
 /// Longest wait for one answer. The client has none of its own, since watches have to last.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -57,7 +57,7 @@ mod warnings;
 mod wrapper;
 
 pub use decision::{Decision, SkipReason, decide};
-pub use error::{InjectionError, NOT_INJECTED_REASONS};
+pub use error::{ANNOTATIONS_TOO_LARGE, InjectionError, NOT_INJECTED_REASONS};
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
 pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError};

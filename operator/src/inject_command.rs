@@ -30,7 +30,7 @@ const NOT_ASKED: &str = "NotAsked";
 #[derive(Debug, clap::Args)]
 pub struct InjectArgs {
     /// YAML or JSON with pods, or with workloads whose pod template is taken; `-` is standard input.
-    /// McpServerAuth resources in it count too.
+    /// It may hold McpServerAuth resources too.
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
 
@@ -39,7 +39,7 @@ pub struct InjectArgs {
     #[arg(long, value_name = "FILE")]
     pub resources: Vec<PathBuf>,
 
-    /// Namespace of what states none.
+    /// Namespace of objects that state none.
     #[arg(long, default_value = "default")]
     pub namespace: String,
 

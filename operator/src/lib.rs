@@ -21,6 +21,7 @@ mod log;
 mod managed_keys;
 mod metrics;
 mod namespaces;
+mod not_watched;
 mod pod_owners;
 mod pods;
 mod reconcile;
@@ -44,6 +45,7 @@ pub use inject_command::{
     ChartArgs, ChartSettings, InjectArgs, InjectCommandError, Installation, ManifestError, Manifests,
     Preview, inject as run_inject, is_standard_input, previews,
 };
+pub use not_watched::{NotWatchedArgs, NotWatchedReport, mark_not_watched};
 pub use pods::{PodMeta, is_injected, ought_to_be_injected};
 pub use references::SecretsGrant;
 pub use run::run;

@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use mcp_auth_operator::{Command, run, run_inject};
+use mcp_auth_operator::{Command, InjectArgs, NotWatchedArgs, mark_not_watched, run, run_inject};
 
 /// Thousands of streams come and go, of which the system's allocator keeps the gaps.
 #[global_allocator]
@@ -15,29 +15,55 @@ const UNUSABLE: u8 = 2;
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
         Command::Run(args) => {
-            rustls::crypto::ring::default_provider()
-                .install_default()
-                .expect("nothing was installed before");
-            let runtime = tokio::runtime::Runtime::new()?;
-            runtime.block_on(run(*args))?;
+            with_tls_provider()?.block_on(run(*args))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Inject(args) => match run_inject(&args) {
-            Ok(report) => {
-                for note in &report.notes {
-                    writeln!(std::io::stderr(), "note: {note}")?;
-                }
-                std::io::stdout().write_all(report.text.as_bytes())?;
-                Ok(if report.refused {
-                    REFUSED.into()
-                } else {
-                    ExitCode::SUCCESS
-                })
-            }
-            Err(error) => {
-                writeln!(std::io::stderr(), "error: {error}")?;
-                Ok(UNUSABLE.into())
-            }
-        },
+        Command::Inject(args) => inject(&args),
+        Command::MarkNotWatched(args) => mark(&args),
     }
+}
+
+/// A runtime for what speaks TLS.
+fn with_tls_provider() -> std::io::Result<tokio::runtime::Runtime> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("nothing was installed before");
+    tokio::runtime::Runtime::new()
+}
+
+fn inject(args: &InjectArgs) -> anyhow::Result<ExitCode> {
+    match run_inject(args) {
+        Ok(report) => {
+            for note in &report.notes {
+                writeln!(std::io::stderr(), "note: {note}")?;
+            }
+            std::io::stdout().write_all(report.text.as_bytes())?;
+            Ok(if report.refused {
+                REFUSED.into()
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
+        Err(error) => {
+            writeln!(std::io::stderr(), "error: {error}")?;
+            Ok(UNUSABLE.into())
+        }
+    }
+}
+
+fn mark(args: &NotWatchedArgs) -> anyhow::Result<ExitCode> {
+    let failed = match with_tls_provider()?.block_on(mark_not_watched(args)) {
+        Ok(report) => {
+            std::io::stdout().write_all(report.text.as_bytes())?;
+            report.failed
+        }
+        Err(error) => {
+            writeln!(std::io::stderr(), "error: {error}")?;
+            true
+        }
+    };
+    Ok(match failed && !args.ignore_failures {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
+use mcp_auth_protocol::sync::notices;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -226,7 +227,7 @@ impl Default for Metrics {
         );
         registry.register(
             "pods_with_warnings",
-            "Selected pods that injection warned of",
+            "Selected pods that injection or the sidecar warns of",
             families.pods_with_warnings.clone(),
         );
         registry.register(
@@ -364,7 +365,7 @@ impl Metrics {
             (
                 &self.0.pods_with_warnings,
                 with_warnings,
-                WARNING_REASONS.iter().collect(),
+                WARNING_REASONS.iter().chain(&notices::WARNINGS).collect(),
             ),
         ];
         for (family, counted, reasons) in families {

@@ -194,6 +194,27 @@ struct WatchState {
 struct Revision {
     uid: Option<String>,
     generation: i64,
+    /// Its status says that no operator serves it.
+    is_marked: bool,
+}
+
+impl Revision {
+    fn of(resource: &McpServerAuth) -> Self {
+        Self {
+            uid: resource.metadata.uid.clone(),
+            generation: resource.metadata.generation.unwrap_or_default(),
+            is_marked: resource
+                .status
+                .as_ref()
+                .is_some_and(|status| status.is_not_watched()),
+        }
+    }
+
+    /// Whether there is something to do after the one before. A change of the status alone is the operator's own.
+    fn is_news(&self, previous: &Self) -> bool {
+        let is_same = (&self.uid, self.generation) == (&previous.uid, previous.generation);
+        !is_same || self.is_marked && !previous.is_marked
+    }
 }
 
 impl MergedStore {
@@ -317,13 +338,10 @@ impl MergedStore {
         (is_any_listed && self.watches.iter().all(is_answered)).then_some(ResourceEvent::Listed)
     }
 
-    /// Stores a resource. A change of its status alone, which only the operator writes, is no event.
+    /// Stores a resource. A change of its status alone is an event only where it says that no operator serves it.
     fn store(&mut self, index: usize, resource: McpServerAuth) -> Vec<ResourceEvent> {
         let resource_ref = ResourceRef::from(&resource);
-        let revision = Revision {
-            uid: resource.metadata.uid.clone(),
-            generation: resource.metadata.generation.unwrap_or_default(),
-        };
+        let revision = Revision::of(&resource);
         let previous = self.watches[index]
             .revisions
             .insert(resource_ref.clone(), revision.clone());
@@ -332,7 +350,7 @@ impl MergedStore {
             return Vec::new();
         }
         match previous {
-            Some(previous) if previous == revision => Vec::new(),
+            Some(previous) if !revision.is_news(&previous) => Vec::new(),
             Some(previous) if previous.uid != revision.uid => {
                 vec![
                     ResourceEvent::Deleted(resource_ref.clone()),
@@ -463,5 +481,22 @@ mod tests {
         let mut store = listed("a", &[resource("a", "x", 1)]);
         assert!(store.apply(0, Event::Apply(resource("a", "x", 1))).is_empty());
         assert_eq!(store.apply(0, Event::Apply(resource("a", "x", 2))).len(), 1);
+    }
+
+    #[test]
+    fn a_status_that_says_that_nobody_serves_the_resource_is_an_event_once() {
+        let mut store = listed("a", &[resource("a", "x", 1)]);
+        let mut marked = resource("a", "x", 1);
+        let condition = serde_json::json!({
+            "type": "Ready", "status": "Unknown", "reason": "NotWatched", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        marked.status = Some(serde_json::from_value(serde_json::json!({"conditions": [condition]})).unwrap());
+        assert_eq!(store.apply(0, Event::Apply(marked.clone())).len(), 1);
+        assert!(store.apply(0, Event::Apply(marked)).is_empty());
+        assert!(
+            store.apply(0, Event::Apply(resource("a", "x", 1))).is_empty(),
+            "corrected"
+        );
     }
 }

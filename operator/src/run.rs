@@ -38,7 +38,7 @@ use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::restarts::{RestartOutcomes, Restarts};
 use crate::sidecars::Sidecars;
-use crate::status::{KeptSecrets, ObservedPods, StatusWriter};
+use crate::status::{EventSinks, KeptSecrets, ObservedPods, StatusWriter};
 use crate::sync::{self, Authenticator, DebouncedChanges, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
@@ -178,7 +178,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let status_writer = Arc::new(StatusWriter::new(
         client.clone(),
-        events,
+        EventSinks {
+            resources: events,
+            workloads: workload_events.clone(),
+        },
         clock,
         credentials.clone(),
         KeptSecrets {

@@ -36,7 +36,7 @@ pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
-pub use writer::{KeptSecrets, ObservedPods, StatusWriter, run};
+pub use writer::{EventSinks, KeptSecrets, ObservedPods, StatusWriter, run};
 
 /// What the status is made of.
 pub struct StatusInputs<'a> {

@@ -46,6 +46,8 @@ pub enum NoticeKind {
     Warning,
     /// It was not injected, and what it states of injection is not known.
     UnknownAnnotation,
+    /// Its sidecar warns of something.
+    Sidecar,
 }
 
 /// Cheap to clone; all clones are the same.
@@ -93,6 +95,7 @@ impl NoticeKind {
             Self::Skipped => "PodSkipped",
             Self::Warning => "InjectedWithWarnings",
             Self::UnknownAnnotation => "UnknownAnnotation",
+            Self::Sidecar => "SidecarNotice",
         }
     }
 
@@ -103,6 +106,7 @@ impl NoticeKind {
             Self::Skipped => "pods need no sidecar of mcp-auth",
             Self::Warning => "pods have the sidecar of mcp-auth",
             Self::UnknownAnnotation => "pods have no sidecar of mcp-auth",
+            Self::Sidecar => "sidecars of mcp-auth report",
         }
     }
 

@@ -13,6 +13,7 @@ mod delta;
 mod exchange;
 mod lenient;
 mod litellm;
+pub mod notices;
 mod report;
 mod route;
 mod snapshot;

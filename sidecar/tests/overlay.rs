@@ -144,6 +144,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             routes: &[],
             outbound: OUTBOUND.parse().unwrap(),
             outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
+            inbound: true,
             auth_blocks: false,
             static_headers: &static_headers(),
         });
@@ -204,6 +205,7 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
         routes: &routes(&case.folder),
         outbound,
         outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
+        inbound: true,
         auth_blocks: false,
         static_headers: &static_headers(),
     })

@@ -4,8 +4,10 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::sync::{Problem, notices};
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::setting;
+use mcp_auth_tests::sidecar::Sidecar;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
@@ -179,13 +181,49 @@ async fn a_misspelt_annotation_is_told_by_event_condition_annotation_and_metric(
         .await;
     let said = message(&status, conditions::SIDECARS_SYNCED);
     assert!(said.contains("LiteLlmTls") && said.contains(expected), "{said}");
-    let series = r#"mcpauth_operator_pods_with_warnings{namespace="told-misspelt",name="tools",reason="UnknownAnnotation"} 1"#;
+    is_counted("told-misspelt", "UnknownAnnotation").await;
+}
+
+#[tokio::test]
+async fn what_a_sidecar_warns_of_is_told_by_event_condition_and_metric() {
+    let world = world("told-sidecar").await;
+    let owner = deployment(&world, "gateway").await;
+    let made: Pod = world.create(pod("gateway-1", &owner, &[])).await.unwrap();
+    let mut sidecar = Sidecar::in_pod(&world, &made).await;
+    let snapshot = sidecar.next().await.expect("the sidecar is served");
+    let text = "set general_settings.mcp_trusted_proxy_ranges to the addresses of the proxies";
+    sidecar.say(|report| {
+        report.applied = Some(snapshot.revision);
+        report.notices = vec![Problem::new(notices::CLIENTS_COUNT_AS_EXTERNAL, text)];
+    });
+
+    let note = event(&world, "gateway", "SidecarNotice").await;
+    let expected = format!("ClientsCountAsExternal: {text}");
+    assert!(note.contains(&expected), "{note}");
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "True",
+            reasons::SIDECAR_NOTICE,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.contains("gateway-1") && said.contains(&expected), "{said}");
+    is_counted("told-sidecar", notices::CLIENTS_COUNT_AS_EXTERNAL).await;
+}
+
+/// Waits until the metric counts one pod of the namespace's resource for this reason.
+async fn is_counted(namespace: &str, reason: &str) {
+    let series = format!(
+        r#"mcpauth_operator_pods_with_warnings{{namespace="{namespace}",name="tools",reason="{reason}"}} 1"#
+    );
     let scraped = async || {
         let url = format!("{}/metrics", setting("MCPAUTH_TEST_OPERATOR_HEALTH"));
         reqwest::get(url).await.unwrap().text().await.unwrap()
     };
     until("the metric counts the pod", scraped, |text: &String| {
-        text.contains(series)
+        text.contains(&series)
     })
     .await;
 }

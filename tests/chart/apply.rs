@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod not_watched;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 /// Taken, and nothing that anybody sets: for charts that depend on this one.
 const ONLY_IN_THE_SCHEMA: [&str; 2] = ["/enabled", "/global"];
 /// Types of Kubernetes and cert-manager, of which values.yaml has what it sets.
-const KUBERNETES_TYPES: [&str; 5] = [
+const KUBERNETES_TYPES: [&str; 6] = [
     "/certificates/certManager/privateKey",
     "/helmTest/resources",
     "/operator/resources",
     "/operator/strategy",
     "/sidecar/resources",
+    "/sidecar/securityContext",
 ];
 
 #[test]

@@ -65,6 +65,41 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
+{{/* Namespaces whose resources the running operator serves and this upgrade's does not. Nothing where no cluster is asked, as with
+`helm template`. A namespace that was deleted has none of the operator's RoleBindings any more, and nothing is made in it. */}}
+{{- define "mcp-auth.namespacesLeft" -}}
+{{- $left := list }}
+{{- if and .Values.markNotWatched .Values.rbac.create .Values.watchNamespaces .Release.IsUpgrade }}
+{{- $operator := include "mcp-auth.operator" . }}
+{{- $running := lookup "apps/v1" "Deployment" .Release.Namespace $operator }}
+{{- $served := list }}
+{{- range dig "spec" "template" "spec" "containers" (list) $running }}
+{{- range .args }}
+{{- if hasPrefix "--watch-namespace=" . }}{{ $served = append $served (trimPrefix "--watch-namespace=" .) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- range $served }}
+{{- if and (not (has . $.Values.watchNamespaces)) (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" . (printf "%s-resources" $operator)) }}
+{{- $left = append $left . }}
+{{- end }}
+{{- end }}
+{{- /* It served all. */}}
+{{- if and $running (not $served) (.Capabilities.APIVersions.Has "mcpauth.dev/v1alpha1") }}
+{{- range dig "items" (list) (lookup "mcpauth.dev/v1alpha1" "McpServerAuth" "" "") }}
+{{- if not (has .metadata.namespace $.Values.watchNamespaces) }}{{ $left = append $left .metadata.namespace }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $left | uniq | toYaml }}
+{{- end }}
+
+{{/* Annotations of what is there only while the statuses in these namespaces are written. */}}
+{{- define "mcp-auth.notWatchedHook" -}}
+helm.sh/hook: post-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
+
 {{/* An image by digest, or by tag. */}}
 {{- define "mcp-auth.image" -}}
 {{- $image := index . 0 }}

@@ -8,6 +8,7 @@ harm. All that is wrong is told at once. Types, ranges and unknown keys are valu
   (include "mcp-auth.imageProblems" . | fromJsonArray)
   (include "mcp-auth.auditProblems" . | fromJsonArray)
   (include "mcp-auth.resourceProblems" . | fromJsonArray)
+  (include "mcp-auth.profileProblems" . | fromJsonArray)
   (include "mcp-auth.podProblems" . | fromJsonArray)
   (include "mcp-auth.networkProblems" . | fromJsonArray)
   (include "mcp-auth.availabilityProblems" . | fromJsonArray)
@@ -115,6 +116,28 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "%s requests more %s (%v) than its limit (%v): raise limits.%s or lower requests.%s" $name $resource $quantity $limit $resource $resource) }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{/* Profiles of the sidecar's security context; the operator checks the same at its start. */}}
+{{- define "mcp-auth.profileProblems" -}}
+{{- $problems := list }}
+{{- $context := default (dict) .Values.sidecar.securityContext }}
+{{- range $field := list "seccompProfile" "appArmorProfile" }}
+{{- with get $context $field }}
+{{- $key := printf "sidecar.securityContext.%s" $field }}
+{{- $path := default "" .localhostProfile }}
+{{- if and (eq .type "Localhost") (not $path) }}
+{{- $problems = append $problems (printf "%s is of type Localhost and names no profile: set %s.localhostProfile" $key $key) }}
+{{- else if and (ne .type "Localhost") $path }}
+{{- $problems = append $problems (printf "%s.localhostProfile is set, and the type is %s, which has none: set the type Localhost, or leave it out" $key .type) }}
+{{- else if and (eq $field "seccompProfile") (or (hasPrefix "/" $path) (has ".." (splitList "/" $path))) }}
+{{- $problems = append $problems (printf "%s.localhostProfile must be a path below the kubelet's folder of profiles, without / in front and without .." $key) }}
+{{- else if ne $path (trim $path) }}
+{{- $problems = append $problems (printf "%s.localhostProfile begins or ends with a space: leave it out" $key) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -148,7 +148,7 @@ pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings)
             .is_some_and(|spec| PreviousInjection::find(spec).is_some());
         let patch = match has_sidecar {
             true => Patch::default(),
-            false => patch::mark_not_injected(pod, &error, &warnings),
+            false => fitting(pod, patch::mark_not_injected(pod, &error, &warnings)),
         };
         Decision::AllowWithoutSidecar {
             error,
@@ -176,7 +176,7 @@ fn try_decide(
         };
         Ok(Decision::Skip {
             reason,
-            patch: patch::mark_skipped(pod, mark, &warnings),
+            patch: fitting(pod, patch::mark_skipped(pod, mark, &warnings)),
             warnings,
         })
     };
@@ -210,10 +210,19 @@ fn try_decide(
     };
     let plan = plan::plan(pod, spec, target, &options, routes, settings)?;
     let warnings = warnings(pod, spec, &plan, namespace, settings);
-    Ok(Decision::Inject {
-        patch: patch::patch(pod, spec, &plan, &warnings, settings),
-        warnings,
-    })
+    let patch = patch::patch(pod, spec, &plan, &warnings, settings);
+    match patch::has_room_for_annotations(pod, &patch) {
+        true => Ok(Decision::Inject { patch, warnings }),
+        false => Err(InjectionError::AnnotationsTooLarge),
+    }
+}
+
+/// A mark, unless Kubernetes would refuse the pod for it.
+fn fitting(pod: &Pod, mark: Patch) -> Patch {
+    match patch::has_room_for_annotations(pod, &mark) {
+        true => mark,
+        false => Patch::default(),
+    }
 }
 
 /// Why a pod never serves LiteLLM's API, whatever its labels and annotations ask for.

@@ -140,12 +140,20 @@ pub enum InjectionError {
     HostNetwork,
     #[error("the operator's certificates are too large for the sidecar's environment; ask who runs mcp-auth")]
     CaTooLarge,
+    #[error(
+        "the annotations of the pod leave no room for those of mcp-auth below the 256 KiB that Kubernetes takes; take \
+         some out"
+    )]
+    AnnotationsTooLarge,
     #[error("{what} has a name or path that injection needs for itself; rename it")]
     Reserved { what: String },
 }
 
+/// Reason of a pod that has no room for an annotation that says it.
+pub const ANNOTATIONS_TOO_LARGE: &str = "AnnotationsTooLarge";
+
 /// What [`InjectionError::reason`] may be, for whoever reads one back from a pod.
-pub const NOT_INJECTED_REASONS: [&str; 29] = [
+pub const NOT_INJECTED_REASONS: [&str; 30] = [
     "InvalidMetadata",
     "NoTarget",
     "SeveralTargets",
@@ -174,6 +182,7 @@ pub const NOT_INJECTED_REASONS: [&str; 29] = [
     "LiteLlmTls",
     "HostNetwork",
     "CaTooLarge",
+    ANNOTATIONS_TOO_LARGE,
     "Reserved",
 ];
 
@@ -209,6 +218,7 @@ impl InjectionError {
             Self::LiteLlmTls { .. } => "LiteLlmTls",
             Self::HostNetwork => "HostNetwork",
             Self::CaTooLarge => "CaTooLarge",
+            Self::AnnotationsTooLarge => ANNOTATIONS_TOO_LARGE,
             Self::Reserved { .. } => "Reserved",
         }
     }

@@ -62,6 +62,11 @@ impl Image {
         name.starts_with("litellm") && matches!(owner, "berriai" | "litellm") && self.names_litellm()
     }
 
+    /// Whether it is LiteLLM's image of one component alone.
+    pub fn is_component(&self) -> bool {
+        self.name().ends_with("-gateway") || self.name().ends_with("-backend")
+    }
+
     /// The version in the tag, as in `v1.80.17`, `main-v1.80.17-stable` or `1.80.17`.
     pub fn version(&self) -> Option<Version> {
         let tag = self.tag.as_deref()?;

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::environment::{Environment, VariableValue};
 use super::role::Invocation;
-use super::script_variables::{assignments, sets_variable, unsets};
+use super::script_variables::{Removal, assignments, removal, sets_variable};
 
 /// The variables of the list. Python reads the second one where both are set.
 const LISTS: [&str; 2] = ["NO_PROXY", "no_proxy"];
@@ -19,11 +19,7 @@ pub(super) fn lost_list(
     if !may_have_proxy(container, environment, invocation) {
         return None;
     }
-    let is_stated = |name: &&str| environment.get(name) != VariableValue::Absent;
-    let stated: Vec<&str> = LISTS.into_iter().filter(is_stated).collect();
-    // Injection adds both where none is stated.
-    let listed = if stated.is_empty() { &LISTS[..] } else { &stated };
-    if listed.iter().all(|name| unsets(container, environment, name)) {
+    if removed_lists(container, environment) == Some(Removal::Certain) {
         return Some(LISTS[0]);
     }
     replaced_list(container, |keeps, is_certain| is_certain && keeps == Some(false))
@@ -35,9 +31,23 @@ pub(super) fn list_in_doubt(
     environment: &Environment,
     invocation: &Invocation,
 ) -> Option<&'static str> {
-    may_have_proxy(container, environment, invocation)
-        .then(|| replaced_list(container, |keeps, _| keeps != Some(true)))
-        .flatten()
+    if !may_have_proxy(container, environment, invocation) {
+        return None;
+    }
+    match removed_lists(container, environment) {
+        Some(_) => Some(LISTS[0]),
+        None => replaced_list(container, |keeps, _| keeps != Some(true)),
+    }
+}
+
+/// Whether the start command takes away every variable of the list that LiteLLM would have.
+fn removed_lists(container: &Container, environment: &Environment) -> Option<Removal> {
+    let is_stated = |name: &&str| environment.get(name) != VariableValue::Absent;
+    let stated: Vec<&str> = LISTS.into_iter().filter(is_stated).collect();
+    // Injection adds both where none is stated.
+    let listed = if stated.is_empty() { &LISTS[..] } else { &stated };
+    let removals = listed.iter().map(|name| removal(container, environment, name));
+    removals.min().flatten()
 }
 
 /// Whether LiteLLM may be told of a proxy for http, by which it would call the sidecar.
@@ -145,6 +155,24 @@ mod tests {
         ] {
             assert_eq!(of_script(script), (None, Some("NO_PROXY")), "{script}");
         }
+    }
+
+    #[test]
+    fn a_script_that_takes_the_list_away_loses_it_where_no_other_is_left() {
+        let one = ", {name: NO_PROXY, value: .svc}";
+        let script = |text: &str| lists(&format!("[sh, -c, {text:?}]"), one);
+        let (lost, doubt) = ((Some("NO_PROXY"), Some("NO_PROXY")), (None, Some("NO_PROXY")));
+        assert_eq!(script("unset NO_PROXY; exec litellm"), lost);
+        assert_eq!(script("export -n NO_PROXY; exec litellm"), lost);
+        assert_eq!(script("[ -z \"$A\" ] || unset NO_PROXY; exec litellm"), doubt);
+        assert_eq!(
+            script("unset NO_PROXY; export NO_PROXY=127.0.0.1; exec litellm"),
+            (None, None)
+        );
+        assert_eq!(script("unset no_proxy; exec litellm"), (None, None));
+        // Injection adds both.
+        assert_eq!(of_script("unset NO_PROXY; exec litellm"), (None, None));
+        assert_eq!(of_script("unset NO_PROXY no_proxy; exec litellm"), lost);
     }
 
     #[test]

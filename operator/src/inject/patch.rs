@@ -2,12 +2,13 @@
 //! applies to any pod, and is empty for one that is injected already. A patch that does not apply would keep
 //! the pod from starting, and one that adds a list where there is one would remove the user's.
 
-use json_patch::Patch;
+use json_patch::{Patch, PatchOperation};
 use k8s_openapi::api::core::v1::{
     Container, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe, SleepAction,
     VolumeMount,
 };
 use mcp_auth_protocol::pod::CONFIG_FOLDER;
+use serde_json::Value;
 
 use super::annotations::{self, annotation};
 use super::command_line::flag;
@@ -31,6 +32,8 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// How long LiteLLM lets running requests end, where its variable says nothing.
 const LITELLM_DRAIN_SECONDS: i64 = 30;
 const GRACE_MARGIN_SECONDS: i64 = 5;
+/// Keys and values of all annotations of an object (`TotalAnnotationSizeLimitB` of Kubernetes).
+const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 
 pub(super) fn patch(
     pod: &Pod,
@@ -101,6 +104,20 @@ pub(super) fn mark_skipped(pod: &Pod, reason: Option<&str>, warnings: &[Warning]
         remove_marks(&mut operations, pod, &[annotations::NOT_INJECTED]);
     }
     operations.into_patch()
+}
+
+/// Whether Kubernetes takes the pod with the annotations that the patch adds.
+pub(super) fn has_room_for_annotations(pod: &Pod, patch: &Patch) -> bool {
+    let mut pod = serde_json::json!({"metadata": {"annotations": pod.metadata.annotations}});
+    let is_of_annotations =
+        |operation: &&PatchOperation| operation.path().as_str().starts_with("/metadata/annotations");
+    let operations = patch.0.iter().filter(is_of_annotations).cloned().collect();
+    if json_patch::patch(&mut pod, &Patch(operations)).is_err() {
+        return true;
+    }
+    let annotations = pod["metadata"]["annotations"].as_object();
+    let bytes = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    annotations.into_iter().flatten().map(bytes).sum::<usize>() <= MAX_ANNOTATIONS_BYTES
 }
 
 /// Marks a pod that starts without the sidecar that it should have, so that the resource's status can say why.
@@ -251,7 +268,8 @@ fn add_arguments(operations: &mut Operations, target: &Container, index: &str, p
     let path = ["spec", "containers", index];
     match plan.arguments {
         ArgumentsPlace::Appended => {
-            operations.append(&[&path[..], &["args"]].concat(), target.args.is_some(), arguments);
+            let ends_options = plan.words.last() == Some(&Some("--".to_owned()));
+            add_words(operations, target, &path, arguments, ends_options);
         }
         ArgumentsPlace::InScript(place) => {
             let (field, words) = match place.in_command {
@@ -267,6 +285,29 @@ fn add_arguments(operations: &mut Operations, target: &Container, index: &str, p
         }
         // The plan refuses such a pod, unless nothing is to be added.
         ArgumentsPlace::Unreachable => {}
+    }
+}
+
+/// Behind the container's words, but before a last one that ends LiteLLM's options.
+fn add_words(
+    operations: &mut Operations,
+    target: &Container,
+    container: &[&str],
+    words: Vec<&str>,
+    ends_options: bool,
+) {
+    if !ends_options {
+        operations.append(&[container, &["args"]].concat(), target.args.is_some(), words);
+        return;
+    }
+    let of_args = target.args.as_deref().filter(|args| !args.is_empty());
+    let (field, present) = match of_args {
+        Some(args) => ("args", args),
+        None => ("command", target.command.as_deref().unwrap_or_default()),
+    };
+    for (offset, word) in words.into_iter().enumerate() {
+        let index = (present.len().saturating_sub(1) + offset).to_string();
+        operations.add(&[container, &[field, &index]].concat(), word);
     }
 }
 

@@ -22,7 +22,7 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
-use super::script_variables::{sets_variable, unsets};
+use super::script_variables::{Removal, removal, sets_variable};
 use super::security_context::security_context;
 use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
@@ -169,7 +169,7 @@ pub(super) fn plan(
         resources: sidecar_resources(pod, spec, settings)?,
         audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
-        security_context: security_context(spec, &options.security_context),
+        security_context: security_context(spec, &settings.security_context, &options.security_context),
         has_mesh: mesh::takes_inbound_connections(pod, spec),
         may_replace_configuration,
         list_in_doubt: no_proxy::list_in_doubt(container, &environment, invocation),
@@ -416,7 +416,9 @@ fn check_script(
     let names = ["CONFIG_FILE_PATH", "LITELLM_CONFIG_BUCKET_NAME"];
     let set = names
         .into_iter()
-        .find(|name| words().any(|word| sets_variable(word, name)));
+        .find(|name| words().any(|word| sets_variable(word, name)))
+        // Where there is nothing to name the wrapper by, LiteLLM starts without it.
+        .or_else(|| removal(container, environment, names[0]).map(|_| names[0]));
     // What another webhook brings after the first look, unseen, is no reason to give up what was injected.
     let lost = || match previous {
         Some(_) => None,
@@ -442,7 +444,7 @@ fn check_keeps_modules(
         wrapper.placement,
         Placement::FileElsewhere { python_path: Some(_) }
     );
-    match is_needed && unsets(container, environment, name) {
+    match is_needed && removal(container, environment, name) == Some(Removal::Certain) {
         true => Err(InjectionError::ScriptSetsConfig {
             container: container.name.clone(),
             name,

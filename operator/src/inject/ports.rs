@@ -11,10 +11,12 @@ use mcp_auth_protocol::pod::{HEALTH_PORT, LITELLM_PORT, OUTBOUND_PORT};
 use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
+use super::image::Image;
 use super::options::PodOptions;
 use super::previous::PreviousInjection;
 use super::reserved::SIDECAR;
 use super::role::{Invocation, Role, Start};
+use super::script_variables::sets_variable;
 
 /// Where LiteLLM's command line listens if nothing says otherwise.
 const DEFAULT_PORT: u16 = 4000;
@@ -109,6 +111,7 @@ fn litellm_port(
     let explicit = options
         .port
         .or(argument.filter(|port| *port > 0))
+        .or_else(|| known_port(container, environment, invocation))
         .or(variable)
         .or(named);
     if let (None, [(_, only)]) = (explicit, ports.as_slice()) {
@@ -156,6 +159,25 @@ fn probed_port(container: &Container) -> Option<u16> {
     let mut ports = probes.into_iter().flatten().filter_map(port);
     let first = ports.next()?;
     ports.all(|other| other == first).then_some(first)
+}
+
+/// The port of LiteLLM's own image where nothing can have changed it, whatever is declared: its users call that one, since
+/// nothing listens on any other.
+fn known_port(container: &Container, environment: &Environment, invocation: &Invocation) -> Option<u16> {
+    let image = Image::of(container);
+    let is_command_line = match invocation.role {
+        Role::LiteLlm(start) | Role::Named(start) => start == Start::CommandLine,
+        // What the image of a component starts has a port of its own.
+        Role::Entrypoint => !image.is_component(),
+        Role::Shell | Role::Program | Role::Other => false,
+    };
+    let mut words = container.command.iter().chain(&container.args).flatten();
+    let may_be_another = invocation.environment_source.is_some()
+        || environment.is_set("SEPARATE_HEALTH_APP")
+        || words.any(|word| sets_variable(word, "PORT"));
+    (image.is_official() && is_command_line && !may_be_another)
+        .then(|| default_port(container, environment, invocation))
+        .flatten()
 }
 
 /// The port that LiteLLM's own command line listens on where no option says otherwise: that of the variable, or its
@@ -320,6 +342,44 @@ mod tests {
             inbound("command: [uvicorn, 'litellm.proxy.proxy_server:app']"),
             Err("NoPort")
         );
+    }
+
+    #[test]
+    fn of_litellms_own_image_the_port_is_known_whatever_is_declared() {
+        let declared = "image: ghcr.io/berriai/litellm:v1.85.1, ports: [{name: http, containerPort: 8000}]";
+        let config = "args: [--config, /c.yaml]";
+        let at = |more: &str| inbound(&format!("{declared}, {more}"));
+        assert_eq!(at(config), Ok("0.0.0.0:4000".into()));
+        assert_eq!(
+            at("readinessProbe: {httpGet: {port: http}}"),
+            Ok("0.0.0.0:4000".into())
+        );
+        assert_eq!(
+            at("command: [sh, -c, 'litellm --config /c.yaml']"),
+            Ok("0.0.0.0:4000".into())
+        );
+        let by_variable = "env: [{name: PORT, value: '8001'}]";
+        assert_eq!(at(&format!("{config}, {by_variable}")), Ok("0.0.0.0:8001".into()));
+        assert_eq!(
+            at(by_variable),
+            Ok("0.0.0.0:4000".into()),
+            "the image's own arguments are --port 4000"
+        );
+        // What may have changed it.
+        for more in [
+            "args: [--port, $(X)]",
+            "args: [--config, /c.yaml], envFrom: [{configMapRef: {name: e}}]",
+            "args: [--config, /c.yaml], env: [{name: PORT, valueFrom: {fieldRef: {fieldPath: x}}}]",
+            "command: [sh, -c, 'export PORT=8000; litellm']",
+            "command: [doppler, run, --, litellm]",
+            "args: [gateway]",
+            "command: [uvicorn, 'litellm.proxy.proxy_server:app']",
+        ] {
+            assert!(at(more).unwrap().ends_with(":8000"), "{more}");
+        }
+        let backend =
+            "image: ghcr.io/berriai/litellm-backend:v1.85.1, ports: [{name: http, containerPort: 4001}]";
+        assert_eq!(inbound(backend), Ok("0.0.0.0:4001".into()));
     }
 
     #[test]

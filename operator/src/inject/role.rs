@@ -81,6 +81,9 @@ const APPLICATIONS: [&str; 3] = [
     "gateway.main:app",
     "backend.main:app",
 ];
+/// Options of LiteLLM's command line with which it serves nothing: it asks a LiteLLM that runs already, or says something of
+/// itself.
+const ENDING_OPTIONS: [&str; 6] = ["--health", "--help", "--test", "--test_async", "--version", "-v"];
 /// The Python module that starts a component with the arguments it gets.
 const LAUNCHER: &str = "gateway.launch";
 /// The Python module of LiteLLM's command line, and its script.
@@ -179,7 +182,7 @@ pub(super) fn program<'a>(words: Words<'a>, environment: &Environment) -> (Role,
         };
         let role = match program_name(first) {
             "docker-entrypoint.sh" => return entrypoint(after, environment),
-            "prod_entrypoint.sh" | "litellm" => Role::LiteLlm(Start::CommandLine),
+            "prod_entrypoint.sh" | "litellm" => command_line(after),
             "uvicorn" | "granian" => application(after, Start::Server),
             "gunicorn" | "hypercorn" => application(after, Start::BindServer),
             name if name.starts_with("python") => python(after),
@@ -198,6 +201,15 @@ pub(super) fn program<'a>(words: Words<'a>, environment: &Environment) -> (Role,
     }
 }
 
+/// LiteLLM's command line, which with some options does one thing and ends.
+fn command_line(after: Words) -> Role {
+    let ends = |word: &String| ENDING_OPTIONS.contains(&word.split('=').next().unwrap_or_default());
+    match after.iter().flatten().any(ends) {
+        true => Role::Other,
+        false => Role::LiteLlm(Start::CommandLine),
+    }
+}
+
 fn python(words: Words) -> Role {
     let mut rest = words
         .iter()
@@ -209,8 +221,10 @@ fn python(words: Words) -> Role {
             Some("gunicorn" | "hypercorn") => application(words, Start::BindServer),
             Some(LAUNCHER) => Role::LiteLlm(Start::Launcher),
             Some(COMMAND_LINE_MODULE) => Role::LiteLlm(Start::CommandLine),
-            // Debuggers and the like run the module that their words name.
-            Some(_) if rest.any(|word| word == COMMAND_LINE_MODULE) => Role::Program,
+            // Debuggers, tracers and the like run the module or the program that their words name.
+            Some(_) if rest.any(|word| word == COMMAND_LINE_MODULE || program_name(word) == "litellm") => {
+                Role::Program
+            }
             _ => Role::Other,
         },
         // What follows the code are its arguments.

@@ -1,5 +1,5 @@
 //! Variables that a start command sets: where, to what, and whether it is certain that LiteLLM gets them; and those that it
-//! takes away.
+//! takes away, by `env -u` or in a script.
 
 use k8s_openapi::api::core::v1::Container;
 
@@ -17,13 +17,84 @@ pub(super) struct Assignment<'a> {
     pub is_certain: bool,
 }
 
+/// How a start command takes a variable away.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Removal {
+    /// In a branch of a script, or in a script within it: whether LiteLLM lacks the variable cannot be read.
+    Possible,
+    Certain,
+}
+
+/// Scripts in the words of scripts that are looked into.
+const MAX_DEPTH: usize = 3;
+
 /// Whether the script sets this variable, as far as text alone tells.
 pub(super) fn sets_variable(script: &str, name: &str) -> bool {
     !assignments(script, name).is_empty()
 }
 
+/// Whether the start command takes the variable away before LiteLLM, and sets it nowhere after that.
+pub(super) fn removal(container: &Container, environment: &Environment, name: &str) -> Option<Removal> {
+    if unsets(container, environment, name) {
+        return Some(Removal::Certain);
+    }
+    let scripts = container.command.iter().chain(&container.args).flatten();
+    scripts.filter_map(|script| removal_in(script, name, 0)).max()
+}
+
+/// By `unset`, or by taking it out of what programs get (`export -n`, `declare +x`).
+fn removal_in(script: &str, name: &str, depth: usize) -> Option<Removal> {
+    let commands = written_commands(script);
+    let starts_litellm = |words: &Vec<&str>| words.iter().any(|word| word.contains("litellm"));
+    // What comes behind LiteLLM changes nothing for it.
+    let end = commands
+        .iter()
+        .rposition(starts_litellm)
+        .unwrap_or(commands.len());
+    let last = commands[..end].iter().rposition(|words| removes(words, name));
+    if let Some(last) = last {
+        let after = &commands[last + 1..];
+        let sets = |word: &&str| {
+            word.trim_start_matches(QUOTES)
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('='))
+        };
+        let is_set_again = after.iter().flatten().any(sets);
+        return match is_set_again {
+            // Then the list that is set counts.
+            true => None,
+            false if is_open(script, &commands) => Some(Removal::Possible),
+            false => Some(Removal::Certain),
+        };
+    }
+    let inner = commands.iter().flatten().filter_map(|word| {
+        let inner = word.trim_matches(QUOTES);
+        let is_script = inner.len() < script.len() && inner.contains(char::is_whitespace);
+        (is_script && depth < MAX_DEPTH).then(|| removal_in(inner, name, depth + 1))?
+    });
+    inner.max().map(|_| Removal::Possible)
+}
+
+fn removes(words: &[&str], name: &str) -> bool {
+    let Some((program, arguments)) = words.split_first() else {
+        return false;
+    };
+    let has_option = |sign: char, option: char| {
+        let mut options = arguments.iter().filter(|word| word.starts_with(sign));
+        options.any(|word| word.contains(option))
+    };
+    let takes_away = match program_name(program) {
+        "unset" => !has_option('-', 'f'),
+        "export" => has_option('-', 'n'),
+        "declare" | "typeset" | "local" => has_option('+', 'x'),
+        _ => false,
+    };
+    let is_named = |word: &&str| word.trim_matches(QUOTES).split('=').next() == Some(name);
+    takes_away && arguments.iter().any(is_named)
+}
+
 /// Whether an `env` before LiteLLM takes the variable away.
-pub(super) fn unsets(container: &Container, environment: &Environment, name: &str) -> bool {
+fn unsets(container: &Container, environment: &Environment, name: &str) -> bool {
     let words = [
         environment.expand_all(container.command.as_ref()),
         environment.expand_all(container.args.as_ref()),
@@ -41,9 +112,7 @@ pub(super) fn unsets(container: &Container, environment: &Environment, name: &st
 /// Where the script sets this variable. Comments and what is printed set none.
 pub(super) fn assignments<'a>(script: &'a str, name: &str) -> Vec<Assignment<'a>> {
     let commands = written_commands(script);
-    let tests = |words: &Vec<&str>| matches!(words.first(), Some(&("[" | "[[" | "test" | "case")));
-    // Which branch runs is not known, and the lines of a here-document are read as commands.
-    let is_open = script.contains("<<") || commands.iter().any(tests);
+    let is_open = is_open(script, &commands);
     let mut found = Vec::new();
     for words in commands {
         let before_program = words.iter().take_while(|word| assigns(word)).count();
@@ -73,6 +142,12 @@ pub(super) fn assignments<'a>(script: &'a str, name: &str) -> Vec<Assignment<'a>
         }
     }
     found
+}
+
+/// Whether not all of it runs: which branch does is not known, and the lines of a here-document are read as commands.
+fn is_open(script: &str, commands: &[Vec<&str>]) -> bool {
+    let tests = |words: &Vec<&str>| matches!(words.first(), Some(&("[" | "[[" | "test" | "case")));
+    script.contains("<<") || commands.iter().any(tests)
 }
 
 const QUOTES: [char; 2] = ['"', '\''];
@@ -115,6 +190,39 @@ mod tests {
         assert_eq!(values("NAME=\"a, b\"; run"), [("\"a, b\"", true)]);
         assert_eq!(values("export NAME='a; b' OTHER=c"), [("'a; b'", true)]);
         assert_eq!(values("export \"NAME=a, b\" && run"), [("a, b\"", true)]);
+    }
+
+    #[test]
+    fn a_script_takes_a_variable_away_before_litellm_where_it_sets_it_no_more() {
+        for script in [
+            "unset NAME; exec litellm",
+            "unset -v OTHER NAME && litellm",
+            "export -n NAME\nexec litellm",
+            "declare +x NAME=a; litellm",
+            "NAME=a; unset 'NAME'; exec \"$@\"",
+        ] {
+            assert_eq!(removal_in(script, "NAME", 0), Some(Removal::Certain), "{script}");
+        }
+        for script in [
+            "if [ -n \"$A\" ]; then unset NAME; fi; litellm",
+            "cat > /e <<EOF\nunset NAME\nEOF\nexec litellm",
+            "bash -c 'unset NAME; litellm'",
+        ] {
+            assert_eq!(removal_in(script, "NAME", 0), Some(Removal::Possible), "{script}");
+        }
+        for script in [
+            "unset -f NAME; litellm",
+            "unset NAMES OTHER; litellm",
+            "export NAME; litellm",
+            "declare -x NAME; litellm",
+            "unset NAME; export NAME=a; litellm",
+            "litellm; unset NAME",
+            "echo unset NAME; litellm",
+            "# unset NAME\nlitellm",
+            "$(unset NAME; litellm)",
+        ] {
+            assert_eq!(removal_in(script, "NAME", 0), None, "{script}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! The security context of the sidecar's container: that of PodSecurity `restricted`, with what a pod states over it. A
-//! platform's policies may want a certain user, group or profile of every container; none of them wants more rights than
+//! The security context of the sidecar's container: that of PodSecurity `restricted`, with what the chart states over it,
+//! and what a pod states over that. A platform's policies may want a certain user, group or profile of every container; none of them wants more rights than
 //! `restricted` leaves, so that nothing else can be stated.
 
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Capabilities, PodSpec, SELinuxOptions, SeccompProfile, SecurityContext,
 };
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use thiserror::Error;
 
 use super::reserved::SIDECAR;
 
@@ -23,11 +25,45 @@ const SELINUX_TYPES: [&str; 4] = [
 /// Longest name of an AppArmor profile that Kubernetes takes.
 const MAX_PROFILE_BYTES: usize = 4095;
 
-/// What a pod's annotation states. Of the fields that are fixed only their values may be repeated, as they are where a
+/// What may be stated, and its values: those that PodSecurity `restricted` and the API server take.
+const FIELDS: [(&str, &str); 10] = [
+    ("runAsUser", "a whole number from 1 to 2147483647"),
+    ("runAsGroup", "a whole number from 0 to 2147483647"),
+    (
+        "seccompProfile",
+        "null, {type: RuntimeDefault}, or {type: Localhost, localhostProfile: PATH} with a relative path without `..`",
+    ),
+    (
+        "appArmorProfile",
+        "{type: RuntimeDefault}, or {type: Localhost, localhostProfile: NAME}",
+    ),
+    (
+        "seLinuxOptions",
+        "a level, and a type of container_t, container_init_t, container_kvm_t and container_engine_t",
+    ),
+    ("runAsNonRoot", "true"),
+    ("readOnlyRootFilesystem", "true"),
+    ("allowPrivilegeEscalation", "false"),
+    ("privileged", "false"),
+    ("capabilities", "{drop: [ALL]}"),
+];
+
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum SecurityContextError {
+    #[error("securityContext.{0} is not known; a sidecar takes {known}", known = FIELDS.map(|(name, _)| name).join(", "))]
+    UnknownField(String),
+    #[error("securityContext.{field} must be {expected}")]
+    Value {
+        field: &'static str,
+        expected: &'static str,
+    },
+}
+
+/// What the settings or a pod's annotation state. Of the fields that are fixed only their values may be repeated, as they are where a
 /// whole context is copied.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct StatedSecurityContext {
+pub struct StatedSecurityContext {
     run_as_user: Option<i64>,
     run_as_group: Option<i64>,
     /// `null` leaves the profile out where the other containers state one.
@@ -72,25 +108,61 @@ struct StatedCapabilities {
 
 impl StatedSecurityContext {
     /// Nothing if the text is no such context, if the API server would refuse it, or PodSecurity `restricted`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         // Of a list the fields would be taken in their order.
-        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-        let stated = Self::deserialize(serde_json::Value::Object(fields)).ok()?;
+        let fields: Map<String, Value> = serde_json::from_str(text).ok()?;
+        Self::from_fields(fields).ok()
+    }
+
+    fn from_fields(fields: Map<String, Value>) -> Result<Self, SecurityContextError> {
+        for (name, value) in &fields {
+            let known = FIELDS.into_iter().find(|(known, _)| known == name);
+            let (field, expected) = known.ok_or_else(|| SecurityContextError::UnknownField(name.clone()))?;
+            let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
+            if !Self::deserialize(alone).is_ok_and(|stated| stated.is_allowed()) {
+                return Err(SecurityContextError::Value { field, expected });
+            }
+        }
+        let stated = Self::deserialize(Value::Object(fields));
+        Ok(stated.expect("each of its fields was read alone"))
+    }
+
+    fn is_allowed(&self) -> bool {
         let is_id = |id: Option<i64>, least| id.is_none_or(|id| (least..=MAX_ID).contains(&id));
         let is = |stated: Option<bool>, fixed| stated.is_none_or(|value| value == fixed);
         let drops_all = |stated: &StatedCapabilities| stated.drop == ["ALL"];
-        let holds = is_id(stated.run_as_user, 1)
-            && is_id(stated.run_as_group, 0)
-            && stated.seccomp_profile.iter().flatten().all(Profile::is_seccomp)
-            && stated.app_armor_profile.iter().all(Profile::is_app_armor)
-            && stated.se_linux_options.iter().all(StatedSeLinux::is_allowed)
-            && is(stated.run_as_non_root, true)
-            && is(stated.read_only_root_filesystem, true)
-            && is(stated.allow_privilege_escalation, false)
-            && is(stated.privileged, false)
-            && stated.capabilities.iter().all(drops_all);
-        holds.then_some(stated)
+        is_id(self.run_as_user, 1)
+            && is_id(self.run_as_group, 0)
+            && self.seccomp_profile.iter().flatten().all(Profile::is_seccomp)
+            && self.app_armor_profile.iter().all(Profile::is_app_armor)
+            && self.se_linux_options.iter().all(StatedSeLinux::is_allowed)
+            && is(self.run_as_non_root, true)
+            && is(self.read_only_root_filesystem, true)
+            && is(self.allow_privilege_escalation, false)
+            && is(self.privileged, false)
+            && self.capabilities.iter().all(drops_all)
     }
+
+    /// What a pod states, over what `settings` state for all. What is fixed need not be repeated.
+    fn over(&self, settings: &Self) -> Self {
+        Self {
+            run_as_user: self.run_as_user.or(settings.run_as_user),
+            run_as_group: self.run_as_group.or(settings.run_as_group),
+            seccomp_profile: (self.seccomp_profile.clone()).or_else(|| settings.seccomp_profile.clone()),
+            app_armor_profile: (self.app_armor_profile.clone())
+                .or_else(|| settings.app_armor_profile.clone()),
+            se_linux_options: (self.se_linux_options.clone()).or_else(|| settings.se_linux_options.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+/// For `serde(deserialize_with)`, of the settings' file.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<StatedSecurityContext, D::Error> {
+    let fields = Option::<Map<String, Value>>::deserialize(deserializer)?;
+    StatedSecurityContext::from_fields(fields.unwrap_or_default()).map_err(serde::de::Error::custom)
 }
 
 impl Profile {
@@ -131,8 +203,13 @@ impl StatedSeLinux {
     }
 }
 
-/// The sidecar's security context in this pod.
-pub(super) fn security_context(spec: &PodSpec, stated: &StatedSecurityContext) -> SecurityContext {
+/// The sidecar's security context in this pod, by what the settings and the pod state.
+pub(super) fn security_context(
+    spec: &PodSpec,
+    settings: &StatedSecurityContext,
+    of_pod: &StatedSecurityContext,
+) -> SecurityContext {
+    let stated = of_pod.over(settings);
     let of_pod = spec.security_context.as_ref();
     let pod_is_root = of_pod.and_then(|context| context.run_as_user) == Some(0);
     let runtime_default = || SeccompProfile {
@@ -195,14 +272,37 @@ fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     fn context(spec: &str, stated: &str) -> Value {
+        context_over("{}", spec, stated)
+    }
+
+    fn context_over(settings: &str, spec: &str, stated: &str) -> Value {
         let spec: PodSpec = serde_saphyr::from_str(spec).unwrap();
-        let stated = StatedSecurityContext::parse(stated).unwrap();
-        serde_json::to_value(security_context(&spec, &stated)).unwrap()
+        let [settings, stated] = [settings, stated].map(|text| StatedSecurityContext::parse(text).unwrap());
+        serde_json::to_value(security_context(&spec, &settings, &stated)).unwrap()
+    }
+
+    #[test]
+    fn what_a_pod_states_goes_before_what_the_chart_states_field_by_field() {
+        let chart = r#"{"runAsUser": 1001, "runAsGroup": 2, "seccompProfile": {"type": "RuntimeDefault"},
+            "seLinuxOptions": {"level": "s0:c1"}}"#;
+        let made = context_over(
+            chart,
+            "containers: []",
+            r#"{"runAsUser": 1002, "seccompProfile": null}"#,
+        );
+        assert_eq!(
+            (&made["runAsUser"], &made["runAsGroup"]),
+            (&json!(1002), &json!(2))
+        );
+        assert_eq!(made.get("seccompProfile"), None);
+        assert_eq!(made["seLinuxOptions"]["level"], "s0:c1");
+        let root = "{containers: [], securityContext: {runAsUser: 0}}";
+        assert_eq!(context_over(chart, root, "{}")["runAsUser"], 1001);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::resources::{self, ResourcesError};
+use super::security_context::{self, StatedSecurityContext};
 
 /// The settings of all sidecars, read from a file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -21,6 +22,9 @@ pub struct Settings {
     /// Without requests for CPU and memory a HorizontalPodAutoscaler stops computing for the pod.
     #[serde(default, deserialize_with = "resources::deserialize")]
     pub resources: ResourceRequirements,
+    /// Over what is fixed of it.
+    #[serde(default, deserialize_with = "security_context::deserialize")]
+    pub security_context: StatedSecurityContext,
     /// Where audit lines go.
     #[serde(default)]
     pub audit: AuditSettings,
@@ -280,6 +284,19 @@ mod tests {
             ),
             (r#""resources": {"limits": {"cpu": "abc"}}"#, "limits.cpu"),
             (r#""resources": {"request": {"cpu": "1"}}"#, "request"),
+            (
+                r#""securityContext": {"runAsUser": 0}"#,
+                "securityContext.runAsUser must be a whole number from 1",
+            ),
+            (
+                r#""securityContext": {"runAsuser": 1001}"#,
+                "securityContext.runAsuser is not known; a sidecar takes runAsUser",
+            ),
+            (
+                r#""securityContext": {"capabilities": {"add": ["NET_RAW"]}}"#,
+                "securityContext.capabilities must be {drop: [ALL]}",
+            ),
+            (r#""securityContext": [1001]"#, "expected a map"),
             (r#""imagePullPolicy": "Sometimes""#, "imagePullPolicy"),
             (r#""imagePullSecrets": ["Not_A_Name"]"#, "imagePullSecrets"),
             (r#""drainSeconds": 86400"#, "drainSeconds"),

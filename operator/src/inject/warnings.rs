@@ -138,8 +138,8 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         warnings.push(lasting(
             "NoProxyMayBeReplaced",
             format!(
-                "the start script may set {name} to a list without 127.0.0.1, with which LiteLLM calls the sidecar by its \
-                 proxy: write 127.0.0.1 into the list, or ${name} in front of it"
+                "the start script may take {name} away or set it to a list without 127.0.0.1, with which LiteLLM calls the \
+                 sidecar by its proxy: write 127.0.0.1 into the list, or ${name} in front of it"
             ),
         ));
     }
@@ -214,7 +214,10 @@ fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {
     {
         warnings.push(lasting(
             "EgressProxy",
-            format!("{name} does not apply to protected MCP servers: the sidecar calls them directly"),
+            format!(
+                "{name} does not apply to protected MCP servers: the sidecar calls them directly, or by the \
+                 resource's egressProxy with usedBy: OperatorAndSidecars"
+            ),
         ));
     }
     if is_moved && environment.is_set("PROMETHEUS_METRICS_PORT") {

@@ -29,11 +29,11 @@ pub struct ChartArgs {
     #[arg(long, value_name = "FILE")]
     pub values: Vec<PathBuf>,
 
-    /// Name of the chart's release, by which the operator's address is known.
+    /// Name of the Helm release, which the operator's address is made of.
     #[arg(long, value_name = "NAME", default_value = CHART)]
     pub release: String,
 
-    /// Namespace of the chart's release.
+    /// Namespace of the Helm release.
     #[arg(long, value_name = "NAME", default_value = "mcp-auth-system")]
     pub release_namespace: String,
 

@@ -8,15 +8,20 @@ use mcp_auth_crds::McpServerAuth;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-/// Workloads whose pod template stands for their pods, where it is, and whether a review finds them as the pod's owner
-/// (`pod_owners`).
-const WORKLOADS: [(&str, &str, bool); 6] = [
+/// Workloads whose pod template stands for their pods, where it is, and whether a review finds them, or what they make of
+/// it, as the pod's owner (`pod_owners`).
+const WORKLOADS: [(&str, &str, bool); 10] = [
     ("Deployment", "/spec/template", true),
     ("StatefulSet", "/spec/template", true),
     ("DaemonSet", "/spec/template", true),
     ("ReplicaSet", "/spec/template", true),
     ("Job", "/spec/template", false),
     ("CronJob", "/spec/jobTemplate/spec/template", false),
+    // Argo's, Knative's and KEDA's, and OpenShift's.
+    ("Rollout", "/spec/template", true),
+    ("Service", "/spec/template", true),
+    ("ScaledJob", "/spec/jobTargetRef/template", false),
+    ("DeploymentConfig", "/spec/template", false),
 ];
 /// Far more than any pod; a device that never ends is not read for ever.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -185,7 +190,7 @@ fn pod_of(object: Value, namespace: &str) -> Option<PodManifest> {
             if let Some(namespace) = object["metadata"].get("namespace") {
                 pod["metadata"]["namespace"] = namespace.clone();
             }
-            if kind == "Job" || kind == "CronJob" {
+            if matches!(kind.as_str(), "Job" | "CronJob" | "ScaledJob") {
                 pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] = json!(name);
             }
             (pod, *is_found)

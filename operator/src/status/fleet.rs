@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use mcp_auth_protocol::sync::notices;
 
 use super::SelectedPod;
+use super::sidecars_synced::concerns;
 use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS, annotations};
 use crate::metrics::NOT_REVIEWED;
 use crate::pods::{self, PodMeta};
@@ -18,7 +20,7 @@ use crate::version_skew::is_too_old;
 pub struct Fleet {
     /// Without a sidecar, by the reason.
     pub not_injected: BTreeMap<&'static str, i64>,
-    /// With something to warn of, by the reason.
+    /// With something that injection or the sidecar warns of, by the reason.
     pub warnings: BTreeMap<&'static str, i64>,
     /// With a sidecar that does not use the newest routes and tokens, or is not connected.
     pub behind: i64,
@@ -28,10 +30,15 @@ pub struct Fleet {
     pub too_old: i64,
 }
 
-/// Counts `pods`, and warnings also of those that need no sidecar. One that is starting is neither behind nor without a
-/// sidecar for no reason.
-pub fn count(pods: &[SelectedPod], passed_over: &[Arc<PodMeta>], now: Timestamp) -> Fleet {
+/// Counts the `pods` of a resource of this server, and warnings also of those that need no sidecar. One that is starting
+/// is neither behind nor without a sidecar for no reason.
+pub fn count(pods: &[SelectedPod], passed_over: &[Arc<PodMeta>], server: &str, now: Timestamp) -> Fleet {
     let mut fleet = Fleet::default();
+    for sidecar in pods.iter().filter_map(|(_, sidecar)| sidecar.as_deref()) {
+        for reason in notice_reasons(sidecar, server) {
+            *fleet.warnings.entry(reason).or_default() += 1;
+        }
+    }
     for pod in pods.iter().map(|(pod, _)| pod).chain(passed_over) {
         for reason in warnings(pod) {
             *fleet.warnings.entry(reason).or_default() += 1;
@@ -76,8 +83,18 @@ fn warnings(pod: &PodMeta) -> Vec<&'static str> {
     WARNING_REASONS.into_iter().filter(is_stated).collect()
 }
 
+/// What the sidecar says of this server or of the whole pod: of a closed set too, each once.
+fn notice_reasons(sidecar: &Sidecar, server: &str) -> Vec<&'static str> {
+    let is_stated = |reason: &&'static str| {
+        let mut notices = sidecar.notices.iter();
+        notices.any(|notice| notice.reason == *reason && concerns(notice, server))
+    };
+    notices::WARNINGS.into_iter().filter(is_stated).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use mcp_auth_protocol::sync::Problem;
     use serde_json::json;
 
     use super::*;
@@ -97,7 +114,7 @@ mod tests {
             (pod(annotations::NOT_INJECTED, "invented"), None),
             (pod("other", ""), None),
         ];
-        let fleet = count(&pods, &[], Timestamp::now());
+        let fleet = count(&pods, &[], "tools", Timestamp::now());
         assert_eq!(fleet.not_injected, [("HostNetwork", 1), (NOT_REVIEWED, 2)].into());
         assert_eq!((fleet.behind, fleet.outdated), (0, 0));
     }
@@ -106,8 +123,31 @@ mod tests {
     fn warnings_count_by_their_reason_also_of_pods_that_need_no_sidecar() {
         let text = "UnknownAnnotation: a\nUnknownAnnotation: b\nLowPort: c\nInvented: d";
         let warned = || pod(annotations::WARNINGS, text);
-        let fleet = count(&[(warned(), None)], &[warned()], Timestamp::now());
+        let fleet = count(&[(warned(), None)], &[warned()], "tools", Timestamp::now());
         assert_eq!(fleet.warnings, [("UnknownAnnotation", 2), ("LowPort", 2)].into());
+    }
+
+    #[test]
+    fn what_sidecars_warn_of_counts_by_its_reason_once_for_each_pod() {
+        let notice = |reason: &str| Problem::new(reason, "text");
+        let sidecar = Sidecar {
+            notices: vec![
+                notice(notices::CLIENTS_COUNT_AS_EXTERNAL),
+                notice(notices::STATIC_HEADER_DROPPED).for_server("tools"),
+                notice(notices::STATIC_HEADER_DROPPED).for_server("tools"),
+                notice(notices::SERVER_UNDER_OTHER_NAME).for_server("other"),
+                notice(notices::COOKIE_NEVER_ARRIVED).for_server("tools"),
+                notice("Invented"),
+            ],
+            ..Sidecar::default()
+        };
+        let pods = [(pod(annotations::INJECTED, "0.0.1"), Some(Arc::new(sidecar)))];
+        let fleet = count(&pods, &[], "tools", Timestamp::now());
+        let expected = [
+            (notices::CLIENTS_COUNT_AS_EXTERNAL, 1),
+            (notices::STATIC_HEADER_DROPPED, 1),
+        ];
+        assert_eq!(fleet.warnings, expected.into());
     }
 
     #[test]
@@ -127,7 +167,7 @@ mod tests {
             (injected(), Some(sidecar("0.0.1", "2"))),
             (injected(), Some(sidecar("0.0.1", "1"))),
         ];
-        let fleet = count(&pods, &[], Timestamp::now());
+        let fleet = count(&pods, &[], "tools", Timestamp::now());
         assert_eq!((fleet.behind, fleet.outdated), (2, 2));
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
-use mcp_auth_protocol::sync::Problem;
+use mcp_auth_protocol::sync::{Problem, notices};
 
 use super::pods_injected::{draft, left_alone, none_selected, not_injected, warnings, webhook_not_reached};
 use super::selection::{Selection, is_awaited, previous_status};
@@ -25,11 +25,6 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     notice,
     synced,
 ];
-
-/// A notice with a condition's reason of its own.
-const CONFIGURATION_DIFFERS: &str = "ConfigurationDiffers";
-/// A notice that may be as it should be: not every user has every cookie.
-const COOKIE_NEVER_ARRIVED: &str = "CookieNeverArrived";
 
 pub(super) fn check_pods(
     inputs: &StatusInputs<'_>,
@@ -111,13 +106,15 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
 
 /// True all the same: LiteLLM calls the server this way, though not with all that the resource says.
 fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (_, notice) = first_notice(selection, |notice| notice.reason == CONFIGURATION_DIFFERS)?;
+    let (_, notice) = first_notice(selection, |notice| {
+        notice.reason == notices::CONFIGURATION_DIFFERS
+    })?;
     draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, notice.message)
 }
 
 /// Sidecars work, and something of LiteLLM's configuration should be looked at.
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (pods, notice) = first_notice(selection, |notice| notice.reason != COOKIE_NEVER_ARRIVED)?;
+    let (pods, notice) = first_notice(selection, |notice| notice.reason != notices::COOKIE_NEVER_ARRIVED)?;
     let message = format!("{pods} report {}: {}", notice.reason, notice.message);
     draft(true, reasons::SIDECAR_NOTICE, message)
 }
@@ -146,7 +143,7 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
         }
         Some(pods) => format!("all sidecars are up to date; {pods} starting"),
     };
-    let cookies = first_notice(selection, |notice| notice.reason == COOKIE_NEVER_ARRIVED);
+    let cookies = first_notice(selection, |notice| notice.reason == notices::COOKIE_NEVER_ARRIVED);
     let cookies =
         cookies.map(|(pods, notice)| format!("{pods} report {}: {}", notice.reason, notice.message));
     let message = [Some(message), warnings(selection), cookies];
@@ -163,6 +160,7 @@ fn concerning<'a>(problems: &'a [Problem], server: &str) -> Option<&'a Problem> 
     problems.iter().find(|problem| concerns(problem, server))
 }
 
-fn concerns(problem: &Problem, server: &str) -> bool {
+/// Whether the problem is one of the whole pod or of this server.
+pub(super) fn concerns(problem: &Problem, server: &str) -> bool {
     problem.server.as_deref().is_none_or(|name| name == server)
 }

@@ -16,6 +16,7 @@ use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerConnection};
 use mcp_auth_oauth::Clock;
+use mcp_auth_protocol::sync::{Problem, notices};
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -23,9 +24,10 @@ use tracing::{instrument, warn};
 
 use super::credential_expiring::{CredentialExpiry, FoundReference, expiries};
 use super::events::events;
+use super::sidecars_synced::concerns;
 use super::write_records::WriteRecords;
 use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
-use crate::api_server::with_deadline;
+use crate::api_server::{STATUS_MANAGER, with_deadline};
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
 use crate::event_recorder::EventRecorder;
@@ -38,9 +40,8 @@ use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 use crate::webhook_calls::WebhookCalls;
+use crate::workload_events::{NoticeKind, WorkloadEvents};
 
-/// Field manager of the status.
-const MANAGER: &str = "mcp-auth-operator";
 /// Statuses that are written at once.
 const CONCURRENCY: u16 = 16;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -63,6 +64,12 @@ pub struct ObservedPods {
     pub restarts: RestartOutcomes,
 }
 
+/// Where what has changed is told of.
+pub struct EventSinks {
+    pub resources: EventRecorder,
+    pub workloads: WorkloadEvents,
+}
+
 /// What the status is made of and written with.
 pub struct StatusWriter {
     client: Client,
@@ -72,7 +79,7 @@ pub struct StatusWriter {
     observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
-    events: EventRecorder,
+    events: EventSinks,
     records: WriteRecords,
 }
 
@@ -125,7 +132,7 @@ pub async fn run(
 impl StatusWriter {
     pub fn new(
         client: Client,
-        events: EventRecorder,
+        events: EventSinks,
         clock: Clock,
         credentials: Credentials,
         secrets: KeptSecrets,
@@ -185,6 +192,7 @@ impl StatusWriter {
             |(_, sidecar): &SelectedPod| sidecar.as_deref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
         self.set_metrics(&resource_ref, &inputs, &state.connection, &new_status);
+        self.tell_workloads(&inputs);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
             self.write(resource, &resource_ref, new_status).await?;
         }
@@ -236,6 +244,28 @@ impl StatusWriter {
         expiries(&found.collect::<Vec<_>>())
     }
 
+    /// Tells the workloads of the pods what their sidecars warn of. Of the same there is no event again for a while.
+    fn tell_workloads(&self, inputs: &StatusInputs<'_>) {
+        let spec = &inputs.resource.spec;
+        for (pod, sidecar) in inputs.pods.iter().flatten() {
+            let notices = sidecar.iter().flat_map(|sidecar| &sidecar.notices);
+            let is_warning = |notice: &&Problem| notices::WARNINGS.contains(&notice.reason.as_str());
+            for notice in notices
+                .filter(is_warning)
+                .filter(|notice| concerns(notice, &spec.server.name))
+            {
+                let namespace = pod.namespace().unwrap_or_default();
+                let text = format!("{}: {}", notice.reason, notice.message);
+                self.events.workloads.tell_owner(
+                    &namespace,
+                    pod.owner_references(),
+                    NoticeKind::Sidecar,
+                    &text,
+                );
+            }
+        }
+    }
+
     fn set_metrics(
         &self,
         resource_ref: &ResourceRef,
@@ -251,7 +281,8 @@ impl StatusWriter {
         let shown = connection.client_certificate.as_ref();
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
         let pods = inputs.pods.as_deref().unwrap_or_default();
-        let fleet = fleet::count(pods, &inputs.passed_over, self.clock.now());
+        let server = &inputs.resource.spec.server.name;
+        let fleet = fleet::count(pods, &inputs.passed_over, server, self.clock.now());
         let now = self.clock.now();
         let ends = inputs.expiries.iter().filter_map(|expiry| {
             let end = expiry.end?.as_second();
@@ -284,7 +315,7 @@ impl StatusWriter {
             "kind": McpServerAuth::kind(&()),
             "status": new_status,
         });
-        let params = PatchParams::apply(MANAGER).force();
+        let params = PatchParams::apply(STATUS_MANAGER).force();
         match with_deadline(api.patch_status(&resource_ref.name, &params, &Patch::Apply(&patch))).await {
             Ok(_) => {}
             // Deleted meanwhile.
@@ -294,7 +325,8 @@ impl StatusWriter {
         let events = events(resource.status.as_ref(), &new_status);
         self.records.written(resource, new_status);
         for event in events {
-            self.events.publish(&event, &resource.object_ref(&())).await;
+            let object = resource.object_ref(&());
+            self.events.resources.publish(&event, &object).await;
         }
         Ok(())
     }
@@ -315,7 +347,7 @@ fn is_said_already(resource: &McpServerAuth, issuance: &Issuance) -> bool {
         Some(problem) => problem.is_pending(),
         None => issuance.token.in_use.is_none() && issuance.token.last_error.is_none(),
     };
-    let status = resource.status.as_ref();
+    let status = resource.status.as_ref().filter(|status| !status.is_not_watched());
     is_pending && status.is_some_and(|status| status.observed_generation == resource.metadata.generation)
 }
 

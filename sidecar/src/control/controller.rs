@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use mcp_auth_protocol::reachability::ServerReachability;
+use mcp_auth_protocol::sync::notices::CALLS_PAST_SIDECAR;
 use mcp_auth_protocol::sync::{
     Credential, Pod, Problem, Report, Route, Server, Snapshot, UnreadablePart, UnreadableServer,
 };
@@ -190,6 +191,7 @@ impl<P: DataPath> Controller<P> {
             routes: &self.routes,
             outbound: self.settings.outbound,
             outbound_secret: &self.settings.outbound_secret,
+            inbound: self.settings.inbound,
             auth_blocks: self.settings.auth_blocks,
             static_headers: &self.settings.static_headers,
         });
@@ -287,6 +289,12 @@ impl<P: DataPath> Controller<P> {
         problems.sort();
         problems.dedup();
         let mut notices = [&self.overlay_notices[..], &self.route_notices].concat();
+        // LiteLLM's own entry is called until it is restarted, which is said already.
+        notices.retain(|notice| {
+            let server = notice.server.as_ref();
+            let awaits_restart = server.is_some_and(|server| restart_needed_for.contains(server));
+            notice.reason != CALLS_PAST_SIDECAR || !awaits_restart
+        });
         notices.sort();
         self.metrics
             .restart_needed

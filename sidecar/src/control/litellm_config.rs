@@ -10,6 +10,7 @@
 //! [`parse`](mod@parse) keeps each scalar with its style and tag, and `emit` writes it so that PyYAML decides
 //! as it would have before.
 
+mod client_addresses;
 pub mod config;
 pub mod emit;
 pub mod entry;
@@ -30,7 +31,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mcp_auth_protocol::sync::{Problem, Route};
+use mcp_auth_protocol::sync::{Problem, Route, notices};
 
 use super::outbound_secret::OutboundSecret;
 use config::Config;
@@ -55,6 +56,8 @@ pub struct Input<'a> {
     pub outbound: SocketAddr,
     /// What LiteLLM shows that listener.
     pub outbound_secret: &'a OutboundSecret,
+    /// Whether users' requests come to LiteLLM through the sidecar.
+    pub inbound: bool,
     /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
     pub auth_blocks: bool,
     /// What the keys of gateways in `static_headers` are called on their way through LiteLLM.
@@ -219,6 +222,10 @@ fn merge(
             }
         }
     }
+    if input.inbound {
+        let notice = client_addresses::notice(config.general.as_deref(), &pairs, budget)?;
+        remarks.notices.extend(notice);
+    }
     Ok(Node::mapping(pairs))
 }
 
@@ -247,7 +254,7 @@ fn under_other_names(
                  LiteLLM calls it there without a token: set spec.server.name to {name}, or remove that entry",
                 route.resource
             );
-            Problem::new("ServerUnderOtherName", message).for_server(&route.server)
+            Problem::new(notices::SERVER_UNDER_OTHER_NAME, message).for_server(&route.server)
         }));
     }
     Ok(notices)
@@ -396,6 +403,7 @@ mcp_servers:
             routes: &[],
             outbound: "127.0.0.1:16481".parse().unwrap(),
             outbound_secret: &OutboundSecret::generate(),
+            inbound: true,
             auth_blocks,
             static_headers: &StaticHeaders::resume(folder.path()),
         });

@@ -87,6 +87,14 @@ pub fn traceparent(body: &[u8]) -> Option<TraceParent> {
     stated.and_then(TraceParent::parse)
 }
 
+/// The tool that a request's body calls: nothing for another method, and for several messages in one body.
+pub fn called_tool(body: &[u8]) -> Option<String> {
+    match message::read(body).as_mut_slice() {
+        [message] => message.tool.take(),
+        _ => None,
+    }
+}
+
 /// The method of the first message of a request.
 pub fn method(body: &[u8]) -> Option<String> {
     message::read(body).into_iter().next()?.method

@@ -1,6 +1,7 @@
 //! The inbound half, from users to LiteLLM. A request passes as it is, except that its allow-listed cookies
 //! and headers are also sealed into the one header that LiteLLM forwards to MCP servers.
 
+pub mod answered_call;
 pub mod client_address;
 mod tunnel;
 
@@ -27,6 +28,7 @@ use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::{ClientKeys, Fingerprinter};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
+use crate::proxy::inbound::answered_call::AnsweredCall;
 use crate::proxy::inbound::client_address::{ClientPeer, TrustedProxies};
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::request_id::RequestId;
@@ -200,21 +202,35 @@ impl Inbound {
         if websocket {
             return tunnel::open(&self.litellm, request).await;
         }
+        let answered_call = match (may_call_tools, request.uri().path_and_query()) {
+            (true, Some(path)) => AnsweredCall::begin(&self.routes, path),
+            _ => None,
+        };
         let wrap: fn(Incoming, Arc<BodyProgress>) -> RequestBody = match request.body().is_end_stream() {
             true => |_, _| RequestBody::Whole(None),
             false if may_be_json(request.headers()) => RequestBody::filtered,
             false => RequestBody::watched,
         };
+        let tapped = |body| {
+            let body = wrap(body, progress.clone());
+            match &answered_call {
+                Some(call) => body.tapped(call.request_tap()),
+                None => body,
+            }
+        };
         let response = self
             .litellm
-            .send(worker, request.map(|body| wrap(body, progress.clone())))
+            .send(worker, request.map(tapped))
             .await
             .map_err(|error| litellm_error(&error.cause))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched || !framing::one_length(response.headers()) {
             return Err(ProxyError::LiteLlmFailed);
         }
-        let mut response = response.map(ResponseBody::Stream);
+        let mut response = response.map(|body| match answered_call {
+            Some(call) => ResponseBody::Stream(body).watched(call),
+            None => ResponseBody::Stream(body),
+        });
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)

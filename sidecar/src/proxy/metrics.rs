@@ -37,6 +37,7 @@ struct Counters {
     context_copies_dropped: Counter,
     errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
+    calls_past_sidecar: Family<ServerLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     durations: Family<DurationLabels, DurationHistogram>,
     tokens_refused: Family<TokenRefusedLabels, Counter>,
@@ -132,6 +133,12 @@ impl Metrics {
             "Connections opened to MCP servers",
             connects.clone(),
         );
+        let calls_past_sidecar = Family::<ServerLabels, Counter>::default();
+        registry.register(
+            "calls_past_sidecar",
+            "Tool calls that LiteLLM answered and that did not come to the sidecar",
+            calls_past_sidecar.clone(),
+        );
         let audit_lines = Counter::default();
         registry.register("audit_lines", "Audit lines written", audit_lines.clone());
         let audit_dropped = Family::<DroppedLabels, Counter>::default();
@@ -189,6 +196,7 @@ impl Metrics {
             errors,
             cookies,
             connects,
+            calls_past_sidecar,
             calls,
             durations,
             tokens_refused,
@@ -311,6 +319,13 @@ impl Metrics {
         let digest: [u8; 32] = Sha256::digest(name).into();
         let name = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
         self.0.cookies.get_or_create_owned(&CookieLabels { name })
+    }
+
+    /// `server` is a configured name.
+    pub(crate) fn calls_past_sidecar(&self, server: &str) -> Counter {
+        self.0.calls_past_sidecar.get_or_create_owned(&ServerLabels {
+            server: server.to_owned(),
+        })
     }
 
     /// `server` is a configured name.

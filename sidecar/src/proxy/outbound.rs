@@ -241,6 +241,9 @@ impl Outbound {
         let of_configuration = of_configuration.map(|names| names.take(request.headers_mut()));
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, missing).await?;
         replayable.add_headers(of_configuration.unwrap_or_default());
+        if replayable.may_call_tool() {
+            server.tool_calls.came();
+        }
         replayable.propagate(call.trace(replayable.whole_body()));
         call.record(|audited| replayable.record_body(audited));
         let mut selected = match self.token_selector.select(server, usable, subject).await {

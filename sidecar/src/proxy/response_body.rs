@@ -13,6 +13,7 @@ use crate::http::idle_timeout::IdleTimeout;
 use crate::http::pool::Lease;
 use crate::http::trailers;
 use crate::proxy::audit::{AuditedCall, Outcome};
+use crate::proxy::inbound::answered_call::AnsweredCall;
 use crate::proxy::outbound::endpoint::EndpointRewriter;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,6 +31,14 @@ pub enum ResponseBody {
     Rewritten(Box<Rewritten>),
     /// Any of these, whose bytes and end are recorded.
     Audited(Box<Audited>),
+    /// Any of these, of an answer to a user's tool call.
+    Watched(Box<Watched>),
+}
+
+/// Judged when it is dropped.
+pub struct Watched {
+    body: ResponseBody,
+    call: AnsweredCall,
 }
 
 pub struct Rewritten {
@@ -57,6 +66,11 @@ impl ResponseBody {
             is_broken: false,
             is_whole: false,
         }))
+    }
+
+    /// Shows `call` the answer that passes.
+    pub fn watched(self, call: AnsweredCall) -> Self {
+        Self::Watched(Box::new(Watched { body: self, call }))
     }
 
     pub fn with_idle_timeout(body: Lease, timeout: Duration) -> Self {
@@ -87,6 +101,7 @@ impl Body for ResponseBody {
             Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
             Self::Audited(audited) => return audited.poll_frame(cx),
+            Self::Watched(watched) => return watched.poll_frame(cx),
         };
         frame.map_ok(trailers::strip_forbidden)
     }
@@ -99,6 +114,7 @@ impl Body for ResponseBody {
             Self::Direct(body) => body.is_end_stream(),
             Self::Rewritten(rewritten) => rewritten.is_complete,
             Self::Audited(audited) => audited.body.is_end_stream(),
+            Self::Watched(watched) => watched.body.is_end_stream(),
         }
     }
 
@@ -110,6 +126,7 @@ impl Body for ResponseBody {
             Self::Direct(body) => body.size_hint(),
             Self::Rewritten(_) => SizeHint::default(),
             Self::Audited(audited) => audited.body.size_hint(),
+            Self::Watched(watched) => watched.body.size_hint(),
         }
     }
 }
@@ -137,6 +154,18 @@ impl Rewritten {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
         }
+    }
+}
+
+impl Watched {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(chunk) = frame.data_ref()
+        {
+            self.call.response_tap().pass(chunk);
+        }
+        Poll::Ready(frame)
     }
 }
 

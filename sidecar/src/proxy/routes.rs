@@ -13,6 +13,7 @@ mod reachability;
 mod rejection_reports;
 mod sessions;
 mod target;
+mod tool_calls;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -155,7 +156,7 @@ impl Routes {
         self.0.cookie_arrivals.record(context);
     }
 
-    /// The allow-listed cookies that never come.
+    /// The allow-listed cookies that never come, and servers whose calls do not.
     pub fn notices(&self) -> Vec<sync::Problem> {
         let table = self.table();
         let usable = table
@@ -169,6 +170,8 @@ impl Routes {
                 missing.map(|name| missing_cookie(server, name))
             })
             .collect();
+        let servers = table.servers.values();
+        notices.extend(servers.filter_map(|server| server.tool_calls.notice(server)));
         notices.sort_unstable();
         notices
     }
@@ -278,7 +281,7 @@ fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
          compare its name, upper and lower case too, and see that the front end passes it on to LiteLLM",
         server.resource
     );
-    sync::Problem::new("CookieNeverArrived", message).for_server(&*server.name)
+    sync::Problem::new(sync::notices::COOKIE_NEVER_ARRIVED, message).for_server(&*server.name)
 }
 
 /// Names that LiteLLM reads itself, whatever a server is called.

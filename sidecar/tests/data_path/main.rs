@@ -23,6 +23,7 @@ mod mcp;
 mod metrics;
 mod otlp;
 mod outbound;
+mod past_sidecar;
 mod proofs;
 mod reachability;
 mod refusals;

@@ -125,7 +125,10 @@ impl World {
         let (pods, _) = Pods::new(client.clone(), changes, WorkloadEvents::unread());
         let writer = StatusWriter::new(
             client.clone(),
-            EventRecorder::new(recorder, usize::MAX),
+            EventSinks {
+                resources: EventRecorder::new(recorder, usize::MAX),
+                workloads: WorkloadEvents::unread(),
+            },
             Clock::system(),
             credentials.clone(),
             KeptSecrets {

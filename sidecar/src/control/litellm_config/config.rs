@@ -26,6 +26,8 @@ pub struct Config {
     pub servers: Option<Arc<Node>>,
     /// `litellm_settings`, for its `mcp_aliases`.
     pub settings: Option<Arc<Node>>,
+    /// `general_settings`, for how LiteLLM finds out a client's address.
+    pub general: Option<Arc<Node>>,
     /// The original, and every file that it includes.
     pub files: Vec<PathBuf>,
     /// How many includes lead from the original to its deepest include.
@@ -84,6 +86,10 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
         merge(
             &mut merged.settings,
             top.get("litellm_settings", budget).map_err(file_error)?,
+        );
+        merge(
+            &mut merged.general,
+            top.get("general_settings", budget).map_err(file_error)?,
         );
         for include in includes(top, budget).map_err(file_error)? {
             let next = locate(&include, &path, &root);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mcp_auth_protocol::pod::{CONTEXT_HEADER, OUTBOUND_SECRET_HEADER};
-use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport};
+use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport, notices};
 use url::Url;
 
 use super::error::ConfigError;
@@ -369,7 +369,7 @@ fn dropped_headers(
             if dropped.len() == 1 { "does" } else { "do" },
             if dropped.len() == 1 { "it" } else { "them" },
         );
-        Problem::new("StaticHeaderDropped", message).for_server(server)
+        Problem::new(notices::STATIC_HEADER_DROPPED, message).for_server(server)
     }))
 }
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route};
+use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, notices};
 use url::Url;
 
 use super::error::ConfigError;
@@ -107,7 +107,7 @@ pub fn differences(
         ));
     }
     Ok((!sentences.is_empty())
-        .then(|| Problem::new("ConfigurationDiffers", sentences.join(". ")).for_server(name.clone())))
+        .then(|| Problem::new(notices::CONFIGURATION_DIFFERS, sentences.join(". ")).for_server(name.clone())))
 }
 
 /// Why a setting is left out.

@@ -146,6 +146,11 @@ impl BodyRead {
 /// Methods of [`MessageKind::Discovery`], beside notifications and lists.
 const DISCOVERY: [&str; 3] = ["initialize", "ping", "server/discover"];
 
+/// Whether a message of the body may call a tool.
+pub fn may_call_tool(body: &[u8]) -> bool {
+    memchr::memmem::find(body, b"tools/call").is_some()
+}
+
 /// The kind of a body's messages; of a batch, of the one that asks for most. `None` is a body too long to read.
 pub fn kind(body: Option<&Bytes>) -> MessageKind {
     let Some(body) = body else {

@@ -102,6 +102,12 @@ impl ReplayableRequest {
         }
     }
 
+    /// Whether it may call a tool: a longer body may.
+    pub fn may_call_tool(&self) -> bool {
+        let is_post = self.method == Method::POST;
+        is_post && self.whole_body().is_none_or(message::may_call_tool)
+    }
+
     /// With the trace that the server is to go on with.
     pub fn propagate(&mut self, tracing: &Tracing) {
         tracing.propagate(&mut self.headers);

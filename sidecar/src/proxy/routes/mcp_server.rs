@@ -19,6 +19,7 @@ use super::announced_endpoints::AnnouncedEndpoints;
 use super::reachability::ReachabilityRecord;
 use super::sessions::Sessions;
 use super::target;
+use super::tool_calls::ToolCalls;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::audit::JwtVerifier;
@@ -40,6 +41,7 @@ pub struct McpServer {
     /// What is recorded of each call; `None` where nothing is.
     pub audit: Option<AuditSettings>,
     pub(crate) metrics: ServerMetrics,
+    pub(crate) tool_calls: Arc<ToolCalls>,
     pub state: ServerState,
 }
 
@@ -176,6 +178,10 @@ impl McpServer {
         workers: usize,
     ) -> Self {
         let previous_audit = previous.and_then(|previous| previous.audit.as_ref());
+        let tool_calls = match previous {
+            Some(previous) => previous.tool_calls.clone(),
+            None => ToolCalls::new(metrics.calls_past_sidecar(&server.route.server)),
+        };
         let previous = previous.and_then(McpServer::usable);
         let state = match build_usable(server, previous, trust, metrics, workers) {
             Ok(usable) => ServerState::Usable(Box::new(usable)),
@@ -190,6 +196,7 @@ impl McpServer {
                 .as_ref()
                 .map(|audit| AuditSettings::from_route(audit, previous_audit)),
             metrics: metrics.server(&route.server),
+            tool_calls,
             state,
         }
     }

@@ -1,0 +1,25 @@
+//! What a sidecar may tell of in [`Report::notices`](super::Report::notices): a closed set of
+//! [`Problem::reason`](super::Problem::reason), which the operator counts by.
+
+/// An allow-listed cookie is in none of many requests. It may be as it should be: not every user has every cookie.
+pub const COOKIE_NEVER_ARRIVED: &str = "CookieNeverArrived";
+/// LiteLLM's own configuration says something else of a server than its resource.
+pub const CONFIGURATION_DIFFERS: &str = "ConfigurationDiffers";
+/// LiteLLM's own configuration has a server's URL under another name.
+pub const SERVER_UNDER_OTHER_NAME: &str = "ServerUnderOtherName";
+/// A header of `static_headers` does not arrive.
+pub const STATIC_HEADER_DROPPED: &str = "StaticHeaderDropped";
+/// By LiteLLM's settings clients that state no address are external ones behind the sidecar.
+pub const CLIENTS_COUNT_AS_EXTERNAL: &str = "ClientsCountAsExternal";
+
+/// LiteLLM answers tool calls for a server, and none of them comes to the sidecar.
+pub const CALLS_PAST_SIDECAR: &str = "CallsPastSidecar";
+
+/// Those that want attention.
+pub const WARNINGS: [&str; 5] = [
+    CALLS_PAST_SIDECAR,
+    CONFIGURATION_DIFFERS,
+    SERVER_UNDER_OTHER_NAME,
+    STATIC_HEADER_DROPPED,
+    CLIENTS_COUNT_AS_EXTERNAL,
+];

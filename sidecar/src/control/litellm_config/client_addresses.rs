@@ -1,0 +1,224 @@
+//! Client addresses: where LiteLLM decides otherwise behind the sidecar than it would without it, by its own
+//! `general_settings`, and the setting that ends that.
+//!
+//! The sidecar has to state the address of a client that states none, since LiteLLM's server would take it for
+//! 127.0.0.1. LiteLLM's `get_mcp_client_ip` (1.110.2) then no longer sees that the client stated nothing: without
+//! `mcp_trusted_proxy_ranges` it takes whoever states an address for external, and it wants as many addresses as
+//! `mcp_xff_num_trusted_hops` says of whoever connects from those ranges. It matters only where a server is hidden from
+//! external clients. `tests/surfaces/addresses.py` compares with LiteLLM's own functions.
+
+use ipnet::IpNet;
+use mcp_auth_protocol::sync::{Problem, notices};
+
+use super::error::ConfigError;
+use super::node::{Budget, Mapping, Node, Pair};
+use super::tag_resolution::Kind;
+
+const RANGES: &str = "mcp_trusted_proxy_ranges";
+/// LiteLLM replaces such a text by a value of its environment, which is not known here.
+const ENVIRONMENT: &str = "os.environ/";
+/// Servers that the message names.
+const MAX_NAMED: usize = 3;
+
+/// What there is to say, if anything. `servers` is what LiteLLM will read as `mcp_servers`.
+pub fn notice(
+    general: Option<&Node>,
+    servers: &[Pair],
+    budget: &mut Budget,
+) -> Result<Option<Problem>, ConfigError> {
+    let Some(general) = general.and_then(Node::as_mapping) else {
+        return Ok(None);
+    };
+    let trusts_header = general.get("use_x_forwarded_for", budget)?;
+    if !trusts_header.is_some_and(|node| is_known(&node) && !node.is_empty()) {
+        return Ok(None);
+    }
+    let Some(way_out) = way_out(general, budget)? else {
+        return Ok(None);
+    };
+    let Some(hidden) = hidden_servers(servers, budget)? else {
+        return Ok(None);
+    };
+    let WayOut { because, change } = way_out;
+    let message = format!(
+        "behind the sidecar LiteLLM counts clients inside the cluster that send no X-Forwarded-For as external and hides \
+         {hidden} from them (available_on_public_internet: false), because general_settings has {because}: {change}"
+    );
+    Ok(Some(Problem::new(notices::CLIENTS_COUNT_AS_EXTERNAL, message)))
+}
+
+struct WayOut {
+    because: String,
+    change: &'static str,
+}
+
+fn way_out(general: &Mapping, budget: &mut Budget) -> Result<Option<WayOut>, ConfigError> {
+    let ranges = general.get(RANGES, budget)?;
+    let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else {
+        return Ok(Some(WayOut {
+            because: format!("use_x_forwarded_for without {RANGES}"),
+            change: "set general_settings.mcp_trusted_proxy_ranges to the addresses of the proxies in front of LiteLLM",
+        }));
+    };
+    let hops = general.get("mcp_xff_num_trusted_hops", budget)?;
+    let Some(hops) = hops.filter(|hops| is_known(hops) && !hops.is_null() && !is_one(hops)) else {
+        return Ok(None);
+    };
+    let items = ranges.as_sequence().unwrap_or_default();
+    if !items.iter().filter_map(|item| item.as_str()).any(is_network) {
+        return Ok(None);
+    }
+    let hops = match &*hops {
+        Node::Scalar(scalar) if scalar.kind() == Some(Kind::Int) => format!(": {}", scalar.text),
+        _ => String::new(),
+    };
+    Ok(Some(WayOut {
+        because: format!("mcp_xff_num_trusted_hops{hops} and networks in {RANGES}"),
+        change: "list there the addresses of the proxies alone, each as a single address, or let those clients go \
+                 through the proxies that are counted",
+    }))
+}
+
+/// Whether the value stands in the file.
+fn is_known(node: &Node) -> bool {
+    !node.as_str().is_some_and(|text| text.starts_with(ENVIRONMENT))
+}
+
+/// One proxy is what a client that states nothing comes to: its own address, once.
+fn is_one(node: &Node) -> bool {
+    matches!(node, Node::Scalar(scalar) if scalar.text.trim() == "1")
+}
+
+/// Whether more than one address is in it, so that a client may be among them. LiteLLM leaves out what is no network.
+fn is_network(range: &str) -> bool {
+    let network = range.trim().parse::<IpNet>();
+    network.is_ok_and(|network| network.prefix_len() < network.max_prefix_len())
+}
+
+/// Those that LiteLLM hides from external clients, in words.
+fn hidden_servers(servers: &[Pair], budget: &mut Budget) -> Result<Option<String>, ConfigError> {
+    let mut names = Vec::new();
+    for (key, entry) in servers {
+        let (Some(name), Some(entry)) = (key.as_str(), entry.as_mapping()) else {
+            continue;
+        };
+        let is_public = entry.get("available_on_public_internet", budget)?;
+        if is_public.is_some_and(|node| node.is_empty()) {
+            names.push(name);
+        }
+    }
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let listed = names
+        .iter()
+        .take(MAX_NAMED)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    Ok(match (names.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(listed),
+        (false, more) => Some(format!("{listed} and {more} more")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::parse;
+    use super::*;
+
+    const HIDDEN: &str = "{crm: {available_on_public_internet: false}, open: {}}";
+
+    fn message(general: &str, servers: &str) -> Option<String> {
+        let text = format!("general_settings: {general}\nmcp_servers: {servers}");
+        let document = parse(&text).unwrap().unwrap();
+        let top = document.as_mapping().unwrap();
+        let budget = &mut Budget::default();
+        let general = top.get("general_settings", budget).unwrap();
+        let servers = top.get("mcp_servers", budget).unwrap().unwrap();
+        let pairs = servers.as_mapping().unwrap().flatten(budget).unwrap();
+        let notice = notice(general.as_deref(), &pairs, budget).unwrap();
+        notice.map(|notice| {
+            assert_eq!(
+                (notice.reason.as_str(), notice.server),
+                ("ClientsCountAsExternal", None)
+            );
+            notice.message
+        })
+    }
+
+    #[test]
+    fn a_header_that_is_trusted_from_nobody_in_particular_is_told_with_the_setting_it_needs() {
+        for general in [
+            "{use_x_forwarded_for: true}",
+            "{use_x_forwarded_for: yes, mcp_trusted_proxy_ranges: []}",
+            "{use_x_forwarded_for: 'true', mcp_xff_num_trusted_hops: 2}",
+        ] {
+            let message = message(general, HIDDEN).expect(general);
+            assert!(message.contains("hides crm from them"), "{message}");
+            assert!(
+                message.ends_with("set general_settings.mcp_trusted_proxy_ranges to the addresses of the proxies in front of LiteLLM"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_than_one_proxy_is_told_where_clients_may_have_addresses_of_proxies() {
+        for hops in ["2", "0", "many"] {
+            let general = format!(
+                "{{use_x_forwarded_for: true, mcp_trusted_proxy_ranges: [10.0.0.0/8], mcp_xff_num_trusted_hops: {hops}}}"
+            );
+            let message = message(&general, HIDDEN).expect(hops);
+            assert!(message.contains("each as a single address"), "{message}");
+            assert_eq!(
+                message.contains("mcp_xff_num_trusted_hops: 2 and"),
+                hops == "2",
+                "{message}"
+            );
+            assert!(!message.contains("many"), "{message}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_told_where_litellm_decides_the_same() {
+        let ranges = "use_x_forwarded_for: true, mcp_trusted_proxy_ranges";
+        for general in [
+            "{}".to_owned(),
+            "{use_x_forwarded_for: false}".to_owned(),
+            "{use_x_forwarded_for: os.environ/TRUST}".to_owned(),
+            "{mcp_xff_num_trusted_hops: 2}".to_owned(),
+            format!("{{{ranges}: [10.0.0.0/8]}}"),
+            format!("{{{ranges}: [10.0.0.0/8], mcp_xff_num_trusted_hops: 1}}"),
+            format!("{{{ranges}: [10.0.0.0/8], mcp_xff_num_trusted_hops: os.environ/HOPS}}"),
+            format!("{{{ranges}: [10.1.2.3, 10.1.2.4/32, 'fd00::1'], mcp_xff_num_trusted_hops: 2}}"),
+        ] {
+            assert_eq!(message(&general, HIDDEN), None, "{general}");
+        }
+        let without_ranges = "{use_x_forwarded_for: true}";
+        assert_eq!(
+            message(without_ranges, "{open: {available_on_public_internet: true}}"),
+            None
+        );
+    }
+
+    #[test]
+    fn of_many_hidden_servers_some_are_named() {
+        let servers: Vec<String> = (0..5)
+            .map(|number| format!("s{number}: {{available_on_public_internet: no}}"))
+            .collect();
+        let message = message(
+            "{use_x_forwarded_for: true}",
+            &format!("{{{}}}", servers.join(", ")),
+        )
+        .unwrap();
+        assert!(
+            message.contains("hides s0, s1, s2 and 2 more from them"),
+            "{message}"
+        );
+        assert!(
+            message.len() < 480,
+            "the operator keeps 512 bytes of it: {}",
+            message.len()
+        );
+    }
+}
