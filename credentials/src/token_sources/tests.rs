@@ -339,3 +339,29 @@ async fn where_only_users_have_tokens_an_authorization_server_that_is_not_there_
     assert_eq!(unavailability(&state), (reasons::USER_TOKENS_ONLY, false));
     assert!(state.exchanger.is_some());
 }
+
+#[tokio::test]
+async fn what_another_replica_has_counted_today_is_gone_on_with_and_what_it_counted_yesterday_is_not() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for (date, expected) in [("2027-01-15", 40), ("2027-01-14", 0), ("no day", 0)] {
+        let operator = operator();
+        let usage = json!({"date": date, "issued": 40, "forecast": 50});
+        let status = json!({"token": {"usage": usage}});
+        let resource = McpServerAuth {
+            status: Some(serde_json::from_value(status).unwrap()),
+            ..resource()
+        };
+        let mut desired = client_credentials();
+        if let DesiredSource::OAuth2(configuration) = &mut desired.source {
+            configuration.quota = Some(100);
+        }
+        operator.sources.apply(&resource, Ok(desired));
+        let usage = operator.credentials.get(&resource).issuance.token.usage.unwrap();
+        assert_eq!((usage.today.issued, usage.quota), (expected, Some(100)), "{date}");
+        // A change of the resource is no new day.
+        operator.sources.apply(&resource, Err(gone()));
+        operator.sources.apply(&resource, Ok(client_credentials()));
+        let usage = operator.credentials.get(&resource).issuance.token.usage;
+        assert_eq!(usage.map_or(0, |usage| usage.today.issued), expected, "{date}");
+    }
+}

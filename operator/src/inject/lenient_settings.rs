@@ -17,6 +17,7 @@ const KNOWN: [(&str, &[&str]); 5] = [
             "imagePullPolicy",
             "imagePullSecrets",
             "resources",
+            "securityContext",
             "audit",
             "otlp",
             "startTimeoutSeconds",

@@ -214,7 +214,10 @@ fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {
     {
         warnings.push(lasting(
             "EgressProxy",
-            format!("{name} does not apply to protected MCP servers: the sidecar calls them directly"),
+            format!(
+                "{name} does not apply to protected MCP servers: the sidecar calls them directly, or by the \
+                 resource's egressProxy with usedBy: OperatorAndSidecars"
+            ),
         ));
     }
     if is_moved && environment.is_set("PROMETHEUS_METRICS_PORT") {

@@ -195,7 +195,7 @@ async fn a_token_that_cannot_be_requested_is_refused_with_the_field_and_the_way_
                     "workloadIdentity": {"assertion": "JwtBearer"},
                 },
             }}),
-            "two assertions for one grant",
+            "two grants for one token",
         ),
         (
             json!({"oauth2": {"tokenExchange": {}}}),
@@ -273,6 +273,25 @@ async fn a_token_that_cannot_be_requested_is_refused_with_the_field_and_the_way_
                 "privateKeyJwt": {"managed": {"rotateAfter": "30d"}},
             }}}),
             "rotateAfter",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt",
+                "clientSecretRef": null,
+                "privateKeyJwt": {"managed": {"algorithm": "RS256"}},
+            }}}),
+            "privateKeyJwt.managed.algorithm",
+        ),
+        (
+            json!({"oauth2": {
+                "clientAuthentication": {
+                    "method": "WorkloadIdentity",
+                    "clientSecretRef": null,
+                    "workloadIdentity": {"serviceAccountRef": {"name": "litellm"}, "assertion": "TokenExchange"},
+                },
+                "jwtBearer": {"assertionRef": secret_ref},
+            }}),
+            "are two grants for one token: leave one out",
         ),
         (json!({"oauth2": {"tokenType": "MAC"}}), "spec.oauth2.tokenType"),
         (
