@@ -1,5 +1,7 @@
 //! Token digest: equal for registrations that would bring the very same token, secrets included.
 
+use std::time::Duration;
+
 use ring::digest::{Context, SHA256};
 use secrecy::ExposeSecret;
 
@@ -8,7 +10,7 @@ use super::{
     ZeroExpiresIn,
 };
 use crate::jose::assertion::{AssertionAudience, AssertionSigner, Assertions};
-use crate::{Limits, SigningKey, TokenCheckMode, TokenType};
+use crate::{SigningKey, TokenCheckMode, TokenType};
 
 /// Of what a token request is made of and its token compared with. It is not told what.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -20,7 +22,8 @@ struct Parts(Context);
 impl TokenDigest {
     /// `None`: the token is its client's alone. That is so where it is bound to a key or a certificate, where it is requested of a
     /// server that an MCP server names, and where it is asked for by an assertion that is made by somebody else each time.
-    pub fn of(registration: &Registration, limits: Limits) -> Option<Self> {
+    /// `deadline` is that of one request.
+    pub fn of(registration: &Registration, deadline: Duration) -> Option<Self> {
         let Registration {
             server,
             client_id,
@@ -94,13 +97,7 @@ impl TokenDigest {
             parts.add("allowed", if allowed { "yes" } else { "no" });
         }
         // Whoever requests has the others wait for as long as it does itself.
-        let Limits {
-            connect,
-            deadline,
-            body,
-        } = limits;
-        let limits = [connect.as_millis(), deadline.as_millis(), body as u128];
-        parts.add_list(limits.map(|limit| limit.to_string()).iter().map(String::as_str));
+        parts.add("deadline", &deadline.as_millis().to_string());
         let digest = parts.0.finish();
         Some(Self(digest.as_ref().try_into().ok()?))
     }

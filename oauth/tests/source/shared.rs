@@ -15,7 +15,7 @@ use crate::{issue, policy, serves, sleep, start, state};
 fn digest(secret: &str) -> Option<TokenDigest> {
     let secret = ClientAuthentication::SecretBasic(secret.into());
     let registration = Registration::new("https://auth.example.com/token", "litellm", secret);
-    TokenDigest::of(&registration, Limits::default())
+    TokenDigest::of(&registration, Limits::default().deadline)
 }
 
 struct Source {

@@ -16,7 +16,7 @@ fn registration() -> Registration {
 fn digest(change: impl FnOnce(&mut Registration)) -> Option<TokenDigest> {
     let mut registration = registration();
     change(&mut registration);
-    TokenDigest::of(&registration, Limits::default())
+    TokenDigest::of(&registration, Limits::default().deadline)
 }
 
 fn key() -> SigningKey {
