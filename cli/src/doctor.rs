@@ -20,7 +20,11 @@ use finding::Report;
 pub use text::render;
 
 pub async fn run(options: &ClusterOptions, args: &DoctorArgs) -> Result<ExitStatus, CliError> {
-    let key = KeySource::new(args.litellm_key_file.as_deref(), args.litellm_key_secret.as_ref())?;
+    let key = KeySource::new(
+        args.litellm_key_file.as_deref(),
+        args.litellm_key_secret.as_ref(),
+        args.scope.all_namespaces,
+    )?;
     let cluster = Cluster::connect(options).await?;
     let scope = Scope::new(&args.scope, &cluster);
     if args.criteria {

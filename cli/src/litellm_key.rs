@@ -33,7 +33,11 @@ pub enum KeySource {
     None,
     Given(SecretString),
     /// In the namespace of each LiteLLM.
-    Secret(SecretKey),
+    Secret {
+        secret: SecretKey,
+        /// No namespace was named, so one without this Secret is of others, who keep the key elsewhere.
+        all_namespaces: bool,
+    },
 }
 
 /// The key for one namespace.
@@ -72,9 +76,16 @@ impl FromStr for SecretKey {
 
 impl KeySource {
     /// Reads the file, if there is one.
-    pub fn new(file: Option<&Path>, secret: Option<&SecretKey>) -> Result<Self, CliError> {
+    pub fn new(
+        file: Option<&Path>,
+        secret: Option<&SecretKey>,
+        all_namespaces: bool,
+    ) -> Result<Self, CliError> {
         let Some(path) = file else {
-            return Ok(secret.map_or(Self::None, |secret| Self::Secret(secret.clone())));
+            return Ok(secret.map_or(Self::None, |secret| Self::Secret {
+                secret: secret.clone(),
+                all_namespaces,
+            }));
         };
         let failed = |problem: String| CliError::LiteLlmKey {
             path: path.to_owned(),
@@ -96,36 +107,49 @@ impl<'a> LiteLlmKeys<'a> {
     }
 
     pub async fn of_namespace(&mut self, namespace: &str) -> Result<LiteLlmKey, CliError> {
-        let secret = match self.source {
+        let (secret, all_namespaces) = match self.source {
             KeySource::None => return Ok(LiteLlmKey::NotGiven),
             KeySource::Given(key) => return Ok(LiteLlmKey::Given(key.clone())),
-            KeySource::Secret(secret) => secret,
+            KeySource::Secret {
+                secret,
+                all_namespaces,
+            } => (secret, *all_namespaces),
         };
         if let Some(known) = self.of_namespaces.get(namespace) {
             return Ok(known.clone());
         }
         let found = self.look_up(namespace, secret).await?;
+        let found = judge(found, namespace, secret, all_namespaces);
         self.of_namespaces.insert(namespace.to_owned(), found.clone());
         Ok(found)
     }
 
-    async fn look_up(&self, namespace: &str, secret: &SecretKey) -> Result<LiteLlmKey, CliError> {
-        let SecretKey { name, key: of } = secret;
+    async fn look_up(&self, namespace: &str, secret: &SecretKey) -> Result<Lookup<Secret>, CliError> {
         let api = Api::<Secret>::namespaced(self.cluster.client.clone(), namespace);
-        let unusable = |problem: String| LiteLlmKey::Unusable(format!("--litellm-key-secret: {problem}"));
-        Ok(match get(self.cluster, &api, name).await? {
-            Lookup::Unknown(why) => LiteLlmKey::Unknown(format!("{why} in the namespace {namespace}")),
-            Lookup::Missing => unusable(format!("the namespace {namespace} has no Secret {name}")),
-            Lookup::Found(found) => match found.data.unwrap_or_default().remove(of) {
-                None => unusable(format!("the Secret {namespace}/{name} has no key {of}")),
-                Some(value) => match key(&value.0) {
-                    Ok(key) => LiteLlmKey::Given(key),
-                    Err(problem) => {
-                        unusable(format!("of the Secret {namespace}/{name} the key {of} {problem}"))
-                    }
+        get(self.cluster, &api, &secret.name).await
+    }
+}
+
+fn judge(found: Lookup<Secret>, namespace: &str, secret: &SecretKey, all_namespaces: bool) -> LiteLlmKey {
+    let SecretKey { name, key: of } = secret;
+    let problem = |problem: String| format!("--litellm-key-secret: {problem}");
+    let missing = |what: String| match all_namespaces {
+        true => LiteLlmKey::Unknown(problem(what)),
+        false => LiteLlmKey::Unusable(problem(what)),
+    };
+    match found {
+        Lookup::Unknown(why) => LiteLlmKey::Unknown(format!("{why} in the namespace {namespace}")),
+        Lookup::Missing => missing(format!("the namespace {namespace} has no Secret {name}")),
+        Lookup::Found(found) => match found.data.unwrap_or_default().remove(of) {
+            None => missing(format!("the Secret {namespace}/{name} has no key {of}")),
+            Some(value) => key(&value.0).map_or_else(
+                |what| {
+                    let what = format!("of the Secret {namespace}/{name} the key {of} {what}");
+                    LiteLlmKey::Unusable(problem(what))
                 },
-            },
-        })
+                LiteLlmKey::Given,
+            ),
+        },
     }
 }
 
@@ -189,8 +213,45 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_without_the_secret_is_at_fault_only_where_it_was_named() {
+        let secret: SecretKey = "litellm/master-key".parse().unwrap();
+        let with = |key: &str, value: &[u8]| {
+            let value = k8s_openapi::ByteString(value.to_owned());
+            Lookup::Found(Secret {
+                data: Some(BTreeMap::from([(key.to_owned(), value)])),
+                ..Secret::default()
+            })
+        };
+        let judged = |found: Lookup<Secret>, all_namespaces| judge(found, "llm", &secret, all_namespaces);
+        for (found, problem) in [
+            (Lookup::Missing, "the namespace llm has no Secret litellm"),
+            (with("key", b"sk"), "the Secret llm/litellm has no key master-key"),
+        ] {
+            let named = judged(found.clone(), false);
+            assert!(
+                matches!(&named, LiteLlmKey::Unusable(why) if why.ends_with(problem)),
+                "{named:?}"
+            );
+            let any = judged(found, true);
+            assert!(
+                matches!(&any, LiteLlmKey::Unknown(why) if why.ends_with(problem)),
+                "{any:?}"
+            );
+        }
+        for all_namespaces in [false, true] {
+            let empty = judged(with("master-key", b""), all_namespaces);
+            assert!(
+                matches!(&empty, LiteLlmKey::Unusable(why) if why.ends_with("is empty")),
+                "{empty:?}"
+            );
+            let given = judged(with("master-key", b"sk"), all_namespaces);
+            assert!(matches!(given, LiteLlmKey::Given(_)), "{given:?}");
+        }
+    }
+
+    #[test]
     fn a_file_that_is_not_there_is_named() {
-        let error = KeySource::new(Some(Path::new("/nonexistent/key")), None).unwrap_err();
+        let error = KeySource::new(Some(Path::new("/nonexistent/key")), None, false).unwrap_err();
         assert_eq!(
             error.to_string(),
             "--litellm-key-file /nonexistent/key: there is no such file"

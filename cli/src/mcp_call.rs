@@ -27,6 +27,10 @@ const KEY_HEADER: HeaderName = HeaderName::from_static("x-litellm-api-key");
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 /// Characters of a server's words that a message repeats.
 const MAX_WORDS: usize = 200;
+/// LiteLLM's short form of a key: this, and the key's last characters.
+const SHORT_KEY: &str = "sk-...";
+/// Hexadecimal digits that may be the hash by which LiteLLM's database knows a key (SHA-256 has 64), or a part of one.
+const MIN_HASH_DIGITS: usize = 32;
 
 #[derive(Debug, Error)]
 pub enum McpCallError {
@@ -173,14 +177,45 @@ fn bearer(key: &SecretString) -> Result<HeaderValue, McpCallError> {
     Ok(value)
 }
 
-/// The beginning of what LiteLLM says; of an error document, the message. LiteLLM repeats a key that it does not take.
+/// The beginning of what LiteLLM says; of an error document, the message. LiteLLM repeats a key that it does not take, or its end and
+/// its hash.
 fn words(text: &[u8], key: &SecretString) -> String {
     let document: Value = serde_json::from_slice(text).unwrap_or_default();
     let message = [&document["error"]["message"], &document["detail"]];
     let message = message.into_iter().find_map(|message| message.as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(text), Into::into);
     let text = text.replace(key.expose_secret(), "(the key)");
-    text.chars().take(MAX_WORDS).collect()
+    without_hashes(&without_short_keys(&text))
+        .chars()
+        .take(MAX_WORDS)
+        .collect()
+}
+
+fn without_short_keys(text: &str) -> String {
+    let mut parts = text.split(SHORT_KEY);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest =
+            part.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter));
+        text + "(the key)" + rest
+    })
+}
+
+fn without_hashes(text: &str) -> String {
+    let is_digit = |letter: char| letter.is_ascii_hexdigit();
+    let mut rest = text;
+    let mut told = String::with_capacity(text.len());
+    while let Some(begin) = rest.find(is_digit) {
+        let (before, run) = rest.split_at(begin);
+        let end = run.find(|letter| !is_digit(letter)).unwrap_or(run.len());
+        told.push_str(before);
+        told.push_str(match end >= MIN_HASH_DIGITS {
+            true => "(a hash)",
+            false => &run[..end],
+        });
+        rest = &run[end..];
+    }
+    told + rest
 }
 
 #[cfg(test)]
@@ -194,6 +229,20 @@ mod tests {
             br#"{"error":{"message":"Virtual Key expected. Received=sk-a-key-of-somebody, expected 'sk-'"}}"#;
         let told = words(body, &key);
         assert_eq!(told, "Virtual Key expected. Received=(the key), expected 'sk-'");
+        let hash = "c6e0b6a9".repeat(8);
+        let of_1_80 = format!(
+            "Authentication Error, Invalid proxy server token passed. Received API Key = sk-...body, \
+             Key Hash (Token) ={hash}. Unable to find token in cache or `LiteLLM_VerificationTokenTable`"
+        );
+        assert_eq!(
+            words(of_1_80.as_bytes(), &key),
+            "Authentication Error, Invalid proxy server token passed. Received API Key = (the key), \
+             Key Hash (Token) =(a hash). Unable to find token in cache or `LiteLLM_VerificationTokenTable`"
+        );
+        assert_eq!(
+            words("d\u{e9}j\u{e0} feed 0af7".as_bytes(), &key),
+            "d\u{e9}j\u{e0} feed 0af7"
+        );
         let long = format!("{}sk-a-key-of-somebody", "x".repeat(MAX_WORDS - 5));
         assert!(
             !words(long.as_bytes(), &key).contains("sk-a"),

@@ -200,17 +200,24 @@ where
         .map_err(|error| invalid(format!("spec.egressProxy: {error}")))
 }
 
-/// The digest of the token request. The certificate that only the MCP server is shown is no part of it.
+/// The digest of the token request. The certificate that only the MCP server is shown is no part of it, and neither is the
+/// authority of that server's own, unless that server is asked for its authorization server.
 fn request_digest<W>(
     spec: &McpServerAuthSpec,
+    server: &oauth::ServerLocation,
     inputs: &Inputs<'_, W>,
 ) -> Result<RequestDigest, NotServedError>
 where
     W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
-    let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
+    let asks_mcp_server = matches!(server, oauth::ServerLocation::ProtectedResource { .. });
+    let matters = |field| match field {
+        fields::SERVER_CERTIFICATE | fields::SERVER_KEY => false,
+        fields::SERVER_CA => asks_mcp_server,
+        _ => true,
+    };
     let references = inputs.references.iter();
-    let references = references.filter(|(reference, _)| !of_server.contains(&reference.field));
+    let references = references.filter(|(reference, _)| matters(reference.field));
     let values = references.map(|(reference, lookup)| {
         let value = match resolve_reference(reference, lookup) {
             // The second of two secrets may come and go.

@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::server_hints::ServerHints;
-use crate::token::ASSUMED_LIFETIME;
 use crate::token_request::{TokenRequestFuture, TokenRequester};
 use crate::{Clock, Error, IssuedToken, TokenDigest, TokenRequest};
 
@@ -136,16 +135,22 @@ impl Requester {
     /// to be renewed would have to be renewed here too.
     fn take(&self, newest: &Newest, request: &TokenRequest) -> Option<IssuedToken> {
         let (issued, sent_at) = newest.token.as_ref()?;
-        let received = self.received.load(Ordering::SeqCst);
-        // A source that goes on with a token of before this process may have been refused this very one.
-        let may_be_refused = received == 0 && request.rejections_in_a_row > 0;
-        if received == newest.serial || may_be_refused {
+        let had_newest = match self.received.load(Ordering::SeqCst) {
+            // It had none from here and may have this very one all the same: by the requester before this one, or by another
+            // process. Taken for a new one, it would be renewed at its end, as that of a server that has no other until then.
+            0 => {
+                let in_use = request.in_use.as_ref();
+                in_use.is_some_and(|token| token.secret() == issued.access_token.secret())
+            }
+            received => received == newest.serial,
+        };
+        if had_newest {
             return None;
         }
         let age = Duration::try_from(self.clock.now().duration_since(*sent_at)).ok()?;
         let life = match issued.expires_in {
             Some(seconds) => Duration::from_secs(u64::try_from(seconds).ok()?),
-            None => ASSUMED_LIFETIME,
+            None => request.assumed_lifetime,
         };
         (age <= life / 2).then(|| IssuedToken {
             age,

@@ -30,13 +30,17 @@ pub trait TokenRequester: Send + Sync + 'static {
 }
 
 /// What is asked for beyond the registration.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct TokenRequest {
     /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
     pub scopes: Vec<Scope>,
     /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another
     /// one may be the right one by now.
     pub rejections_in_a_row: u32,
+    /// The token that whoever asks has: another one is wanted.
+    pub in_use: Option<AccessToken>,
+    /// Life of a token for which the server states none. Nothing: such a token is as good as over.
+    pub assumed_lifetime: Duration,
 }
 
 /// What an authorization server issued (RFC 6749 section 5.1), before it is known when that was.

@@ -58,11 +58,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- merge (dict "app.kubernetes.io/component" "test") (include "mcp-auth.labels" . | fromYaml) | toYaml }}
 {{- end }}
 
-{{/* Annotations of what is there only while `helm test` runs. */}}
+{{/* Annotations of what `helm test` makes for itself and removes when it ends, if nobody interrupts it. */}}
 {{- define "mcp-auth.testHook" -}}
 helm.sh/hook: test
 helm.sh/hook-weight: {{ . | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
 {{/* Namespaces whose resources the running operator serves and this upgrade's does not. Nothing where no cluster is asked, as with

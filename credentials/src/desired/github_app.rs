@@ -72,10 +72,10 @@ where
         ..Registration::new(token_url, app.app_id.to_string(), ClientAuthentication::None)
     };
     Ok(ClientConfiguration {
+        request_digest: request_digest(spec, &registration.server, inputs)?,
         registration,
         policy: timing.policy(),
         limits: timing.limits(),
-        request_digest: request_digest(spec, inputs)?,
         exchanges: false,
         service_token: true,
         revoke_on_deletion: false,

@@ -88,10 +88,10 @@ where
         destinations: inputs.policy.authorization_servers.clone(),
     };
     Ok(ClientConfiguration {
+        request_digest: request_digest(spec, &registration.server, inputs)?,
         registration,
         policy: timing.policy(),
         limits: timing.limits(),
-        request_digest: request_digest(spec, inputs)?,
         exchanges: oauth2.token_exchange.is_some(),
         service_token: oauth2.service_token == ServiceToken::Requested,
         revoke_on_deletion: oauth2.revoke_on_deletion,

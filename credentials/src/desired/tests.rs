@@ -123,6 +123,38 @@ fn a_changed_secret_asks_in_another_way_and_a_changed_renewal_does_not() {
     assert_ne!(configuration(&scoped, "one").request_digest, one);
 }
 
+/// It is read where the MCP server is to name its authorization server, and nowhere else on the way to a token.
+#[test]
+fn a_new_authority_of_the_mcp_server_asks_anew_only_where_that_server_names_the_authorization_server() {
+    let mut oauth2 = basic();
+    let digest = |oauth2: &Value, bundle: &'static str| {
+        let mut spec = spec(oauth2.clone());
+        spec.server.tls = serde_json::from_value(json!({
+            "caBundle": {"configMapKeyRef": {"name": "ca", "key": "ca.crt"}},
+        }))
+        .unwrap();
+        let lookup = move |reference: &Reference| match reference.field {
+            fields::SERVER_CA => holding(bundle)(reference),
+            _ => holding("s3cret")(reference),
+        };
+        let desired = decide(&spec, lookup, no_assertions).unwrap();
+        assert_eq!(desired.connection.ca_bundle.as_deref(), Some(bundle));
+        let DesiredSource::OAuth2(configuration) = desired.source else {
+            panic!("not a given token");
+        };
+        configuration.request_digest
+    };
+    assert_eq!(
+        digest(&oauth2, "an authority"),
+        digest(&oauth2, "another authority")
+    );
+    oauth2.as_object_mut().unwrap().remove("tokenUrl");
+    assert_ne!(
+        digest(&oauth2, "an authority"),
+        digest(&oauth2, "another authority")
+    );
+}
+
 #[test]
 fn parameters_of_secrets_are_sent_as_they_are_there_and_a_change_asks_anew() {
     let mut oauth2 = basic();

@@ -42,7 +42,7 @@ impl Client {
 
     /// How its tokens are told apart from those of other registrations; none where they are its own alone.
     pub fn token_digest(&self) -> Option<TokenDigest> {
-        TokenDigest::of(&self.registration)
+        TokenDigest::of(&self.registration, self.transport.limits().deadline)
     }
 
     /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server.

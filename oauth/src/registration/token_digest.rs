@@ -1,5 +1,7 @@
 //! Token digest: equal for registrations that would bring the very same token, secrets included.
 
+use std::time::Duration;
+
 use ring::digest::{Context, SHA256};
 use secrecy::ExposeSecret;
 
@@ -20,7 +22,8 @@ struct Parts(Context);
 impl TokenDigest {
     /// `None`: the token is its client's alone. That is so where it is bound to a key or a certificate, where it is requested of a
     /// server that an MCP server names, and where it is asked for by an assertion that is made by somebody else each time.
-    pub fn of(registration: &Registration) -> Option<Self> {
+    /// `deadline` is that of one request.
+    pub fn of(registration: &Registration, deadline: Duration) -> Option<Self> {
         let Registration {
             server,
             client_id,
@@ -93,6 +96,8 @@ impl TokenDigest {
         for allowed in [*allow_insecure_http, *allow_private_addresses] {
             parts.add("allowed", if allowed { "yes" } else { "no" });
         }
+        // Whoever requests has the others wait for as long as it does itself.
+        parts.add("deadline", &deadline.as_millis().to_string());
         let digest = parts.0.finish();
         Some(Self(digest.as_ref().try_into().ok()?))
     }

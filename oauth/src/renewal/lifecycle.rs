@@ -96,6 +96,8 @@ impl TokenLifecycle {
                 .map(Scope::new)
                 .collect(),
             rejections_in_a_row: self.rejections.in_a_row,
+            in_use: self.state.token.as_ref().map(|token| token.access_token.clone()),
+            assumed_lifetime: self.policy.assumed_lifetime,
         };
         let for_scopes =
             self.step_ups.is_pending() && self.has_good_token() && !self.unverified && now < self.renewal_at;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_oauth::{
-    BasicErrorResponseType, ClientAuthentication, Clock, Error, ErrorCode, ErrorResponse, Policy,
+    BasicErrorResponseType, ClientAuthentication, Clock, Error, ErrorCode, ErrorResponse, Limits, Policy,
     Registration, SharedRequester, SharedTokenSlot, SharedTokens, TokenDigest, TokenSource, TokenSourceState,
 };
 use tokio::sync::watch;
@@ -14,11 +14,8 @@ use crate::{issue, policy, serves, sleep, start, state};
 
 fn digest(secret: &str) -> Option<TokenDigest> {
     let secret = ClientAuthentication::SecretBasic(secret.into());
-    TokenDigest::of(&Registration::new(
-        "https://auth.example.com/token",
-        "litellm",
-        secret,
-    ))
+    let registration = Registration::new("https://auth.example.com/token", "litellm", secret);
+    TokenDigest::of(&registration, Limits::default().deadline)
 }
 
 struct Source {
@@ -286,4 +283,91 @@ async fn a_source_whose_tokens_are_its_own_alone_shares_none() {
     first.until_serves("one").await;
     let mut second = Source::start(&script, None, policy(), &clock);
     second.until_serves("two").await;
+}
+
+/// As where a certificate authority's file, or the place of the secret, is another one: the registration is the same.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_gets_another_client_requests_a_new_token_and_renews_that_ahead_of_its_end() {
+    let clock = Clock::starting_at(start());
+    let (tokens, script) = (
+        SharedTokens::default(),
+        Script::new(&clock, [issue("one", 3600), issue("two", 3600)]),
+    );
+    let slot = || tokens.slot("apps", digest("s3cret"));
+    let replace = |source: &Source| {
+        let requester = SharedRequester::new(script.clone(), slot(), clock.clone());
+        source.source.replace(requester);
+    };
+    let mut sources = [0, 1].map(|_| Source::start(&script, slot(), policy(), &clock));
+    for source in &mut sources {
+        source.until_serves("one").await;
+    }
+    sleep(100).await;
+    for source in &mut sources {
+        replace(source);
+        source.until_serves("two").await;
+        let state = source.states.borrow().clone();
+        let next = crate::seconds(state.next_attempt_at);
+        assert_eq!(next, 100 + 2412, "two thirds of its life, not its end");
+    }
+    assert_eq!(
+        script.requests(),
+        [0, 100],
+        "the other one takes what was requested"
+    );
+}
+
+/// As where its Secret was deleted and is there again, while an equal resource had its own all along.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_goes_on_with_the_token_of_the_others_does_not_take_it_for_a_new_one() {
+    let clock = Clock::starting_at(start());
+    let steps = [issue("one", 3600), issue("two", 3600)];
+    let (tokens, script) = (SharedTokens::default(), Script::new(&clock, steps));
+    let slot = || tokens.slot("apps", digest("s3cret"));
+    let mut other = Source::start(&script, slot(), policy(), &clock);
+    other.until_serves("one").await;
+    let token = other.states.borrow().token.clone().unwrap();
+    sleep(100).await;
+    let requester = || SharedRequester::new(script.clone(), slot(), clock.clone());
+    let source = TokenSource::resume(requester(), policy(), clock.clone(), token, None);
+    let mut states = source.subscribe();
+    source.replace(requester());
+    let renewed = state(&mut states, |state| serves(state) == Some("two")).await;
+    assert_eq!(crate::seconds(renewed.next_attempt_at), 100 + 2412);
+    // The MCP server does not take what it has: the one that the others have is another one.
+    other.reject();
+    other.until_serves("two").await;
+    assert_eq!(script.requests(), [0, 100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_unstated_life_is_taken_within_half_of_the_life_that_is_assumed() {
+    let clock = Clock::starting_at(start());
+    let unstated = |token| Step::Issue {
+        token,
+        expires_in: None,
+        takes: 0,
+    };
+    let (tokens, script) = (
+        SharedTokens::default(),
+        Script::new(&clock, ["one", "two"].map(unstated)),
+    );
+    let slot = || tokens.slot("apps", digest("s3cret"));
+    let hour = Policy {
+        assumed_lifetime: Duration::from_secs(3600),
+        ..policy()
+    };
+    let mut first = Source::start(&script, slot(), hour, &clock);
+    first.until_serves("one").await;
+    sleep(1000).await;
+    let mut second = Source::start(&script, slot(), hour, &clock);
+    second.until_serves("one").await;
+    assert_eq!(
+        first.states.borrow().next_attempt_at,
+        second.states.borrow().next_attempt_at
+    );
+    // One that takes it for older than that has its own requested.
+    let mut third = Source::start(&script, slot(), policy(), &clock);
+    third.until_serves("two").await;
+    assert_eq!(script.requests(), [0, 1000]);
 }

@@ -2,6 +2,7 @@
 //! LiteLLM would log it and count it (`MAX_REQUESTS_BEFORE_RESTART`), and whether it is ready to serve is
 //! what the probes of its own container ask.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,9 +53,15 @@ pub struct NotReady {
 
 impl Litellm {
     pub async fn probe(&self) -> ProbeResult {
+        self.probe_by(sock_diag::listening).await
+    }
+
+    /// `kernel`: what listens, as the kernel tells it.
+    async fn probe_by(&self, kernel: fn() -> io::Result<Vec<Socket>>) -> ProbeResult {
         let proc_net = self.proc_net.as_deref();
         let told = proc_net.filter(|path| *path == Path::new(PROC_NET));
-        let told = told.and_then(|_| sock_diag::listening().ok());
+        let told = told.and_then(|_| kernel().ok());
+        let told = told.filter(|listening| self.is_any_of_ours_in(listening));
         let is_told = told.is_some();
         let Some(listening) = told.or_else(|| proc_net.and_then(sockets)) else {
             return self.connect().await;
@@ -79,6 +86,15 @@ impl Litellm {
             },
             None => ProbeResult::Down(self.not_listening(&undeclared)),
         }
+    }
+
+    /// The port that this is asked on listens always: an answer without it leaves out LiteLLM's too.
+    fn is_any_of_ours_in(&self, listening: &[Socket]) -> bool {
+        let is_ours = |socket: &Socket| {
+            let port = socket.address.port();
+            self.ours.iter().any(|ours| ours.port() == port)
+        };
+        listening.iter().any(is_ours)
     }
 
     /// Where the system does not list its sockets, a connection tells as much.
@@ -157,7 +173,9 @@ mod tests {
     async fn it_runs_when_its_port_listens_and_keeps_its_socket() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let litellm = litellm(socket.local_addr().unwrap());
+        let health = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut litellm = litellm(socket.local_addr().unwrap());
+        litellm.ours = vec![health.local_addr().unwrap()];
         // By which reason depends on what else listens on this machine.
         assert!(matches!(litellm.probe().await, ProbeResult::Down(_)));
         let listener = socket.listen(1).unwrap();
@@ -178,6 +196,19 @@ mod tests {
         assert_eq!(reason(litellm.probe().await), "listening");
         let accepted = futures::FutureExt::now_or_never(listener.accept());
         assert!(accepted.is_none(), "{accepted:?}");
+    }
+
+    #[tokio::test]
+    async fn it_is_found_where_the_kernel_answers_without_what_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let health = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut litellm = litellm(listener.local_addr().unwrap());
+        litellm.ours = vec![health.local_addr().unwrap()];
+        assert_eq!(reason(litellm.probe_by(|| Ok(Vec::new())).await), "listening");
+        assert_eq!(
+            reason(litellm.probe_by(|| Err(io::ErrorKind::NotFound.into())).await),
+            "listening"
+        );
     }
 
     #[tokio::test]

@@ -75,9 +75,10 @@ fn read_answer(kernel: &mut impl Read, sockets: &mut Vec<Socket>) -> io::Result<
         while !rest.is_empty() {
             let (kind, message, after) = split_message(rest).ok_or(ErrorKind::InvalidData)?;
             match kind {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => {
-                    let number = i32::from_ne_bytes(bytes_at(message, 0).ok_or(ErrorKind::InvalidData)?);
+                // What fails within an answer is told by its end, as where the kernel has no module for TCP.
+                NLMSG_DONE if error_number(message)? >= 0 => return Ok(()),
+                NLMSG_DONE | NLMSG_ERROR => {
+                    let number = error_number(message)?;
                     return Err(io::Error::from_raw_os_error(number.saturating_neg()));
                 }
                 SOCK_DIAG_BY_FAMILY => sockets.push(parse(message).ok_or(ErrorKind::InvalidData)?),
@@ -86,6 +87,13 @@ fn read_answer(kernel: &mut impl Read, sockets: &mut Vec<Socket>) -> io::Result<
             rest = after;
         }
     }
+}
+
+/// Negative where something failed.
+fn error_number(message: &[u8]) -> io::Result<i32> {
+    Ok(i32::from_ne_bytes(
+        bytes_at(message, 0).ok_or(ErrorKind::InvalidData)?,
+    ))
 }
 
 /// Kind and content of the first message, and what follows it.
@@ -180,13 +188,16 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        let refused = dump(&[(NLMSG_ERROR, &(-2_i32).to_ne_bytes())]);
-        assert_eq!(read(&refused).unwrap_err().kind(), ErrorKind::NotFound);
+        for kind in [NLMSG_ERROR, NLMSG_DONE] {
+            let refused = dump(&[(kind, &(-2_i32).to_ne_bytes())]);
+            assert_eq!(read(&refused).unwrap_err().kind(), ErrorKind::NotFound, "{kind}");
+        }
         for bytes in [
             &b""[..],
             b"short",
             &dump(&[(SOCK_DIAG_BY_FAMILY, &[0; 8])]),
             &dump(&[(NLMSG_ERROR, b"")]),
+            &dump(&[(NLMSG_DONE, b"")]),
             &[0xff; 32],
             &[0; 32],
         ] {

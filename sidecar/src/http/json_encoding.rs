@@ -1,8 +1,8 @@
 //! Encoding of a JSON text. It has to be UTF-8 (RFC 8259 section 8.1), but LiteLLM reads some of its requests by a parser
 //! that takes UTF-16 and UTF-32 as well, in which the key filter would find nothing.
 
-/// A byte order mark of four bytes, and a character of four.
-const LONGEST: usize = 8;
+/// A byte order mark of four bytes, and two characters of four.
+const LONGEST: usize = 12;
 /// How a text begins that has keys: one byte that is not zero, and where it stands among the bytes of a character.
 const UNITS: [(usize, usize); 4] = [(2, 0), (2, 1), (4, 0), (4, 3)];
 
@@ -33,19 +33,31 @@ impl EncodingCheck {
 
 /// Whether a text that begins like this is an object or a list, possibly after spaces, in characters of two or four bytes.
 fn is_wide(text: &[u8]) -> bool {
-    UNITS.iter().any(|(width, at)| {
-        let mut units = text.chunks_exact(*width);
-        let mut unit = units.next();
-        if unit.is_some_and(|unit| is_mark(unit, *at)) {
-            unit = units.next();
+    UNITS.iter().any(|(width, at)| is_wide_by(text, *width, *at))
+}
+
+/// `at`: where in a character of `width` bytes the one is that is not zero. The bracket alone proves nothing: many a file begins
+/// with a small number of two or four bytes. In JSON more ASCII follows it, or the spaces in front of it.
+fn is_wide_by(text: &[u8], width: usize, at: usize) -> bool {
+    let mut units = text.chunks_exact(width).peekable();
+    units.next_if(|unit| is_mark(unit, at));
+    let mut is_open = false;
+    for unit in units {
+        match ascii(unit, at) {
+            Some(b' ' | b'\t' | b'\r' | b'\n') => {}
+            Some(b'{' | b'[') if !is_open => is_open = true,
+            Some(0x21..=0x7e) if is_open => return true,
+            _ => return false,
         }
-        unit.is_some_and(|unit| {
-            unit.iter().enumerate().all(|(place, byte)| match place == *at {
-                true => matches!(byte, b'{' | b'[' | b' ' | b'\t' | b'\r' | b'\n'),
-                false => *byte == 0,
-            })
-        })
-    })
+    }
+    // Spaces so far, behind which an object may come.
+    text.len() == LONGEST
+}
+
+/// The character, if it is in ASCII.
+fn ascii(unit: &[u8], at: usize) -> Option<u8> {
+    let mut others = unit.iter().enumerate().filter(|(place, _)| *place != at);
+    others.all(|(_, byte)| *byte == 0).then(|| unit[at])
 }
 
 /// Whether this is U+FEFF, with its lower byte in this place.
@@ -106,7 +118,7 @@ mod tests {
 
     #[test]
     fn an_object_or_a_list_in_wide_characters_is_none_in_utf8() {
-        for text in ["{\"a\":1}", "[1]", " \n{}", "[]"] {
+        for text in ["{\"a\":1}", "[1]", "[{}]", "{ }", " \n{}", "[]", "            {}"] {
             for (encoding, bytes) in encodings(text) {
                 assert!(!passes(&bytes), "{text} in UTF-{encoding}");
             }
@@ -129,9 +141,14 @@ mod tests {
         ] {
             assert!(passes(text.as_bytes()), "{text}");
         }
-        let mp4 = b"\0\0\0\x18ftypmp42";
         for bytes in [
-            &mp4[..],
+            &b"\0\0\0\x18ftypmp42"[..],
+            b"\0\0\0 ftypisom\0\0\x02\0",
+            b" \0\x05\0\x22\0",
+            b"[\0\x05\0\x22\0",
+            b" \0A\0{\0",
+            b"\n\0\x12\0",
+            b"\n\0",
             b"\0asm\x01\0\0\0",
             b"II*\0\x08\0\0\0",
             b"\0",

@@ -33,7 +33,7 @@ impl MemoryReturn {
     /// `parked`: how often connections have been parked.
     pub fn sweep(&mut self, parked: u64) {
         if self.is_due(parked) {
-            drop(black_box(Vec::<u8>::with_capacity(BLOCK_BYTES)));
+            drop(black_box(block(BLOCK_BYTES)));
         }
     }
 
@@ -48,9 +48,21 @@ impl MemoryReturn {
     }
 }
 
+/// None where that much cannot be had, as under a limit on the address space: that is no reason to end.
+fn block(bytes: usize) -> Option<Vec<u8>> {
+    let mut block = Vec::new();
+    block.try_reserve_exact(bytes).ok().map(|()| block)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_system_without_that_much_memory_ends_nothing() {
+        assert!(block(isize::MAX as usize).is_none());
+        assert!(block(BLOCK_BYTES).is_some_and(|block| block.capacity() >= BLOCK_BYTES));
+    }
 
     #[test]
     fn the_allocator_is_asked_for_a_while_after_the_start_and_after_connections_were_parked_and_not_at_rest()

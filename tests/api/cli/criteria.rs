@@ -76,6 +76,11 @@ pub async fn running_pod(world: &World, kubelet: &Kubelet, image: &str) -> Runni
 
 /// The resource `tools` for this server, with a token and one cookie of users.
 pub async fn tools(world: &World, server: &McpServer) {
+    tools_with(world, server, json!({}), reasons::ISSUED).await;
+}
+
+/// The same with more in `spec.oauth2`, and `TokenIssued` with another reason.
+async fn tools_with(world: &World, server: &McpServer, more: Value, reason: &str) {
     world.secret(SECRET, "client-secret", &oauth::secret()).await;
     let mut tools = resource("tools", "tools", oauth2(&oauth::token_url()));
     let url = format!("http://{}/mcp", server.address);
@@ -84,9 +89,10 @@ pub async fn tools(world: &World, server: &McpServer) {
         &mut tools,
         json!({"spec": {"server": {"url": url, "allowInsecureHttp": true}, "cookiePassthrough": cookies}}),
     );
+    merge(&mut tools["spec"]["oauth2"], more);
     world.apply(&tools).await.unwrap();
     world
-        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .condition("tools", conditions::TOKEN_ISSUED, "True", reason)
         .await;
 }
 
@@ -227,6 +233,26 @@ async fn litellm_s_key_is_taken_from_a_secret_beside_it_and_told_to_nobody() {
             "{printed:?}"
         );
         assert_eq!(printed.code, 1);
+    }
+}
+
+#[tokio::test]
+async fn no_user_is_made_up_for_a_server_to_which_only_users_have_tokens() {
+    const NAMESPACE: &str = "cli-criteria-users";
+    let world = World::new(NAMESPACE, true).await;
+    let kubelet = Kubelet::start(&world.client, NAMESPACE).await;
+    let server = McpServer::start().await;
+    let users_only = json!({"serviceToken": "None", "tokenExchange": {"subjectCookie": "user_token"}});
+    tools_with(&world, &server, users_only, reasons::USER_TOKENS_ONLY).await;
+    let _pod = running_pod(&world, &kubelet, "litellm").await;
+    let key = file("criteria-users-key", KEY);
+    let (_, found) = criteria(NAMESPACE, &["--litellm-key-file", path(&key)]).await;
+    assert_eq!(outcomes(&found)[3..], ["NotChecked"; 2], "{found:#?}");
+    for criterion in &found[3..] {
+        assert!(
+            finding(criterion).contains("only users have tokens there"),
+            "{found:#?}"
+        );
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuth, Transport, conditions};
+use mcp_auth_crds::{McpServerAuth, ServiceToken, Transport, conditions};
 use mcp_auth_operator::entitled;
 use mcp_auth_protocol::reachability::Reachability;
+use secrecy::SecretString;
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::LiteLlmPod;
@@ -25,6 +27,10 @@ use crate::status::condition;
 
 /// Most servers that are called.
 const MAX_CALLS: usize = 20;
+/// Longest time of all calls together. `helm test` takes five minutes, with the start of the pod, and tells nothing if it ends then.
+const ALL_CALLS_TIME: Duration = Duration::from_secs(180);
+/// Why there is nobody to call a server as.
+const ONLY_USERS_TOKENS: &str = "only users have tokens there (serviceToken: None), and none can be made up";
 /// Longest wait for a server that is called without a token.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// LiteLLM's MCP endpoint. Some versions redirect it without the slash.
@@ -92,11 +98,12 @@ pub async fn calls(
         keys: LiteLlmKeys::new(cluster, key),
     };
     let mut calls = Vec::new();
+    let deadline = Instant::now() + ALL_CALLS_TIME;
     for (index, resource) in inventory.resources.iter().enumerate() {
         let outcome = match (skip, index < MAX_CALLS) {
             (true, _) => CallOutcome::NotMade("--skip-calls".to_owned()),
             (false, false) => CallOutcome::NotMade(format!("only the first {MAX_CALLS} servers are called")),
-            (false, true) => calling.call(resource).await?,
+            (false, true) => by(deadline, calling.call(resource)).await?,
         };
         calls.push(Call {
             namespace: resource.namespace().unwrap_or_default(),
@@ -105,6 +112,19 @@ pub async fn calls(
         });
     }
     Ok(calls)
+}
+
+/// What came of a call that has to end by then.
+async fn by(
+    deadline: Instant,
+    call: impl Future<Output = Result<CallOutcome, CliError>>,
+) -> Result<CallOutcome, CliError> {
+    timeout_at(deadline, call).await.unwrap_or_else(|_| {
+        let limit = ALL_CALLS_TIME.as_secs();
+        Ok(CallOutcome::NotMade(format!(
+            "the calls of all servers took the {limit} s that they have together; with --namespace there are fewer"
+        )))
+    })
 }
 
 impl Calls<'_> {
@@ -118,11 +138,10 @@ impl Calls<'_> {
             return Ok(CallOutcome::NotMade(why.to_owned()));
         };
         let namespace = resource.namespace().unwrap_or_default();
-        let key = match self.keys.of_namespace(&namespace).await? {
-            LiteLlmKey::Given(key) => key,
-            LiteLlmKey::NotGiven => return Ok(reported(resource, &url, HOW_TO_GIVE).await),
-            LiteLlmKey::Unknown(why) => return Ok(reported(resource, &url, &why).await),
-            LiteLlmKey::Unusable(problem) => return Ok(CallOutcome::KeyUnusable(problem)),
+        let key = match caller(resource, self.keys.of_namespace(&namespace).await?) {
+            Caller::User(key) => key,
+            Caller::Nobody(why) => return Ok(reported(resource, &url, &why).await),
+            Caller::KeyUnusable(problem) => return Ok(CallOutcome::KeyUnusable(problem)),
         };
         let Some(ports) = litellm_ports(self.cluster, pod) else {
             let why = "users' requests do not come through the sidecar (mcpauth.dev/inbound: disabled)";
@@ -222,13 +241,39 @@ fn sidecar_report(resource: &McpServerAuth) -> SidecarReport {
     }
 }
 
+/// Whom LiteLLM is called as.
+#[derive(Debug)]
+enum Caller {
+    /// One who is made up, with this key of LiteLLM.
+    User(SecretString),
+    /// And why.
+    Nobody(String),
+    KeyUnusable(String),
+}
+
+fn caller(resource: &McpServerAuth, key: LiteLlmKey) -> Caller {
+    match key {
+        _ if has_only_users_tokens(resource) => Caller::Nobody(ONLY_USERS_TOKENS.to_owned()),
+        LiteLlmKey::Given(key) => Caller::User(key),
+        LiteLlmKey::NotGiven => Caller::Nobody(HOW_TO_GIVE.to_owned()),
+        LiteLlmKey::Unknown(why) => Caller::Nobody(why),
+        LiteLlmKey::Unusable(problem) => Caller::KeyUnusable(problem),
+    }
+}
+
+/// Whether a request without a user's own cookie or header has no token, and goes to no server.
+fn has_only_users_tokens(resource: &McpServerAuth) -> bool {
+    let oauth2 = resource.spec.oauth2.as_ref();
+    oauth2.is_some_and(|oauth2| oauth2.service_token == ServiceToken::None)
+}
+
 /// `why`: LiteLLM is not called as a user.
 async fn reported(resource: &McpServerAuth, url: &Url, why: &str) -> CallOutcome {
     match sidecar_report(resource) {
         SidecarReport::Answered(message) => CallOutcome::Reported {
             message,
             direct: direct(url, resource.spec.server.transport).await,
-            not_called: match PassedOn::new(&resource.spec).is_empty() {
+            not_called: match PassedOn::new(&resource.spec).is_empty() && !has_only_users_tokens(resource) {
                 true => String::new(),
                 false => why.to_owned(),
             },
@@ -317,6 +362,49 @@ mod tests {
                 "{unknown:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn where_only_users_have_tokens_nothing_of_users_is_said_to_arrive() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let users_only = |reachable| {
+            let mut value = serde_json::to_value(resource("True", Some(reachable))).unwrap();
+            value["spec"]["bearerToken"].take();
+            value["spec"]["oauth2"] = json!({"tokenUrl": "https://a.example.com/t", "clientId": "c",
+                "clientAuthentication": {"method": "None"}, "serviceToken": "None",
+                "tokenExchange": {"subjectCookie": "user_token"}});
+            serde_json::from_value::<McpServerAuth>(value).unwrap()
+        };
+        let url = Url::parse("http://127.0.0.1:1/mcp").unwrap();
+        let answered = users_only(("True", "Answered"));
+        let key = || LiteLlmKey::Given("sk-key".into());
+        assert!(matches!(caller(&answered, key()), Caller::Nobody(why) if why == ONLY_USERS_TOKENS));
+        assert!(matches!(caller(&resource("True", None), key()), Caller::User(_)));
+        let outcome = reported(&answered, &url, ONLY_USERS_TOKENS).await;
+        assert!(
+            matches!(&outcome, CallOutcome::Reported { not_called, .. } if not_called == ONLY_USERS_TOKENS),
+            "{outcome:?}"
+        );
+        let outcome = reported(&users_only(("Unknown", "NotContacted")), &url, ONLY_USERS_TOKENS).await;
+        assert!(
+            matches!(&outcome, CallOutcome::NotMade(why) if why.ends_with(ONLY_USERS_TOKENS)),
+            "{outcome:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn calls_end_with_the_time_that_all_have_together_and_what_is_there_counts() {
+        let now = Instant::now();
+        let made = || Ok(CallOutcome::Failing("it is away".to_owned()));
+        assert_eq!(
+            by(now, std::future::ready(made())).await.unwrap(),
+            made().unwrap()
+        );
+        let outcome = by(now, std::future::pending()).await.unwrap();
+        assert!(
+            matches!(&outcome, CallOutcome::NotMade(why) if why.contains("180 s")),
+            "{outcome:?}"
+        );
     }
 
     #[test]

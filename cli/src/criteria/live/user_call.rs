@@ -135,7 +135,7 @@ impl UserCall {
             unknown => unknown,
         };
         let tools_for_nobody = match (tools, passed_on.is_empty()) {
-            (0, false) => Some(ports.tools(server, HeaderMap::new(), key).await?),
+            (0, false) if sent.may_be_the_user_s() => Some(ports.tools(server, HeaderMap::new(), key).await?),
             _ => None,
         };
         Ok(Self {
@@ -157,8 +157,8 @@ impl UserCall {
             Sent::Unknown(why) => return (Outcome::NotChecked, why.clone()),
             Sent::Requests(requests) => requests,
         };
-        let is_list = |request: &&SentRequest| request.method.as_deref() == Some("tools/list");
-        let Some(request) = requests.iter().rfind(is_list).or(requests.last()) else {
+        let list = requests.iter().rfind(|request| is_list(request));
+        let Some(request) = list.or(requests.last()) else {
             let text = format!(
                 "of LiteLLM's requests none with {} came to the sidecar of {}",
                 self.passed_on.describe(),
@@ -233,16 +233,39 @@ impl UserCall {
     /// Whether nothing speaks against the server's having answered with a list, which may be empty.
     fn is_listed(&self) -> bool {
         match &self.sent {
-            Sent::Requests(requests) => requests.iter().any(|request| {
-                request.method.as_deref() == Some("tools/list")
-                    && request.status == Some(StatusCode::OK.as_u16())
-            }),
+            Sent::Requests(requests) => requests
+                .iter()
+                .any(|request| is_list(request) && is_taken(request)),
             Sent::NothingToSend | Sent::Unknown(_) => true,
         }
     }
 }
 
+fn is_list(request: &SentRequest) -> bool {
+    request.method.as_deref() == Some("tools/list")
+}
+
+/// A server by SSE takes messages with 202, and answers them in its stream.
+fn is_taken(request: &SentRequest) -> bool {
+    let status = request
+        .status
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    status.is_some_and(|status| status.is_success())
+}
+
 impl Sent {
+    /// Whether it may be because of who asks that LiteLLM lists no tools. If not, nobody would be told more, after one more wait for
+    /// a server that is silent.
+    fn may_be_the_user_s(&self) -> bool {
+        match self {
+            Self::Requests(requests) => requests.iter().any(|request| match is_taken(request) {
+                true => is_list(request),
+                false => request.status.is_some(),
+            }),
+            Self::NothingToSend | Self::Unknown(_) => true,
+        }
+    }
+
     fn of_server(self, server: &str) -> Self {
         match self {
             Self::Requests(mut requests) => {
@@ -296,195 +319,4 @@ fn said(head: &response::Parts, body: &Bytes) -> Sent {
 }
 
 #[cfg(test)]
-mod tests {
-    use mcp_auth_crds::McpServerAuth;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    fn passed_on(more: Value) -> PassedOn {
-        let mut spec = json!({
-            "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
-            "cookiePassthrough": {"enabled": true, "cookieNames": ["user_id", "session_id"]},
-            "headerPassthrough": {"headerNames": ["X-Forwarded-User"]},
-        });
-        for (key, value) in more.as_object().unwrap() {
-            spec[key] = value.clone();
-        }
-        let resource = json!({
-            "apiVersion": "mcpauth.dev/v1alpha1", "kind": "McpServerAuth", "metadata": {"name": "tools"}, "spec": spec,
-        });
-        PassedOn::new(&serde_json::from_value::<McpServerAuth>(resource).unwrap().spec)
-    }
-
-    fn request(method: &str, cookies: &[&str], status: Option<u16>) -> SentRequest {
-        SentRequest {
-            request: "9c11".to_owned(),
-            server: "tools".to_owned(),
-            method: Some(method.to_owned()),
-            cookies: names(cookies),
-            headers: Vec::new(),
-            authorized: true,
-            status,
-        }
-    }
-
-    fn call(tools: usize, requests: Vec<SentRequest>) -> UserCall {
-        UserCall {
-            pod: "litellm-0".to_owned(),
-            tools,
-            tools_for_nobody: None,
-            passed_on: PassedOn {
-                cookies: names(&["session_id"]),
-                headers: Vec::new(),
-            },
-            sent: Sent::Requests(requests),
-        }
-    }
-
-    #[test]
-    fn what_a_user_sends_is_what_the_resource_passes_on_and_a_cookie_that_it_does_not() {
-        let value = CheckValue::new([7; 16]);
-        let all = passed_on(json!({}));
-        let sent = all.as_user(&value);
-        assert_eq!(
-            sent[COOKIE],
-            format!("session_id={value}; user_id={value}; {OTHER_COOKIE}={value}")
-        );
-        assert_eq!(sent["x-forwarded-user"], value.as_str());
-        assert_eq!(
-            all.describe(),
-            "the allowed cookies session_id, user_id and the allowed header x-forwarded-user"
-        );
-        let disabled =
-            passed_on(json!({"cookiePassthrough": {"enabled": false, "cookieNames": ["session_id"]}}));
-        assert_eq!(disabled.cookies, names(&[]));
-        let exchanged = |subject: Value| {
-            let exchange = json!({"tokenUrl": "https://a.example.com/t", "clientId": "c",
-                "clientAuthentication": {"method": "None"}, "tokenExchange": subject});
-            passed_on(json!({"oauth2": exchange}))
-        };
-        assert_eq!(
-            exchanged(json!({"subjectCookie": "user_id"})).cookies,
-            names(&["session_id"])
-        );
-        assert_eq!(
-            exchanged(json!({"subjectHeader": "x-forwarded-USER"})).headers,
-            names(&[])
-        );
-    }
-
-    #[test]
-    fn only_a_request_with_all_that_is_allowed_and_nothing_else_shows_that_it_arrives() {
-        let said = |requests| call(3, requests).arrival();
-        let initialize = || request("initialize", &["session_id"], Some(200));
-        let (outcome, text) = said(vec![
-            initialize(),
-            request("tools/list", &["session_id"], Some(200)),
-        ]);
-        assert_eq!(outcome, Outcome::Passed);
-        assert_eq!(
-            text,
-            "a tools/list through LiteLLM in litellm-0 went to the server with the token and the allowed cookie session_id, and \
-             without the other cookie; the server answers 200 (request 9c11)"
-        );
-        let without_token = SentRequest {
-            authorized: false,
-            ..initialize()
-        };
-        for (requests, outcome, part) in [
-            (
-                vec![],
-                Outcome::Fault,
-                "none with the allowed cookie session_id came",
-            ),
-            (
-                vec![
-                    initialize(),
-                    request("tools/list", &["mcpauth_check_other", "session_id"], Some(200)),
-                ],
-                Outcome::Fault,
-                "with a cookie that is not allowed",
-            ),
-            (
-                vec![request("tools/list", &["user_id"], Some(200))],
-                Outcome::Fault,
-                "with the allowed cookie user_id, and not with",
-            ),
-            (vec![without_token], Outcome::Fault, "without a token"),
-            (
-                vec![request("initialize", &["session_id"], None)],
-                Outcome::Fault,
-                "did not answer",
-            ),
-            (
-                vec![request("initialize", &["session_id"], Some(401))],
-                Outcome::Warning,
-                "answers 401 to this user",
-            ),
-        ] {
-            let (found, text) = said(requests);
-            assert_eq!(found, outcome, "{text}");
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_sidecar_that_cannot_say_shows_nothing() {
-        let answer = |status: u16, body: &'static str| {
-            let (head, ()) = hyper::Response::builder()
-                .status(status)
-                .body(())
-                .unwrap()
-                .into_parts();
-            said(&head, &Bytes::from(body))
-        };
-        assert_eq!(answer(200, r#"{"requests":[]}"#), Sent::Requests(Vec::new()));
-        for (status, body, part) in [
-            (200, "{}", "does not know"),
-            (404, "no /context-check", "earlier version"),
-            (403, "", "inside of the pod"),
-            (500, "", "answers 500"),
-        ] {
-            let call = UserCall {
-                sent: answer(status, body),
-                ..call(3, Vec::new())
-            };
-            let (outcome, text) = call.arrival();
-            assert_eq!(outcome, Outcome::NotChecked, "{text}");
-            assert!(text.contains(part), "{part}: {text}");
-        }
-        let nothing = UserCall {
-            sent: Sent::NothingToSend,
-            ..call(3, Vec::new())
-        };
-        assert_eq!(nothing.arrival().0, Outcome::Passed);
-    }
-
-    #[test]
-    fn a_user_who_is_made_up_and_gets_nothing_speaks_only_against_himself() {
-        let listing = |tools, tools_for_nobody| {
-            let call = UserCall {
-                tools_for_nobody,
-                ..call(tools, Vec::new())
-            };
-            call.listing()
-        };
-        assert_eq!(
-            listing(3, None),
-            (Outcome::Passed, "LiteLLM lists 3 tools".to_owned())
-        );
-        assert_eq!(listing(0, Some(3)).0, Outcome::Passed);
-        assert_eq!(listing(0, Some(0)).0, Outcome::Fault);
-        let listed = vec![request("tools/list", &["session_id"], Some(200))];
-        assert_eq!(
-            call(0, listed).listing().0,
-            Outcome::Warning,
-            "the server may have none"
-        );
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::jose::assertion::{AssertionFuture, AssertionSource, GivenAssertion};
-use crate::{ClientCertificate, ClientId, EgressProxy, GeneratedKey, Scope};
+use crate::{Client, ClientCertificate, ClientId, EgressProxy, GeneratedKey, Limits, Scope};
 
 fn registration() -> Registration {
     let secret = ClientAuthentication::SecretBasic("s3cret".into());
@@ -16,7 +16,7 @@ fn registration() -> Registration {
 fn digest(change: impl FnOnce(&mut Registration)) -> Option<TokenDigest> {
     let mut registration = registration();
     change(&mut registration);
-    TokenDigest::of(&registration)
+    TokenDigest::of(&registration, Limits::default().deadline)
 }
 
 fn key() -> SigningKey {
@@ -204,4 +204,20 @@ fn what_is_bound_or_found_or_made_elsewhere_is_shared_with_nobody() {
         known_issuer: None,
     };
     assert_eq!(digest(|r| r.server = found), None);
+}
+
+/// Whoever requests for both would have the other wait for as long as it does itself.
+#[test]
+fn clients_that_wait_for_an_answer_for_different_times_share_no_token() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let digest = |seconds| {
+        let limits = Limits {
+            deadline: std::time::Duration::from_secs(seconds),
+            ..Limits::default()
+        };
+        let client = Client::with_limits(registration(), limits).unwrap();
+        client.token_digest().unwrap()
+    };
+    assert_eq!(digest(3), digest(3));
+    assert_ne!(digest(3), digest(60));
 }

@@ -45,6 +45,7 @@ impl Outbound {
             .request(usable, &selected.token)
             .ok_or(ProxyError::BodyUnreadable)?;
         let carried = self.context_checks.carried(request.headers());
+        let is_of_check = carried.is_some();
         let sent = Instant::now();
         let answer = usable.target.send(worker, request).await;
         call.upstream_time += sent.elapsed();
@@ -83,11 +84,18 @@ impl Outbound {
                 let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
                 Ok(ServerAnswer::Accepted(response))
             }
+            // Its user is made up, which another token would not help against: the operator is to request none.
+            AuthOutcome::Unauthorized if is_of_check => {
+                Err(selected.to_error(StatusCode::UNAUTHORIZED).into())
+            }
             AuthOutcome::Unauthorized => Ok(ServerAnswer::Rejected(TokenRejection::Unauthorized)),
             AuthOutcome::InsufficientScope(scopes) => {
                 // The token is valid, though not for this request.
                 self.token_selector.record_accepted(selected);
-                Ok(ServerAnswer::Rejected(TokenRejection::InsufficientScope(scopes)))
+                match is_of_check {
+                    true => Err(selected.to_error(StatusCode::FORBIDDEN).into()),
+                    false => Ok(ServerAnswer::Rejected(TokenRejection::InsufficientScope(scopes))),
+                }
             }
             AuthOutcome::NonceRequired => Ok(ServerAnswer::NonceRequired),
             AuthOutcome::OtherChallenge => Err(selected.to_error(StatusCode::FORBIDDEN).into()),
