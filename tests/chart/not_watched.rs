@@ -147,7 +147,7 @@ fn a_job_that_fails_keeps_its_log_and_no_rights() {
 fn the_job_runs_where_the_operator_runs_and_has_a_name_that_the_api_server_takes() {
     let name = format!("a{}", "b".repeat(51));
     let operator = json!({
-        "podLabels": {"team": "platform", "app.kubernetes.io/component": "operator"},
+        "podLabels": {"team": "platform"},
         "podAnnotations": {"policy": "exempt"},
         "priorityClassName": "important",
         "hostNetwork": true,
@@ -158,11 +158,15 @@ fn the_job_runs_where_the_operator_runs_and_has_a_name_that_the_api_server_takes
         let installation = Installation::with(&helm, &["kept", "left"], &json!({"fullnameOverride": name}));
         let mut values = values(&["kept"]);
         values["fullnameOverride"] = json!(name);
-        values["operator"] = operator.clone();
+        // Not the kubelet's, on the node's network.
+        values["webhook"]["port"] = json!(10260);
+        for (field, value) in operator.as_object().unwrap() {
+            values["operator"][field] = value.clone();
+        }
         let preview = installation.preview_with(&values);
         let document = preview
             .split("\n---\n")
-            .find(|document| document.contains("kind: Job"))
+            .find(|document| document.contains("- mark-not-watched"))
             .unwrap();
         let document = document.split("\nMANIFEST:").next().unwrap();
         let job: Value = serde_saphyr::from_str(document).unwrap();
