@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_ends_the_connection_of_a_peer_that_acknowledges_nothing() {
+    async fn every_connection_asks_the_kernel_to_end_it_where_the_peer_acknowledges_nothing() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let _peer = TcpStream::connect(address).await.unwrap();

@@ -244,6 +244,11 @@ async fn serve_litellm(listener: TcpListener, mut events: mpsc::UnboundedReceive
             while let Ok(1..) = stream.read_buf(&mut read).await {
                 while let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
                     let head: Vec<u8> = read.drain(..end + 4).collect();
+                    let lower = head.to_ascii_lowercase();
+                    if lower.windows(8).any(|word| word == b" chunked") {
+                        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+                        break;
+                    }
                     // It reads a body before it asks who sends it.
                     let length = if head.starts_with(b"POST ") { BODY_BYTES } else { 0 };
                     while read.len() < length && stream.read_buf(&mut read).await? > 0 {}
@@ -449,5 +454,19 @@ async fn bodies_that_never_end_cost_no_user_and_no_probe() {
     let _open = keep_open(sidecar.inbound, 3_000, sent.as_bytes()).await;
     sidecar
         .serves(&mut user, "3,000 requests whose body does not end")
+        .await;
+}
+
+#[tokio::test]
+async fn bodies_of_one_byte_a_chunk_at_mcp_paths_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("chunks").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let head = b"POST /mcp/tools HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let sent = [&head[..], &b"1\r\nx\r\n".repeat(65_536)].concat();
+    let _open = keep_open(sidecar.inbound, 150, &sent).await;
+    sidecar
+        .serves(&mut user, "150 requests of 65,536 chunks of one byte")
         .await;
 }

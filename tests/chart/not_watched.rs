@@ -50,7 +50,7 @@ fn an_upgrade_that_takes_a_namespace_out_leaves_no_resource_ready_there() {
         );
         let again = ok(operator(&rights, &arguments));
         assert!(again.contains("nothing that has to be taken back"), "{again}");
-        complete(&job);
+        finish(&job, &json!({"succeeded": 1}), ["SuccessCriteriaMet", "Complete"]);
         ok(upgrade.wait_with_output().unwrap());
 
         let (status, reason) = ready_condition("left");
@@ -74,14 +74,7 @@ fn an_upgrade_that_takes_a_namespace_out_leaves_no_resource_ready_there() {
             ok(kubectl(&["get", "msa", "tools", "--namespace", "left", jsonpath])),
             ""
         );
-        for object in ["job", "serviceaccount"] {
-            let found = kubectl(&["get", object, JOB, "--namespace", RELEASE]);
-            assert!(text(&found.stderr).contains("NotFound"), "{object}");
-        }
-        for object in ["role", "rolebinding"] {
-            let found = kubectl(&["get", object, JOB, "--namespace", "left"]);
-            assert!(text(&found.stderr).contains("NotFound"), "{object}");
-        }
+        rights_are_gone_and_the_log_is_there();
         installation.remove();
     }
 }
@@ -97,10 +90,10 @@ fn nothing_is_marked_but_what_an_upgrade_takes_away() {
             assert!(!rendered(served).contains(JOB), "{served:?} takes nothing away");
         }
         let mut without = values(&["kept"]);
-        without["markNotWatched"] = json!(false);
+        without.as_object_mut().unwrap().remove("markNotWatched");
         assert!(
             !installation.preview_with(&without).contains(JOB),
-            "it can be turned off"
+            "it is there for whoever wants it"
         );
 
         let binding = "leaving-mcp-auth-operator-resources";
@@ -129,6 +122,95 @@ fn nothing_is_marked_but_what_an_upgrade_takes_away() {
     }
 }
 
+#[test]
+fn a_job_that_fails_keeps_its_log_and_no_rights() {
+    for helm in helm_programs() {
+        let installation = Installation::of(&helm, &["kept", "left"]);
+        let upgrade = installation.start_upgrade(&["kept"]);
+        let job = until_found(&["get", "job", JOB, "--namespace", RELEASE, "--output", "json"]);
+        let spec = &job["spec"];
+        assert!(
+            spec["backoffLimit"].as_u64() > Some(0),
+            "a drained node is no failure"
+        );
+        let seconds = spec["activeDeadlineSeconds"].as_u64().unwrap();
+        assert!((60..300).contains(&seconds), "Helm waits for 300 s: {seconds}");
+        finish(&job, &json!({"failed": 3}), ["FailureTarget", "Failed"]);
+        let output = upgrade.wait_with_output().unwrap();
+        assert!(!output.status.success(), "docs/tasks/upgrade.md says so");
+        rights_are_gone_and_the_log_is_there();
+        installation.remove();
+    }
+}
+
+#[test]
+fn the_job_runs_where_the_operator_runs_and_has_a_name_that_the_api_server_takes() {
+    let name = format!("a{}", "b".repeat(51));
+    let operator = json!({
+        "podLabels": {"team": "platform", "app.kubernetes.io/component": "operator"},
+        "podAnnotations": {"policy": "exempt"},
+        "priorityClassName": "important",
+        "hostNetwork": true,
+        "tolerations": [{"key": "infra", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    });
+    for helm in helm_programs() {
+        let installation = Installation::with(&helm, &["kept", "left"], &json!({"fullnameOverride": name}));
+        let mut values = values(&["kept"]);
+        values["fullnameOverride"] = json!(name);
+        values["operator"] = operator.clone();
+        let preview = installation.preview_with(&values);
+        let document = preview
+            .split("\n---\n")
+            .find(|document| document.contains("kind: Job"))
+            .unwrap();
+        let document = document.split("\nMANIFEST:").next().unwrap();
+        let job: Value = serde_saphyr::from_str(document).unwrap();
+        let length = job["metadata"]["name"].as_str().unwrap().len();
+        assert!(length <= 52, "with room for the names of its pods: {length}");
+        let (metadata, spec) = (
+            &job["spec"]["template"]["metadata"],
+            &job["spec"]["template"]["spec"],
+        );
+        assert_eq!(metadata["labels"]["team"], "platform");
+        assert_eq!(
+            metadata["labels"]["app.kubernetes.io/component"], "not-watched",
+            "no Service selects it"
+        );
+        assert_eq!(metadata["labels"]["sidecar.istio.io/inject"], "false");
+        assert_eq!(metadata["annotations"]["policy"], "exempt");
+        assert_eq!(spec["priorityClassName"], "important");
+        assert_eq!(
+            (&spec["hostNetwork"], &spec["dnsPolicy"]),
+            (&json!(true), &json!("ClusterFirstWithHostNet"))
+        );
+        for field in ["tolerations", "affinity"] {
+            assert_eq!(spec[field], operator[field], "{field}");
+        }
+        installation.remove();
+    }
+}
+
+#[test]
+fn nothing_is_made_in_a_namespace_that_is_being_deleted() {
+    for (number, helm) in helm_programs().iter().enumerate() {
+        let ending = format!("ending-{number}");
+        ok(apply(
+            &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ending}})],
+            &[],
+        ));
+        let installation = Installation::of(helm, &["kept", "left", &ending]);
+        let marked = format!("--namespace={ending}");
+        assert!(installation.preview(&["kept"]).contains(&marked));
+        // Nothing here ends it.
+        ok(kubectl(&["delete", "namespace", &ending, "--wait=false"]));
+        let preview = installation.preview(&["kept"]);
+        assert!(!preview.contains(&marked));
+        assert!(preview.contains("--namespace=left"));
+        installation.remove();
+    }
+}
+
 /// The chart in a namespace of the release's name.
 struct Installation {
     helm: PathBuf,
@@ -136,6 +218,14 @@ struct Installation {
 
 impl Installation {
     fn of(helm: &Path, watched: &[&str]) -> Self {
+        Self::with(helm, watched, &json!({}))
+    }
+
+    fn with(helm: &Path, watched: &[&str], besides: &Value) -> Self {
+        let mut values = values(watched);
+        for (name, value) in besides.as_object().unwrap() {
+            values[name] = value.clone();
+        }
         let namespaces = ["kept", "left", "new"];
         ok(apply(
             &namespaces
@@ -150,7 +240,7 @@ impl Installation {
             RELEASE,
             "--create-namespace",
         ];
-        ok(helm_with(helm, &arguments, &values(watched)));
+        ok(helm_with(helm, &arguments, &values));
         ok(kubectl(&[
             "wait",
             "crd",
@@ -213,7 +303,7 @@ impl Installation {
 }
 
 fn values(watched: &[&str]) -> Value {
-    Case::with_values(json!({"watchNamespaces": watched})).all_values()
+    Case::with_values(json!({"watchNamespaces": watched, "markNotWatched": true})).all_values()
 }
 
 /// A resource that an operator once found ready.
@@ -299,14 +389,39 @@ fn operator(kubeconfig: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// As the controller of Jobs does once the pod has ended well.
-fn complete(job: &Value) {
+fn rights_are_gone_and_the_log_is_there() {
+    let is_there = |object: &str, namespace: &str| {
+        let found = kubectl(&["get", object, JOB, "--namespace", namespace]);
+        assert!(
+            found.status.success() || text(&found.stderr).contains("NotFound"),
+            "{object}"
+        );
+        found.status.success()
+    };
+    assert!(is_there("job", RELEASE));
+    for (object, namespace) in [
+        ("serviceaccount", RELEASE),
+        ("role", "left"),
+        ("rolebinding", "left"),
+    ] {
+        assert!(!is_there(object, namespace), "{object}");
+    }
+    ok(kubectl(&["delete", "job", JOB, "--namespace", RELEASE]));
+}
+
+/// As the controller of Jobs does once the pod has ended: how many have, and the conditions of that.
+fn finish(job: &Value, count: &Value, conditions: [&str; 2]) {
     let time = job["metadata"]["creationTimestamp"].as_str().unwrap();
-    let condition = |type_| json!({"type": type_, "status": "True", "lastTransitionTime": time});
-    let status = json!({"status": {
-        "startTime": time, "completionTime": time, "succeeded": 1,
-        "conditions": [condition("SuccessCriteriaMet"), condition("Complete")],
-    }});
+    let conditions = conditions
+        .map(|type_| json!({"type": type_, "status": "True", "lastTransitionTime": time, "reason": "Test"}));
+    let mut status = json!({"startTime": time, "conditions": conditions});
+    for (name, number) in count.as_object().unwrap() {
+        status[name] = number.clone();
+    }
+    if conditions[1]["type"] == "Complete" {
+        status["completionTime"] = json!(time);
+    }
+    let status = json!({"status": status});
     let patch = [
         "patch",
         "job",

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,8 +36,21 @@ def conditions(measured: dict) -> str:
 Two replicas of the operator, {size["namespaces"]} namespaces with {size["pods"]} pods and {size["resources"]} resources each, so
 {number(sidecars)} sidecars with {size["resources"]} servers each, and one namespace with {number(size["large_pods"])} pods and
 {size["large_resources"]} resources. API server, etcd, token endpoints and all sidecars were on the same machine, of
-{os.cpu_count()} cores ({platform.machine()}), beside {load()}.
+{os.cpu_count()} cores ({platform.machine()}), beside {load()}. The programs were those of change {change()}.
 """
+
+
+def change() -> str:
+    """What the programs were made of, since this page may be read beside later ones."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(DOCUMENT.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--short=8", "HEAD")
+    # The page itself may have been written before.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/docs")
+    return f"{commit} with others on top of it" if changed else commit
 
 
 def load() -> str:

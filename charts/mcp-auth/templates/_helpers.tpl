@@ -66,7 +66,8 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
 {{/* Namespaces whose resources the running operator serves and this upgrade's does not. Nothing where no cluster is asked, as with
-`helm template`. A namespace that was deleted has none of the operator's RoleBindings any more, and nothing is made in it. */}}
+`helm template`. A namespace that was deleted has none of the operator's RoleBindings any more, and nothing can be made in one that
+is being deleted. */}}
 {{- define "mcp-auth.namespacesLeft" -}}
 {{- $left := list }}
 {{- if and .Values.markNotWatched .Values.rbac.create .Values.watchNamespaces .Release.IsUpgrade }}
@@ -90,10 +91,21 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $left | uniq | toYaml }}
+{{- $there := list }}
+{{- range $left | uniq }}
+{{- if ne (dig "status" "phase" "" (lookup "v1" "Namespace" "" .)) "Terminating" }}{{ $there = append $there . }}{{ end }}
+{{- end }}
+{{- $there | toYaml }}
 {{- end }}
 
-{{/* Annotations of what is there only while the statuses in these namespaces are written. */}}
+{{/* The Job that writes the statuses there. With an ending of its own where the name would leave its pods' names no room. */}}
+{{- define "mcp-auth.notWatched" -}}
+{{- $name := include "mcp-auth.fullname" . }}
+{{- if gt (len $name) 40 }}{{ $name = printf "%s-%s" ($name | trunc 31 | trimSuffix "-") (sha256sum $name | trunc 8) }}{{ end }}
+{{- $name }}-not-watched
+{{- end }}
+
+{{/* Annotations of its rights, which are there only while it runs. */}}
 {{- define "mcp-auth.notWatchedHook" -}}
 helm.sh/hook: post-upgrade
 helm.sh/hook-weight: {{ . | quote }}

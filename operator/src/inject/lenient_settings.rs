@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::settings::{Settings, SettingsError};
 
 /// The fields of each object of the settings. A test compares them with what [`Settings`] knows.
-const KNOWN: [(&str, &[&str]); 5] = [
+const KNOWN: [(&str, &[&str]); 10] = [
     (
         "",
         &[
@@ -29,7 +29,27 @@ const KNOWN: [(&str, &[&str]); 5] = [
     ("otlp", &["endpoint", "headersSecret", "caBundle", "tracing"]),
     ("otlp.headersSecret", &["name", "key"]),
     ("resources", &["requests", "limits"]),
+    (
+        "securityContext",
+        &[
+            "runAsUser",
+            "runAsGroup",
+            "seccompProfile",
+            "appArmorProfile",
+            "seLinuxOptions",
+            "runAsNonRoot",
+            "readOnlyRootFilesystem",
+            "allowPrivilegeEscalation",
+            "privileged",
+            "capabilities",
+        ],
+    ),
+    ("securityContext.seccompProfile", PROFILE),
+    ("securityContext.appArmorProfile", PROFILE),
+    ("securityContext.seLinuxOptions", &["level", "type"]),
+    ("securityContext.capabilities", &["drop"]),
 ];
+const PROFILE: &[&str] = &["type", "localhostProfile"];
 /// A longer name is not repeated.
 const MAX_NAME_BYTES: usize = 80;
 
@@ -151,24 +171,102 @@ mod tests {
         }
     }
 
-    /// What serde says of a field that no version has names all that there are.
-    #[test]
-    fn every_field_of_the_settings_is_known_here() {
-        for (path, known) in KNOWN {
-            let mut text = json!({"image": "sidecar:1"});
-            let mut object = &mut text;
-            for name in path.split('.').filter(|name| !name.is_empty()) {
-                object[name] = json!({});
-                object = &mut object[name];
+    /// Settings in which every field is set, so that there is no object of them that is not walked through.
+    fn all_settings() -> Value {
+        json!({
+            "image": "sidecar:1",
+            "imagePullPolicy": "Always",
+            "imagePullSecrets": ["pull"],
+            "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}},
+            "securityContext": {
+                "runAsUser": 1000,
+                "runAsGroup": 1000,
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "profile.json"},
+                "appArmorProfile": {"type": "Localhost", "localhostProfile": "profile"},
+                "seLinuxOptions": {"level": "s0:c1,c2", "type": "container_t"},
+                "runAsNonRoot": true,
+                "readOnlyRootFilesystem": true,
+                "allowPrivilegeEscalation": false,
+                "privileged": false,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "audit": {"output": "file", "volume": "logs"},
+            "otlp": {
+                "endpoint": "https://otlp.example.com:4318",
+                "headersSecret": {"name": "headers", "key": "headers"},
+                "caBundle": "-----BEGIN CERTIFICATE-----",
+                "tracing": true,
+            },
+            "startTimeoutSeconds": 7,
+            "drainSeconds": 7,
+            "log": "info",
+        })
+    }
+
+    /// Paths of all objects but those whose names are anybody's, which are resources of Kubernetes.
+    fn objects(of: &Value, path: &str, found: &mut Vec<String>) {
+        let Some(fields) = of.as_object() else { return };
+        found.push(path.to_owned());
+        for (name, field) in fields {
+            let path = format!("{path}/{name}");
+            if !["/resources/requests", "/resources/limits"].contains(&&*path) {
+                objects(field, &path, found);
             }
+        }
+    }
+
+    #[test]
+    fn a_field_of_a_later_chart_stops_no_replica_wherever_it_stands() {
+        let all = all_settings();
+        let (expected, unknown) = read(&all.to_string()).unwrap();
+        assert_eq!(unknown, [], "all fields are known");
+        assert_eq!(expected, Settings::from_json(&all.to_string()).unwrap());
+        let mut paths = Vec::new();
+        objects(&all, "", &mut paths);
+        assert_eq!(paths.len(), KNOWN.len(), "{paths:?}");
+        for path in paths {
+            let mut later = all.clone();
+            later.pointer_mut(&path).unwrap()["fieldOfTomorrow"] = json!(1);
+            assert!(
+                Settings::from_json(&later.to_string()).is_err(),
+                "{path}: by hand it is an error"
+            );
+            let (settings, unknown) = read(&later.to_string()).unwrap();
+            assert_eq!(settings, expected, "{path}");
+            let told = format!("{path}/fieldOfTomorrow")[1..].replace('/', ".");
+            assert_eq!(unknown.len(), 1, "{path}");
+            assert_eq!(unknown[0].path, told);
+        }
+    }
+
+    /// What is said of a field that no version has names all that there are.
+    #[test]
+    fn every_field_of_the_settings_is_known_and_walked_through_here() {
+        for (path, known) in KNOWN {
+            let pointer = match path {
+                "" => String::new(),
+                path => format!("/{}", path.replace('.', "/")),
+            };
+            let mut all = all_settings();
+            let object = all.pointer_mut(&pointer).unwrap();
+            let set: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
             object["noSuchField"] = json!(1);
-            let error = Settings::from_json(&text.to_string()).unwrap_err().to_string();
-            let (_, named) = error.split_once("expected ").unwrap();
-            let mut named: Vec<_> = named.split('`').skip(1).step_by(2).collect();
-            let mut known = known.to_vec();
+            let error = Settings::from_json(&all.to_string()).unwrap_err().to_string();
+            let mut named: Vec<_> = match (error.split_once("expected "), error.split_once("takes ")) {
+                (Some((_, named)), _) => named.split('`').skip(1).step_by(2).collect(),
+                (None, Some((_, named))) => {
+                    let end = named.find(" at line").unwrap_or(named.len());
+                    named[..end].split(", ").collect()
+                }
+                // A part of the security context, whose values are told as a whole.
+                (None, None) => known.to_vec(),
+            };
+            let (mut known, mut set) = (known.to_vec(), set);
             named.sort_unstable();
             known.sort_unstable();
+            set.sort_unstable();
             assert_eq!(named, known, "{path:?}: {error}");
+            assert_eq!(set, known, "{path:?} is set whole above");
         }
     }
 }

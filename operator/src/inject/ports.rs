@@ -108,18 +108,21 @@ fn litellm_port(
         .iter()
         .find(|(name, _)| *name == Some("http"))
         .map(|(_, port)| *port);
+    let is_declared = |port: &u16| ports.is_empty() || ports.iter().any(|(_, declared)| declared == port);
+    // The kubelet asks LiteLLM where it listens.
+    let probed = probed_port(container).filter(is_declared);
+    // An image may look like LiteLLM's own and be another with a port of its own: of that one the pod would never get ready.
+    let known = known_port(container, environment, invocation)
+        .map(|known| probed.filter(|_| !is_declared(&known)).unwrap_or(known));
     let explicit = options
         .port
         .or(argument.filter(|port| *port > 0))
-        .or_else(|| known_port(container, environment, invocation))
+        .or(known)
         .or(variable)
         .or(named);
     if let (None, [(_, only)]) = (explicit, ports.as_slice()) {
         return Ok(*only);
     }
-    let is_declared = |port: &u16| ports.is_empty() || ports.iter().any(|(_, declared)| declared == port);
-    // The kubelet asks LiteLLM where it listens.
-    let probed = probed_port(container).filter(is_declared);
     let default = default_port(container, environment, invocation).filter(is_declared);
     match (explicit.or(probed).or(default), ports.as_slice()) {
         (Some(port), _) => Ok(port),
@@ -161,8 +164,8 @@ fn probed_port(container: &Container) -> Option<u16> {
     ports.all(|other| other == first).then_some(first)
 }
 
-/// The port of LiteLLM's own image where nothing can have changed it, whatever is declared: its users call that one, since
-/// nothing listens on any other.
+/// The port of LiteLLM's own image where nothing can have changed it, whatever is declared and not probed: its users call that
+/// one, since nothing listens on any other.
 fn known_port(container: &Container, environment: &Environment, invocation: &Invocation) -> Option<u16> {
     let image = Image::of(container);
     let is_command_line = match invocation.role {
@@ -345,15 +348,24 @@ mod tests {
     }
 
     #[test]
-    fn of_litellms_own_image_the_port_is_known_whatever_is_declared() {
+    fn of_litellms_own_image_the_port_is_known_whatever_is_declared_and_not_probed() {
         let declared = "image: ghcr.io/berriai/litellm:v1.85.1, ports: [{name: http, containerPort: 8000}]";
         let config = "args: [--config, /c.yaml]";
         let at = |more: &str| inbound(&format!("{declared}, {more}"));
         assert_eq!(at(config), Ok("0.0.0.0:4000".into()));
+        // What is probed was ready: the image is another than its name says.
+        for probe in ["httpGet: {port: http}", "tcpSocket: {port: 8000}"] {
+            let probed = format!("{config}, readinessProbe: {{{probe}}}");
+            assert_eq!(at(&probed), Ok("0.0.0.0:8000".into()), "{probe}");
+        }
         assert_eq!(
-            at("readinessProbe: {httpGet: {port: http}}"),
-            Ok("0.0.0.0:4000".into())
+            at(&format!("{config}, readinessProbe: {{httpGet: {{port: 4000}}}}")),
+            Ok("0.0.0.0:4000".into()),
+            "this one is not declared"
         );
+        let both = "image: ghcr.io/berriai/litellm:v1.85.1, args: [--config, /c.yaml], \
+                    ports: [{containerPort: 4000}, {containerPort: 9090}], readinessProbe: {httpGet: {port: 9090}}";
+        assert_eq!(inbound(both), Ok("0.0.0.0:4000".into()), "this one is");
         assert_eq!(
             at("command: [sh, -c, 'litellm --config /c.yaml']"),
             Ok("0.0.0.0:4000".into())

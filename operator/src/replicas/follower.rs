@@ -1,14 +1,14 @@
 //! Follows the replica that leads: takes over what it publishes, and tells it of the sidecars that are connected here
 //! and of the tokens that their MCP servers reject.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use bytes::BytesMut;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use mcp_auth_credentials::{
     Credentials, ReplicatedCredential, ReplicatedCredentialError, ReplicatedUserToken, ResourceRef,
     TokenRefreshRequest,
@@ -17,7 +17,7 @@ use mcp_auth_protocol::timeouts::{HEARTBEAT, SYNC_SILENCE};
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::messages::{FollowerLine, LeaderLine, MAX_LINE_BYTES, line};
@@ -163,7 +163,31 @@ impl Follower {
         });
         let response = timeout(SYNC_SILENCE, self.client.follow(reqwest::Body::wrap_stream(body))).await;
         let response = response.map_err(|_| FollowError::Silent)??;
-        let mut lines = pin!(lines::<LeaderLine>(response.bytes_stream(), MAX_LINE_BYTES));
+        let lines = lines::<LeaderLine>(response.bytes_stream(), MAX_LINE_BYTES);
+        let exchanging = self.exchange(lines, sender, requests, is_complete);
+        let led_by_another = async {
+            while leader.changed().await.is_ok() {
+                if self::address(*leader.borrow_and_update()) != address {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            ended = exchanging => ended,
+            () = led_by_another => Err(FollowError::LeadChanged),
+        }
+    }
+
+    /// Takes over what the leader says and tells it what there is here, until one of them ends.
+    async fn exchange(
+        &self,
+        lines: impl Stream<Item = Result<LeaderLine, LineError>>,
+        sender: mpsc::Sender<Bytes>,
+        requests: &mut mpsc::UnboundedReceiver<TokenRefreshRequest>,
+        is_complete: &mut bool,
+    ) -> Result<Infallible, FollowError> {
+        let mut lines = pin!(lines);
+        let mut outbox = Outbox::new(sender);
         let mut told = SidecarsTold::new(&self.sidecars);
         let mut told_at: Option<Instant> = None;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -187,28 +211,19 @@ impl Follower {
                     }
                     LeaderLine::Unknown => {}
                 },
+                // Meanwhile the leader is read all the same: it may read nothing itself before it has sent what it has.
+                sent = outbox.send_next(), if !outbox.is_empty() => sent?,
                 changed = told.changed(), if told_at.is_none() => {
                     if changed.is_err() { return Err(FollowError::Ended) }
                     told_at = Some(Instant::now() + DEBOUNCE);
                 }
                 // Meanwhile what the leader publishes is taken over.
-                () = sleep_until(told_at.unwrap_or_else(Instant::now)), if told_at.is_some() => {
+                () = sleep_until(told_at.unwrap_or_else(Instant::now)), if told_at.is_some() && outbox.is_empty() => {
                     told_at = None;
-                    for lines in in_chunks(&told.next_messages(&self.sidecars)) {
-                        deliver(&sender, lines).await?;
-                    }
+                    in_chunks(&told.next_messages(&self.sidecars)).into_iter().for_each(|lines| outbox.push(lines));
                 }
-                Some(request) = requests.recv(), if *is_complete => {
-                    tell(&sender, &FollowerLine::from(request)).await?;
-                }
-                _ = heartbeat.tick() => {
-                    deliver(&sender, Bytes::from_static(b"\n")).await?;
-                }
-                changed = leader.changed() => {
-                    if changed.is_err() || self::address(*leader.borrow_and_update()) != address {
-                        return Err(FollowError::LeadChanged);
-                    }
-                }
+                Some(request) = requests.recv(), if *is_complete => outbox.push(line(&FollowerLine::from(request))),
+                _ = heartbeat.tick(), if outbox.is_empty() => outbox.push(Bytes::from_static(b"\n")),
             }
         }
     }
@@ -318,21 +333,55 @@ fn address(leader: Leader) -> Option<std::net::SocketAddr> {
     }
 }
 
-async fn tell(sender: &mpsc::Sender<Bytes>, message: &FollowerLine) -> Result<(), FollowError> {
-    deliver(sender, line(message)).await
+/// Lines on their way to the leader.
+struct Outbox {
+    sender: mpsc::Sender<Bytes>,
+    waiting: VecDeque<Bytes>,
+    /// When the first one of them became the next.
+    since: Instant,
 }
 
-async fn deliver(sender: &mpsc::Sender<Bytes>, line: Bytes) -> Result<(), FollowError> {
-    let sent = timeout(SYNC_SILENCE, sender.send(line)).await;
-    sent.map_err(|_| FollowError::Silent)?
-        .map_err(|_| FollowError::Ended)
+impl Outbox {
+    fn new(sender: mpsc::Sender<Bytes>) -> Self {
+        Self {
+            sender,
+            waiting: VecDeque::new(),
+            since: Instant::now(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn push(&mut self, lines: Bytes) {
+        if self.is_empty() {
+            self.since = Instant::now();
+        }
+        self.waiting.push_back(lines);
+    }
+
+    /// Sends the next one as soon as there is room for it. Whoever gives this up loses nothing.
+    async fn send_next(&mut self) -> Result<(), FollowError> {
+        let room = timeout_at(self.since + SYNC_SILENCE, self.sender.reserve()).await;
+        let room = room
+            .map_err(|_| FollowError::Silent)?
+            .map_err(|_| FollowError::Ended)?;
+        if let Some(lines) = self.waiting.pop_front() {
+            room.send(lines);
+        }
+        self.since = Instant::now();
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use mcp_auth_credentials::Changes;
     use mcp_auth_protocol::sync::Report;
 
     use super::*;
+    use crate::certificates::Certificates;
 
     fn names(messages: &[FollowerLine]) -> Vec<String> {
         let mut names: Vec<_> = messages
@@ -386,5 +435,63 @@ mod tests {
             assert_eq!(names(&read), names(&messages));
         }
         assert!(told.next_messages(&sidecars).is_empty());
+    }
+
+    /// A leader as `publisher` is one: it reads nothing before it has sent all, and neither side of the stream holds much.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_sends_first_and_a_follower_with_much_to_tell_come_to_an_end() {
+        let (sidecars, _changed) = Sidecars::new();
+        let _entries: Vec<_> = (0..10_000)
+            .map(|number| sidecars.enter(&format!("uid-{number}"), "apps", "litellm"))
+            .collect();
+        let (changes, _) = watch::channel(Leader::Unknown);
+        let follower = Follower {
+            client: LeaderClient::new(Certificates::self_made(), &[], None, changes.subscribe()),
+            identity: "follower".to_owned(),
+            credentials: Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
+            sidecars,
+            knows_tokens: watch::channel(false).0,
+        };
+        let (down, published) = mpsc::channel::<Result<LeaderLine, LineError>>(1);
+        let published = futures::stream::unfold(published, |mut lines| async move {
+            let line = lines.recv().await?;
+            Some((line, lines))
+        });
+        let (up, mut told) = mpsc::channel::<Bytes>(1);
+        let leader = async {
+            for number in 0..100 {
+                // Over longer than a follower waits before it tells of its sidecars.
+                sleep(DEBOUNCE / 10).await;
+                let name = number.to_string();
+                let line = LeaderLine::Withdrawn {
+                    namespace: "apps".to_owned(),
+                    name,
+                };
+                timeout(SYNC_SILENCE / 2, down.send(Ok(line)))
+                    .await
+                    .expect("it is read")
+                    .unwrap();
+            }
+            let complete = LeaderLine::Complete {
+                reads_revisions: true,
+                reads_shared_revisions: true,
+            };
+            down.send(Ok(complete)).await.unwrap();
+            let mut lines = 0;
+            while lines < 10_000 {
+                let told = told.recv().await.expect("all are told");
+                let told = told.split(|byte| *byte == b'\n');
+                lines += told.filter(|line| !line.is_empty()).count();
+            }
+        };
+        let (_requests, mut requests) = mpsc::unbounded_channel();
+        let mut is_complete = false;
+        tokio::select! {
+            () = leader => {}
+            ended = follower.exchange(published, up, &mut requests, &mut is_complete) => {
+                panic!("it ends before all is told: {}", ended.unwrap_err());
+            }
+        }
+        assert!(is_complete && *follower.knows_tokens.borrow());
     }
 }

@@ -1,5 +1,7 @@
 //! `SidecarsSynced`: whether the selected pods have sidecars that use the newest snapshot.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
@@ -114,24 +116,47 @@ fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
 
 /// Sidecars work, and something of LiteLLM's configuration should be looked at.
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (pods, notice) = first_notice(selection, |notice| notice.reason != notices::COOKIE_NEVER_ARRIVED)?;
-    let message = format!("{pods} report {}: {}", notice.reason, notice.message);
+    let is_wanted = |notice: &Problem| notice.reason != notices::COOKIE_NEVER_ARRIVED;
+    let (pods, notice) = first_notice(selection, is_wanted)?;
+    let all = selection
+        .pods
+        .iter()
+        .flat_map(|pod| concerning_notices(selection, pod));
+    let others: BTreeSet<&str> = all
+        .filter(|other| is_wanted(other) && other.reason != notice.reason)
+        .map(|other| other.reason.as_str())
+        .collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!("; also {}", Vec::from_iter(others).join(", ")),
+    };
+    let message = format!("{pods} report {}: {}{others}", notice.reason, notice.message);
     draft(true, reasons::SIDECAR_NOTICE, message)
 }
 
-/// The first notice of this kind, and the pods that report it.
+/// The notice of this kind that weighs most, and the pods that report it.
 fn first_notice(
     selection: &Selection<'_>,
     is_wanted: impl Fn(&Problem) -> bool,
 ) -> Option<(String, Problem)> {
-    let of_pod = |(_, sidecar): &SelectedPod| {
-        let notices = sidecar.as_deref()?.notices.iter();
-        let mut notices = notices.filter(|notice| is_wanted(notice) && concerns(notice, selection.server()));
-        notices.next().cloned()
-    };
-    let first = selection.pods.iter().filter_map(of_pod).min()?;
-    let pods = selection.list(|pod| of_pod(pod).as_ref() == Some(&first))?;
-    Some((pods, first))
+    let all = selection
+        .pods
+        .iter()
+        .flat_map(|pod| concerning_notices(selection, pod));
+    let wanted = all.filter(|notice| is_wanted(notice));
+    let first = wanted.min_by_key(|notice| (notices::rank(&notice.reason), *notice))?;
+    let pods = selection.list(|pod| concerning_notices(selection, pod).any(|notice| notice == first))?;
+    Some((pods, first.clone()))
+}
+
+/// What the sidecar of a pod has to say of it or of this server.
+fn concerning_notices<'a>(
+    selection: &'a Selection<'_>,
+    (_, sidecar): &'a SelectedPod,
+) -> impl Iterator<Item = &'a Problem> {
+    let server = selection.server();
+    let notices = sidecar.iter().flat_map(|sidecar| &sidecar.notices);
+    notices.filter(move |notice| concerns(notice, server))
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {

@@ -244,12 +244,16 @@ impl StatusWriter {
         expiries(&found.collect::<Vec<_>>())
     }
 
-    /// Tells the workloads of the pods what their sidecars warn of. Of the same there is no event again for a while.
+    /// Tells the workloads of the pods what their sidecars warn of. Of the same there is no event again while it lasts. That
+    /// LiteLLM's configuration says something else may be meant, and the resource's own condition has it.
     fn tell_workloads(&self, inputs: &StatusInputs<'_>) {
         let spec = &inputs.resource.spec;
         for (pod, sidecar) in inputs.pods.iter().flatten() {
             let notices = sidecar.iter().flat_map(|sidecar| &sidecar.notices);
-            let is_warning = |notice: &&Problem| notices::WARNINGS.contains(&notice.reason.as_str());
+            let is_warning = |notice: &&Problem| {
+                let reason = notice.reason.as_str();
+                reason != notices::CONFIGURATION_DIFFERS && notices::WARNINGS.contains(&reason)
+            };
             for notice in notices
                 .filter(is_warning)
                 .filter(|notice| concerns(notice, &spec.server.name))

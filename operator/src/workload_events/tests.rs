@@ -156,6 +156,28 @@ fn the_same_is_told_again_after_a_quarter_of_an_hour_and_never_more_than_there_i
     );
 }
 
+#[test]
+fn what_a_sidecar_goes_on_reporting_is_written_once() {
+    let mut recent = RecentNotices::default();
+    let start = Instant::now();
+    let notice = Notice {
+        about: ObjectId::from(&owner("ReplicaSet", "litellm-abc")),
+        namespace: "llm".into(),
+        kind: NoticeKind::Sidecar,
+        text: "ClientsCountAsExternal: set mcp_trusted_proxy_ranges".into(),
+    };
+    assert!(recent.is_news(&notice, start));
+    // With every status.
+    let between = REPEAT_AFTER * 2 / 3;
+    for round in 1..=20 {
+        assert!(!recent.is_news(&notice, start + round * between));
+    }
+    assert!(
+        recent.is_news(&notice, start + 20 * between + REPEAT_AFTER),
+        "it had ended and has come again"
+    );
+}
+
 #[tokio::test]
 async fn a_pod_without_an_owner_and_a_full_queue_hold_nobody_up() {
     let (sender, _receiver) = mpsc::channel(1);

@@ -15,11 +15,18 @@ pub const CLIENTS_COUNT_AS_EXTERNAL: &str = "ClientsCountAsExternal";
 /// LiteLLM answers tool calls for a server, and none of them comes to the sidecar.
 pub const CALLS_PAST_SIDECAR: &str = "CallsPastSidecar";
 
-/// Those that want attention.
+/// Those that want attention, what weighs most first: calls without a token, then those without a header, then what may be
+/// meant.
 pub const WARNINGS: [&str; 5] = [
     CALLS_PAST_SIDECAR,
-    CONFIGURATION_DIFFERS,
     SERVER_UNDER_OTHER_NAME,
     STATIC_HEADER_DROPPED,
+    CONFIGURATION_DIFFERS,
     CLIENTS_COUNT_AS_EXTERNAL,
 ];
+
+/// The place of a notice among those, for who can tell one alone. One that is not known comes last.
+pub fn rank(reason: &str) -> usize {
+    let place = WARNINGS.iter().position(|warning| *warning == reason);
+    place.unwrap_or(WARNINGS.len())
+}

@@ -28,7 +28,7 @@ use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::{ClientKeys, Fingerprinter};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
-use crate::proxy::inbound::answered_call::AnsweredCall;
+use crate::proxy::inbound::answered_call::{UserCall, UserCalls};
 use crate::proxy::inbound::client_address::{ClientPeer, TrustedProxies};
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::request_id::RequestId;
@@ -64,6 +64,7 @@ pub struct Inbound {
     routes: Routes,
     sealer: Arc<Sealer>,
     client_keys: ClientKeys,
+    user_calls: UserCalls,
     metrics: Metrics,
     drain: Drain,
 }
@@ -98,6 +99,7 @@ impl Inbound {
             routes,
             sealer,
             client_keys: ClientKeys::new(fingerprinter),
+            user_calls: UserCalls::default(),
             metrics,
             drain,
         }
@@ -202,8 +204,8 @@ impl Inbound {
         if websocket {
             return tunnel::open(&self.litellm, request).await;
         }
-        let answered_call = match (may_call_tools, request.uri().path_and_query()) {
-            (true, Some(path)) => AnsweredCall::begin(&self.routes, path),
+        let user_call = match (may_call_tools, request.uri().path_and_query()) {
+            (true, Some(path)) => self.user_calls.begin(&self.routes, path),
             _ => None,
         };
         let wrap: fn(Incoming, Arc<BodyProgress>) -> RequestBody = match request.body().is_end_stream() {
@@ -213,7 +215,7 @@ impl Inbound {
         };
         let tapped = |body| {
             let body = wrap(body, progress.clone());
-            match &answered_call {
+            match &user_call {
                 Some(call) => body.tapped(call.request_tap()),
                 None => body,
             }
@@ -227,7 +229,7 @@ impl Inbound {
         if switched || !framing::one_length(response.headers()) {
             return Err(ProxyError::LiteLlmFailed);
         }
-        let mut response = response.map(|body| match answered_call {
+        let mut response = response.map(|body| match user_call.and_then(UserCall::answered) {
             Some(call) => ResponseBody::Stream(body).watched(call),
             None => ResponseBody::Stream(body),
         });

@@ -165,6 +165,29 @@ fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
 }
 
 #[test]
+fn a_notice_of_the_whole_pod_hides_none_that_weighs_more() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let external = Problem::new("ClientsCountAsExternal", "set mcp_trusted_proxy_ranges");
+    let renamed = Problem::new("ServerUnderOtherName", "mcp_servers.crm has its URL").for_server("tools");
+    let of_pod = |name, notices| {
+        let mut sidecar = synced();
+        sidecar.notices = notices;
+        (pod(name, Some("mcpauth.dev/injected")), Some(sidecar.into()))
+    };
+    scenario.pods = Some(vec![
+        of_pod("a", vec![external.clone()]),
+        of_pod("b", vec![external, renamed]),
+    ]);
+    let (_, message) = synced_condition(&scenario);
+    assert!(
+        message.contains("pod b report ServerUnderOtherName: mcp_servers.crm has its URL"),
+        "{message}"
+    );
+    assert!(message.ends_with("; also ClientsCountAsExternal"), "{message}");
+}
+
+#[test]
 fn a_cookie_that_never_arrives_is_told_and_leaves_the_resource_ready() {
     let resource = resource("https://tools.example.com/mcp");
     let mut scenario = good(&resource);

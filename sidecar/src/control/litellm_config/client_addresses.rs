@@ -19,6 +19,8 @@ const RANGES: &str = "mcp_trusted_proxy_ranges";
 const ENVIRONMENT: &str = "os.environ/";
 /// Servers that the message names.
 const MAX_NAMED: usize = 3;
+/// Longest name that is told whole. The operator keeps 512 bytes of the message, whose end is the way out.
+const MAX_NAME_BYTES: usize = 32;
 
 /// What there is to say, if anything. `servers` is what LiteLLM will read as `mcp_servers`.
 pub fn notice(
@@ -111,7 +113,7 @@ fn hidden_servers(servers: &[Pair], budget: &mut Budget) -> Result<Option<String
     let listed = names
         .iter()
         .take(MAX_NAMED)
-        .copied()
+        .map(|name| shortened(name))
         .collect::<Vec<_>>()
         .join(", ");
     Ok(match (names.is_empty(), more) {
@@ -119,6 +121,16 @@ fn hidden_servers(servers: &[Pair], budget: &mut Budget) -> Result<Option<String
         (false, 0) => Some(listed),
         (false, more) => Some(format!("{listed} and {more} more")),
     })
+}
+
+fn shortened(name: &str) -> String {
+    match name.len() {
+        0..=MAX_NAME_BYTES => name.to_owned(),
+        _ => format!(
+            "{}…",
+            &name[..name.floor_char_boundary(MAX_NAME_BYTES - '…'.len_utf8())]
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -215,10 +227,25 @@ mod tests {
             message.contains("hides s0, s1, s2 and 2 more from them"),
             "{message}"
         );
-        assert!(
-            message.len() < 480,
-            "the operator keeps 512 bytes of it: {}",
-            message.len()
-        );
+    }
+    #[test]
+    fn the_way_out_is_within_what_the_operator_keeps_however_long_the_names_are() {
+        let server = |number| {
+            format!(
+                "{number}{}: {{available_on_public_internet: no}}",
+                "é".repeat(150)
+            )
+        };
+        let servers: Vec<String> = (0..250).map(server).collect();
+        let hops = "mcp_trusted_proxy_ranges: [10.0.0.0/8], mcp_xff_num_trusted_hops: 2";
+        for general in ["", hops] {
+            let general = format!("{{use_x_forwarded_for: true, {general}}}");
+            let message = message(&general, &format!("{{{}}}", servers.join(", "))).unwrap();
+            assert!(
+                message.len() <= 512,
+                "the operator keeps 512 bytes: {}",
+                message.len()
+            );
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! Answered calls: a user's tool call to LiteLLM, and its answer, as [`ToolCalls`] wants to know of them. Both are read
-//! only once the answer has gone through, and the answer only where the call did not come to the outbound half.
+//! Answered calls: a user's tool call to LiteLLM, and its answer, as [`ToolCalls`] wants to know of them. The request
+//! is read once the answer begins, and the answer, once it has gone through, only where the call did not come to the outbound half.
 
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::http::body_tap::BodyTap;
@@ -25,32 +26,83 @@ const LITELLM_TOOLS: [&str; 7] = [
 /// Between the name of a server and that of its tool.
 const SEPARATOR: char = '-';
 
-/// One request to LiteLLM's MCP endpoint, judged when it is dropped.
-pub struct AnsweredCall {
+/// Longest request that is looked at. Nobody has authenticated who sends it.
+const MAX_REQUEST_BYTES: usize = 8 * 1024;
+/// Longest answer that is looked at.
+const MAX_ANSWER_BYTES: usize = 32 * 1024;
+/// Requests that are looked at at once, 4 MiB for all. Others pass unseen: enough are seen, one after the other.
+const MAX_LOOKED_AT: usize = 100;
+
+/// The calls that are looked at now.
+pub struct UserCalls(Arc<Semaphore>);
+
+/// One request to LiteLLM's MCP endpoint, until its answer begins.
+pub struct UserCall {
     routes: Routes,
     path: PathAndQuery,
     started: Instant,
     request: Arc<BodyTap>,
-    response: BodyTap,
+    place: Option<OwnedSemaphorePermit>,
 }
 
-impl AnsweredCall {
-    /// Nothing for a request that calls no tool by its path.
-    pub fn begin(routes: &Routes, path: &PathAndQuery) -> Option<Self> {
-        is_mcp_path(path.path()).then(|| Self {
+/// A tool call to a server of ours whose answer has begun, judged when it is dropped.
+pub struct AnsweredCall {
+    server: Arc<McpServer>,
+    started: Instant,
+    response: BodyTap,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Default for UserCalls {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_LOOKED_AT)))
+    }
+}
+
+impl UserCalls {
+    /// Nothing for a request that calls no tool by its path, and while enough are looked at.
+    pub fn begin(&self, routes: &Routes, path: &PathAndQuery) -> Option<UserCall> {
+        if !is_mcp_path(path.path()) {
+            return None;
+        }
+        let place = self.0.clone().try_acquire_owned().ok()?;
+        Some(UserCall {
             routes: routes.clone(),
             path: path.clone(),
             started: Instant::now(),
-            request: Arc::default(),
-            response: BodyTap::default(),
+            request: Arc::new(BodyTap::keeping(MAX_REQUEST_BYTES)),
+            place: Some(place),
         })
     }
+}
 
+impl UserCall {
     /// For the body of the request.
     pub fn request_tap(&self) -> Arc<BodyTap> {
         self.request.clone()
     }
 
+    /// LiteLLM begins to answer, and so has read the request. Nothing where it calls no tool of a server of ours.
+    pub fn answered(mut self) -> Option<AnsweredCall> {
+        let tool = audit::called_tool(&self.request.take_whole()?)?;
+        let server = server_of(&self.routes.table(), self.path.path(), &tool)?;
+        Some(AnsweredCall {
+            server,
+            started: self.started,
+            response: BodyTap::keeping(MAX_ANSWER_BYTES),
+            _place: self.place.take()?,
+        })
+    }
+}
+
+impl Drop for UserCall {
+    fn drop(&mut self) {
+        // The body of the request may live on, which is counted no more.
+        drop(self.request.take_whole());
+    }
+}
+
+impl AnsweredCall {
     /// For the body of the answer.
     pub fn response_tap(&self) -> &BodyTap {
         &self.response
@@ -59,25 +111,24 @@ impl AnsweredCall {
 
 impl Drop for AnsweredCall {
     fn drop(&mut self) {
-        // Nothing came, or not all of it is here.
-        if self.response.bytes() == 0 || self.request.bytes() != self.request.kept() as u64 {
+        // Nothing came.
+        if self.response.bytes() == 0 {
             return;
         }
-        let Some(tool) = audit::called_tool(&self.request.beginning()) else {
-            return;
+        let is_good = || {
+            self.response
+                .take_whole()
+                .is_some_and(|answer| has_result(&answer))
         };
-        let server = server_of(&self.routes.table(), self.path.path(), &tool);
-        if let Some(server) = server {
-            let is_good = || has_result(&self.response.beginning());
-            server.tool_calls.answered(self.started, is_good);
-        }
+        self.server.tool_calls.answered(self.started, is_good);
     }
 }
 
-/// Whether LiteLLM serves MCP at this path: `/mcp`, `/mcp/SERVER` or `/SERVER/mcp`, below its `SERVER_ROOT_PATH`.
+/// Whether LiteLLM serves MCP at this path: `/mcp`, `/mcp/SERVER` or `/SERVER/mcp`, below its `SERVER_ROOT_PATH`. At
+/// `/v1/mcp/` its servers are managed.
 fn is_mcp_path(path: &str) -> bool {
     let mut last = path.trim_end_matches('/').rsplit('/');
-    last.next() == Some("mcp") || last.next() == Some("mcp")
+    last.next() == Some("mcp") || last.next() == Some("mcp") && last.next() != Some("v1")
 }
 
 /// The server of ours that is called, by the path or else by the tool's name.
@@ -125,7 +176,14 @@ fn has_result(body: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use bytes::Bytes;
+    use prometheus_client::registry::Registry;
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::proxy::metrics::Metrics;
 
     #[test]
     fn an_answer_is_good_where_a_tool_has_worked() {
@@ -150,6 +208,40 @@ mod tests {
         }
     }
 
+    fn routes() -> Routes {
+        Routes::new(
+            NonZeroUsize::MIN,
+            Metrics::new(&mut Registry::default()),
+            watch::Sender::default(),
+        )
+    }
+
+    #[test]
+    fn strangers_can_have_no_more_looked_at_than_there_is_room_for() {
+        let (calls, routes) = (UserCalls::default(), routes());
+        let path = PathAndQuery::from_static("/mcp");
+        let mut begun: Vec<_> = (0..MAX_LOOKED_AT)
+            .map(|_| calls.begin(&routes, &path).unwrap())
+            .collect();
+        let taps: Vec<_> = begun.iter().map(UserCall::request_tap).collect();
+        for tap in &taps {
+            tap.pass(&Bytes::from(vec![b' '; 2 * MAX_REQUEST_BYTES]));
+            assert_eq!(tap.kept(), MAX_REQUEST_BYTES);
+        }
+        assert!(calls.begin(&routes, &path).is_none());
+        assert!(begun.pop().unwrap().answered().is_none(), "it calls no tool");
+        begun.pop();
+        assert_eq!(
+            taps.iter().filter(|tap| tap.kept() > 0).count(),
+            MAX_LOOKED_AT - 2,
+            "a body that lives on keeps nothing"
+        );
+        assert!(
+            calls.begin(&routes, &path).is_some(),
+            "the next one has its place"
+        );
+    }
+
     #[test]
     fn litellm_serves_mcp_at_three_kinds_of_path() {
         for path in [
@@ -166,6 +258,7 @@ mod tests {
             "/",
             "/v1/chat/completions",
             "/mcp-rest/tools/call",
+            "/v1/mcp/server",
             "/v1/mcp/server/1",
             "/mcp/tools/x",
         ] {

@@ -25,6 +25,9 @@ use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
 use crate::proxy::trace_context::Tracing;
 
+/// Bytes of a body that passes through which an audit line is made of.
+const MAX_RECORDED_BYTES: usize = 64 * 1024;
+
 /// A request without its credentials, and its body as long as it is kept.
 pub struct ReplayableRequest {
     method: Method,
@@ -146,7 +149,7 @@ impl ReplayableRequest {
         match &mut self.body {
             ReplayableBody::Whole(Some(bytes)) => call.set_body(bytes.clone()),
             ReplayableBody::Streamed(body) => {
-                let tap = Arc::<BodyTap>::default();
+                let tap = Arc::new(BodyTap::keeping(MAX_RECORDED_BYTES));
                 *body = body.take().map(|body| body.tapped(tap.clone()));
                 call.set_tap(tap);
             }

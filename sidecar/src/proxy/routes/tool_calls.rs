@@ -40,15 +40,14 @@ impl ToolCalls {
     pub fn came(&self) {
         self.last_came
             .store(self.since_beginning(Instant::now()), Ordering::Relaxed);
+        self.missed.store(0, Ordering::Relaxed);
     }
 
     /// LiteLLM has answered a user's call that it got at `started`, if `is_good` with what the tool said. The answer is
     /// looked at only where no call came meanwhile.
     pub fn answered(&self, started: Instant, is_good: impl FnOnce() -> bool) {
         let has_come = self.last_came.load(Ordering::Relaxed) >= self.since_beginning(started);
-        if has_come {
-            self.missed.store(0, Ordering::Relaxed);
-        } else if is_good() {
+        if !has_come && is_good() {
             self.missed.fetch_add(1, Ordering::Relaxed);
             self.counter.inc();
         }
@@ -109,6 +108,18 @@ mod tests {
         assert_eq!(calls.counter.get(), ENOUGH_ANSWERS);
         tokio::time::advance(Duration::from_millis(1)).await;
         answer(&calls, true, true);
+        assert!(!is_told(&calls));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_no_user_made_at_the_mcp_endpoint_ends_the_notice_too() {
+        let calls = ToolCalls::new(Counter::default());
+        for _ in 0..ENOUGH_ANSWERS {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            answer(&calls, false, true);
+        }
+        assert!(is_told(&calls));
+        calls.came();
         assert!(!is_told(&calls));
     }
 
