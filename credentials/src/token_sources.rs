@@ -10,6 +10,7 @@ mod revocation;
 mod secret_token;
 mod snapshot;
 mod step_up_policy;
+mod usage;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_oauth::{
-    Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, SharedTokens, TokenCount,
+    Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, SharedTokens, Token, TokenCount,
     UserTokenQuotas,
 };
 use parking_lot::Mutex;
@@ -109,6 +110,8 @@ struct Source {
     kind: SourceKind,
     /// Of the resource, whatever its source is.
     count: TokenCount,
+    /// Tokens a day, as the last configuration had it.
+    quota: Option<u64>,
     /// [`mcp_auth_crds::Server::url`].
     url: String,
     /// While there is no token: the one of before a change of the resource, for the same URL.
@@ -126,15 +129,19 @@ enum SourceKind {
 }
 
 impl Source {
-    /// The token that sidecars were given, or still go on with.
-    fn usable_by_sidecars(&self, now: Timestamp) -> Option<SupersededToken> {
-        let token = match &self.kind {
+    /// The token that sidecars are given.
+    fn token(&self) -> Option<Arc<Token>> {
+        match &self.kind {
             SourceKind::None => None,
             SourceKind::OAuth2(active) => active.token(),
             SourceKind::Secret(secret) => Some(secret.token()),
             SourceKind::Orphaned(orphaned) => Some(orphaned.token()),
-        };
-        let given = token.map(|token| SupersededToken {
+        }
+    }
+
+    /// The token that sidecars were given, or still go on with.
+    fn usable_by_sidecars(&self, now: Timestamp) -> Option<SupersededToken> {
+        let given = self.token().map(|token| SupersededToken {
             expires_at: token.expires_at,
         });
         let usable = given.or(self.superseded);
@@ -190,6 +197,13 @@ impl TokenSources {
             Some(previous) => previous.count.clone(),
             None => self.resumed_count(resource),
         };
+        let quota = match &desired {
+            Ok(Desired { source, .. }) => match source {
+                DesiredSource::OAuth2(configuration) => configuration.quota,
+                DesiredSource::Secret(_) => None,
+            },
+            Err(_) => previous.as_ref().and_then(|previous| previous.quota),
+        };
         let previous = previous.filter(|previous| previous.credential_identity == credential_identity);
         let (previous, previous_connection, previous_keys) = match previous {
             Some(previous) => (previous.kind, previous.connection, previous.audit_keys),
@@ -228,6 +242,7 @@ impl TokenSources {
             problem,
             kind,
             count,
+            quota,
             url: url.clone(),
             superseded,
             timer: None,
@@ -238,14 +253,8 @@ impl TokenSources {
 
     /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
     pub fn remove(&self, resource: &ResourceRef) {
-        let source = self.sources.lock().remove(resource);
+        let revocation = self.end(resource);
         self.credentials.withdraw(resource);
-        let revocation = match source.map(|source| source.kind) {
-            Some(SourceKind::OAuth2(active)) => active.revocation(),
-            // The Secret went first, as with `kubectl delete -f` of both.
-            Some(SourceKind::Orphaned(orphaned)) => orphaned.into_revocation(),
-            Some(SourceKind::None | SourceKind::Secret(_)) | None => None,
-        };
         if let Some((client, token)) = revocation {
             tokio::spawn(revocation::revoke(resource.clone(), client, token));
         }
@@ -339,6 +348,7 @@ impl TokenSources {
             problem: None,
             kind: SourceKind::Orphaned(orphaned),
             count: self.resumed_count(resource),
+            quota: None,
             url: resource.spec.server.url.clone(),
             superseded: None,
             timer: None,
@@ -387,12 +397,19 @@ impl TokenSources {
             SourceKind::None => (SourceSnapshot::default(), None),
             SourceKind::OAuth2(active) => {
                 self.metrics.token_requested(resource, active.new_requests());
-                (active.snapshot(now), active.next_change(now))
+                (active.snapshot(now), None)
             }
             SourceKind::Secret(secret) => (secret.snapshot(now), secret.next_change(now)),
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
         };
         let mut snapshot = snapshot;
+        let usage = usage::usage(&source.count, source.quota, snapshot.token.next_attempt_at, now);
+        let of_usage = usage::next_change(&source.count, usage.as_ref(), now);
+        let next_change = next_change.into_iter().chain(of_usage).min();
+        snapshot.token.usage = usage;
+        if let Some(exchanger) = &snapshot.exchanger {
+            exchanger.set_usage_repeated(source.count.has_recent_users(now));
+        }
         if snapshot.token.in_use.is_some()
             || snapshot.token.users_only.is_some()
             || source.problem.as_ref().is_some_and(NotServedError::ends_use)

@@ -34,6 +34,8 @@ struct Usage {
     quota: Option<u64>,
     /// What was published last: twentieths of the quota, and whether more than all of it is to be expected.
     published: (u64, bool),
+    /// It is published time and again by itself.
+    is_repeated: bool,
 }
 
 /// Why a user gets no token now.
@@ -90,6 +92,11 @@ impl UserTokenExchanger {
         self.usage.lock().quota = quota;
     }
 
+    /// Whether the count is published time and again by itself. Where it is not, the next user's token is news.
+    pub fn set_usage_repeated(&self, is_repeated: bool) {
+        self.usage.lock().is_repeated = is_repeated;
+    }
+
     /// How many tokens the namespace may keep, where that is why tokens are not kept.
     pub fn limited_to(&self) -> Option<usize> {
         *self.limited_to.lock()
@@ -121,8 +128,12 @@ impl UserTokenExchanger {
     /// Each user's token would be a status to write.
     fn is_usage_news(&self) -> bool {
         let mut usage = self.usage.lock();
+        let now = self.clock.now();
+        if !usage.is_repeated && usage.count.has_recent_users(now) {
+            return true;
+        }
         let Some(quota) = usage.quota else { return false };
-        let today = usage.count.today(None, self.clock.now());
+        let today = usage.count.today(None, now);
         let twentieths = today.issued.saturating_mul(20) / quota.max(1);
         let now = (twentieths, today.forecast > quota);
         std::mem::replace(&mut usage.published, now) != now

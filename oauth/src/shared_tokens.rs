@@ -81,12 +81,6 @@ impl SharedRequester {
             received: AtomicU64::new(0),
         }))
     }
-
-    /// Whether another source may have the same token.
-    pub fn is_shared(&self) -> bool {
-        let slot = self.0.slot.as_ref();
-        slot.is_some_and(|slot| Arc::strong_count(slot) > 1)
-    }
 }
 
 impl TokenRequester for SharedRequester {

@@ -74,8 +74,15 @@ impl TokenCount {
         self.0.lock().requests += 1;
     }
 
+    /// Whether users got tokens within the last hour: what is expected of them changes by itself.
+    pub fn has_recent_users(&self, now: Timestamp) -> bool {
+        let mut counted = self.0.lock();
+        counted.forget_users_before(minute(now));
+        !counted.users.is_empty()
+    }
+
     /// A token was issued, whatever becomes of it.
-    pub(crate) fn record_issued(&self, to_user: bool, now: Timestamp) {
+    pub fn record_issued(&self, to_user: bool, now: Timestamp) {
         let mut counted = self.0.lock();
         counted.begin_day(now);
         counted.issued += 1;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryState, IssuedToday, Policy, ServerMetadata, SharedRequester,
-    StepUp, TokenSource, TokenUse,
+    self as oauth, Circuit, Clock, DiscoveryState, Policy, ServerMetadata, SharedRequester, StepUp,
+    TokenSource, TokenUse,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
@@ -25,7 +25,7 @@ use crate::bearer::bearer;
 use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::NotServedError;
-use crate::store::{DiscoveredServer, ServerLookUp, TokenSnapshot, TokenUsage};
+use crate::store::{DiscoveredServer, ServerLookUp, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
@@ -219,13 +219,12 @@ impl ActiveSource {
     }
 
     pub fn token(&self) -> Option<Arc<oauth::Token>> {
-        self.state()?.token
+        self.source.as_ref()?.subscribe().borrow().token.clone()
     }
 
-    /// The client that revokes the token when the resource is deleted, if that is wished for and no other resource has it.
+    /// The client that revokes the token when the resource is deleted, if that is wished for.
     pub fn revoker(&self) -> Option<Box<oauth::Client>> {
-        let revoke = self.revoke && !self.requester.is_shared();
-        revoke.then(|| Box::new(self.client.clone()))
+        self.revoke.then(|| Box::new(self.client.clone()))
     }
 
     pub fn revocation(&self) -> Option<(oauth::Client, Arc<oauth::Token>)> {
@@ -246,7 +245,7 @@ impl ActiveSource {
 
     pub fn snapshot(&self, now: Timestamp) -> SourceSnapshot {
         let Some(state) = self.state() else {
-            return self.without_service_token(now);
+            return self.without_service_token();
         };
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
@@ -275,7 +274,8 @@ impl ActiveSource {
             },
             scopes_not_allowed: self.scopes_not_allowed(&state),
             circuit_open: matches!(state.circuit, Circuit::Open { .. }),
-            usage: self.usage(Some(state.next_attempt_at), now),
+            // Of the resource, whatever its source is.
+            usage: None,
             superseded: None,
         };
         SourceSnapshot {
@@ -291,24 +291,12 @@ impl ActiveSource {
         }
     }
 
-    /// Nothing is said of what nobody limits and none was issued of.
-    fn usage(&self, next_attempt_at: Option<Timestamp>, now: Timestamp) -> Option<TokenUsage> {
-        let today = self.surroundings.count.today(next_attempt_at, now);
-        let quota = self.quota;
-        (quota.is_some() || today.issued > 0).then_some(TokenUsage { today, quota })
-    }
-
-    /// When what is said of a limit is over by itself.
-    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
-        self.quota.map(|_| IssuedToday::ends_at(now))
-    }
-
     fn user_tokens_limited_to(&self) -> Option<usize> {
         self.exchanger.as_ref()?.limited_to()
     }
 
     /// Where only users have tokens. Sidecars go on with none of before either.
-    fn without_service_token(&self, now: Timestamp) -> SourceSnapshot {
+    fn without_service_token(&self) -> SourceSnapshot {
         let state = self.look_up.as_ref().map(LookUp::state).unwrap_or_default();
         SourceSnapshot {
             token: TokenSnapshot {
@@ -330,7 +318,6 @@ impl ActiveSource {
                     .discovered_identity_provider()
                     .map(|server| server.issuer.clone()),
                 clock_offset: self.client.clock_offset(),
-                usage: self.usage(None, now),
                 ..TokenSnapshot::default()
             },
             credential: Some(Credential::Unavailable {

@@ -10,6 +10,8 @@ use crate::changes::Changes;
 use crate::not_served::NotServedReason;
 
 mod resume;
+mod revocation;
+mod usage;
 
 struct NoMetrics;
 
