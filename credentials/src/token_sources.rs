@@ -362,7 +362,8 @@ impl TokenSources {
         if let Some(usage) = token.and_then(|token| token.usage.as_ref())
             && let (Ok(date), Ok(issued)) = (usage.date.parse(), u64::try_from(usage.issued))
         {
-            count.resume(date, issued, self.clock.now());
+            let issued_at = token.and_then(|token| token.issued_at.as_ref()).map(|at| at.0);
+            count.resume(date, issued, issued_at, self.clock.now());
         }
         count
     }

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -55,11 +54,12 @@ fn day(at: Timestamp) -> Date {
 }
 
 impl TokenCount {
-    /// Goes on with what another process has counted. What was counted here since is not lost, and what is of another day
-    /// does not count.
-    pub fn resume(&self, at: Date, issued: u64, now: Timestamp) {
+    /// Goes on with what another process has counted, and with when it got the service's token that is in use. What was
+    /// counted here since is not lost, and what is of another day does not count.
+    pub fn resume(&self, at: Date, issued: u64, service_at: Option<Timestamp>, now: Timestamp) {
         let mut counted = self.0.lock();
         counted.begin_day(now);
+        counted.service_at = counted.service_at.or(service_at);
         if counted.day == Some(at) {
             counted.issued = counted.issued.saturating_add(issued);
         }
@@ -104,15 +104,15 @@ impl TokenCount {
         counted.begin_day(now);
         counted.forget_users_before(minute(now));
         let end = end_of_day(now);
-        let until_end = |from: Timestamp| Duration::try_from(end.duration_since(from)).unwrap_or_default();
+        // In whole seconds, as a status has them: the next leader, which goes on from there, expects the same.
+        let seconds = |from: Timestamp, to: Timestamp| {
+            u64::try_from(to.as_second() - from.as_second()).unwrap_or_default()
+        };
         let users: u64 = counted.users.iter().map(|(_, users)| users).sum();
-        let users = users.saturating_mul(until_end(now).as_secs()) / 3600;
+        let users = users.saturating_mul(seconds(now, end)) / 3600;
         // As far apart as the last one and the next.
         let service = match (counted.service_at, next_attempt_at.map(|at| at.max(now))) {
-            (Some(last), Some(next)) if next < end => {
-                let interval = Duration::try_from(next.duration_since(last)).unwrap_or_default();
-                1 + until_end(next).as_secs() / interval.as_secs().max(1)
-            }
+            (Some(last), Some(next)) if next < end => 1 + seconds(next, end) / seconds(last, next).max(1),
             _ => 0,
         };
         IssuedToday {
@@ -224,11 +224,23 @@ mod tests {
     fn another_process_goes_on_with_the_count_of_the_same_day_only() {
         let count = TokenCount::default();
         count.record_issued(false, after(0));
-        count.resume(day(evening()), 40, after(1));
+        count.resume(day(evening()), 40, None, after(1));
         assert_eq!(count.today(None, after(2)).issued, 41);
         let tomorrow = TokenCount::default();
-        tomorrow.resume(day(evening()), 40, after(6 * 3600));
+        tomorrow.resume(day(evening()), 40, None, after(6 * 3600));
         assert_eq!(tomorrow.today(None, after(6 * 3600)).issued, 0);
+    }
+
+    #[test]
+    fn another_process_expects_as_many_tokens_as_the_one_before() {
+        let count = TokenCount::default();
+        let issued_at = Timestamp::from_millisecond(evening().as_millisecond() + 700).unwrap();
+        count.record_issued(false, issued_at);
+        let before = count.today(Some(after(600)), after(1));
+        let next = TokenCount::default();
+        // A status has whole seconds.
+        next.resume(before.day, before.issued, Some(evening()), after(2));
+        assert_eq!(next.today(Some(after(600)), after(2)), before);
     }
 
     #[test]

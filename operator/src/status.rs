@@ -131,15 +131,22 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
     let time = |at: Timestamp| Time(seconds(at));
     let in_use = token.in_use.as_ref();
     let issued_at = in_use.and_then(|token| token.issued_at).map(time);
+    // The request is under way. Its outcome is written in a moment, and what was said of the token in use stays until then: one
+    // renewal is one write.
+    let is_under_way = token.next_attempt_at.is_some_and(|at| at <= now);
     let of_same_token = |status: &&TokenStatus| status.issued_at == issued_at;
+    let previous = previous.filter(|status| is_under_way && of_same_token(status));
+    let today = token.usage.filter(|usage| usage.today.is_of(now)).map(usage);
+    let as_before = |today: &TokenUsage| {
+        let before = previous?.usage.as_ref()?;
+        let only_forecast_differs =
+            (&before.date, before.issued, before.quota) == (&today.date, today.issued, today.quota);
+        only_forecast_differs.then(|| before.clone())
+    };
     TokenStatus {
         next_refresh_at: match token.next_attempt_at {
-            Some(at) if at > now => Some(time(at)),
-            // The request is under way. Its outcome is written in a moment, and what was said of the token in use stays until
-            // then: one renewal is one write.
-            Some(_) => previous
-                .filter(of_same_token)
-                .and_then(|status| status.next_refresh_at.clone()),
+            Some(at) if !is_under_way => Some(time(at)),
+            Some(_) => previous.and_then(|status| status.next_refresh_at.clone()),
             None => None,
         },
         issued_at,
@@ -148,7 +155,7 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
         scope: in_use.and_then(|token| token.scope.clone()),
         format: in_use.map(|token| token_format(token).to_owned()),
         claims: in_use.and_then(|token| token.claims.as_deref()).map(claims),
-        usage: token.usage.filter(|usage| usage.today.is_of(now)).map(usage),
+        usage: today.map(|today| as_before(&today).unwrap_or(today)),
         last_error: token.last_error.as_ref().map(|error| TokenError {
             time: time(error.at),
             reason: error.reason.clone(),

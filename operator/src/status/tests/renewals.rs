@@ -1,6 +1,39 @@
 //! What a renewal does to the status, and when.
 
+use mcp_auth_oauth::IssuedToday;
+
 use super::*;
+
+#[test]
+fn a_forecast_changes_with_the_outcome_of_a_renewal_and_not_with_its_request() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let forecast_of = |resource: &McpServerAuth, next: Timestamp, (issued, forecast): (u64, u64)| {
+        let mut scenario = good(resource);
+        scenario.token.next_attempt_at = Some(next);
+        let day = "2026-11-23".parse().unwrap();
+        let today = IssuedToday {
+            day,
+            issued,
+            forecast,
+        };
+        scenario.token.usage = Some(Usage { today, quota: None });
+        status(&scenario, now())
+    };
+    let usage = |status: &McpServerAuthStatus| {
+        let usage = status.token.as_ref().unwrap().usage.as_ref().unwrap();
+        (usage.issued, usage.forecast)
+    };
+    let planned = now() + jiff::SignedDuration::from_mins(40);
+    let before = forecast_of(&resource, planned, (3, 21));
+    resource.status = Some(before.clone());
+    assert_eq!(forecast_of(&resource, now(), (3, 90)), before);
+    assert_eq!(
+        usage(&forecast_of(&resource, now(), (4, 90))),
+        (4, 90),
+        "a user got one meanwhile"
+    );
+    assert_eq!(usage(&forecast_of(&resource, planned, (3, 22))), (3, 22));
+}
 
 #[test]
 fn a_renewal_that_is_under_way_changes_nothing_in_the_status_before_it_has_an_outcome() {
