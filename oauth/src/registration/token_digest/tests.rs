@@ -53,7 +53,8 @@ fn whatever_makes_another_token_makes_another_digest() {
         }))
     };
     let one_key = key();
-    let changes: Vec<(&str, Box<dyn FnOnce(&mut Registration)>)> = vec![
+    type Change = Box<dyn FnOnce(&mut Registration)>;
+    let changes: Vec<(&str, Change)> = vec![
         ("nothing", Box::new(|_| {})),
         (
             "issuer",
