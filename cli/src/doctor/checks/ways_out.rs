@@ -96,6 +96,9 @@ pub fn way_out(reason: &str, resource: &McpServerAuth) -> String {
         reasons::EXPIRY_INVALID => {
             "write the annotation mcpauth.dev/expires-at of the Secret as a time, such as 2027-05-31T00:00:00Z"
         }
+        reasons::NOT_WATCHED => {
+            "name its namespace in the chart's watchNamespaces again, or move the resource to a namespace that an operator serves"
+        }
         reasons::NO_PODS_SELECTED => {
             return format!(
                 "kubectl get pods -n {namespace} --show-labels shows LiteLLM's labels: write them into spec.podSelector by {edit}"
