@@ -9,6 +9,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +40,8 @@ struct Sidecar {
     folder: tempfile::TempDir,
     /// What LiteLLM sends next on its event streams.
     events: mpsc::UnboundedSender<&'static str>,
+    /// What LiteLLM has got of bodies without a stated length.
+    received: Arc<AtomicUsize>,
 }
 
 impl Cgroup {
@@ -95,7 +99,8 @@ impl Sidecar {
         let litellm = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let litellm_address = litellm.local_addr().unwrap();
         let (events, next_events) = mpsc::unbounded_channel();
-        tokio::spawn(serve_litellm(litellm, next_events));
+        let received = Arc::<AtomicUsize>::default();
+        tokio::spawn(serve_litellm(litellm, next_events, received.clone()));
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (health, users, operator) = (free(), free(), free());
         let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap();
@@ -133,6 +138,7 @@ impl Sidecar {
             cgroup,
             folder,
             events,
+            received,
         };
         for _ in 0..600 {
             if sidecar
@@ -225,7 +231,11 @@ impl Drop for Sidecar {
 }
 
 /// 2 MB at `/openapi.json`, as LiteLLM answers without a key; the test's events at `/events`; `ok` elsewhere.
-async fn serve_litellm(listener: TcpListener, mut events: mpsc::UnboundedReceiver<&'static str>) {
+async fn serve_litellm(
+    listener: TcpListener,
+    mut events: mpsc::UnboundedReceiver<&'static str>,
+    received: Arc<AtomicUsize>,
+) {
     let (sender, _) = tokio::sync::broadcast::channel(16);
     let all_events = sender.clone();
     tokio::spawn(async move {
@@ -238,7 +248,7 @@ async fn serve_litellm(listener: TcpListener, mut events: mpsc::UnboundedReceive
     });
     let large = Bytes::from(vec![b'x'; 2 << 20]);
     while let Ok((mut stream, _)) = listener.accept().await {
-        let (large, sender) = (large.clone(), sender.clone());
+        let (large, sender, received) = (large.clone(), sender.clone(), received.clone());
         tokio::spawn(async move {
             let mut read = Vec::new();
             while let Ok(1..) = stream.read_buf(&mut read).await {
@@ -246,8 +256,12 @@ async fn serve_litellm(listener: TcpListener, mut events: mpsc::UnboundedReceive
                     let head: Vec<u8> = read.drain(..end + 4).collect();
                     let lower = head.to_ascii_lowercase();
                     if lower.windows(8).any(|word| word == b" chunked") {
-                        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
-                        break;
+                        received.fetch_add(read.len(), Ordering::Relaxed);
+                        let mut part = vec![0; 64 * 1024];
+                        while let length @ 1.. = stream.read(&mut part).await? {
+                            received.fetch_add(length, Ordering::Relaxed);
+                        }
+                        return Ok(());
                     }
                     // It reads a body before it asks who sends it.
                     let length = if head.starts_with(b"POST ") { BODY_BYTES } else { 0 };
@@ -459,14 +473,28 @@ async fn bodies_that_never_end_cost_no_user_and_no_probe() {
 
 #[tokio::test]
 async fn bodies_of_one_byte_a_chunk_at_mcp_paths_cost_no_user_and_no_probe() {
+    const CHUNKS: usize = 16_384;
+    const REQUESTS: usize = 60;
     let Some(mut sidecar) = Sidecar::start("chunks").await else {
         return;
     };
     let mut user = sidecar.user().await;
+    let before = sidecar.cgroup.read("memory.max_usage_in_bytes");
     let head = b"POST /mcp/tools HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let sent = [&head[..], &b"1\r\nx\r\n".repeat(65_536)].concat();
-    let _open = keep_open(sidecar.inbound, 150, &sent).await;
-    sidecar
-        .serves(&mut user, "150 requests of 65,536 chunks of one byte")
-        .await;
+    let sent = [&head[..], &b"1\r\nx\r\n".repeat(CHUNKS)].concat();
+    let _open = keep_open(sidecar.inbound, REQUESTS, &sent).await;
+    // Not before they have passed through: sockets hold as much.
+    let passing = async {
+        while sidecar.received.load(Ordering::Relaxed) < REQUESTS * CHUNKS * b"1\r\nx\r\n".len() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(2 * TEST_TIMEOUT, passing)
+        .await
+        .expect("the bodies pass through");
+    let attack = format!("{REQUESTS} requests of {CHUNKS} chunks of one byte");
+    sidecar.serves(&mut user, &attack).await;
+    let taken = sidecar.cgroup.read("memory.max_usage_in_bytes") - before;
+    let each = taken / REQUESTS as u64;
+    assert!(each < 256 << 10, "{each} bytes are held for each request");
 }
