@@ -106,24 +106,30 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::RESTART_NEEDED, message)
 }
 
-/// True all the same: LiteLLM calls the server this way, though not with all that the resource says.
+/// True all the same: LiteLLM calls the server this way, though not with all that the resource says. What weighs more, such as
+/// calls that go past the sidecar, is told instead.
 fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (_, notice) = first_notice(selection, |notice| {
-        notice.reason == notices::CONFIGURATION_DIFFERS
-    })?;
-    draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, notice.message)
+    let (_, notice) = first_notice(selection, is_for_the_reason)?;
+    match notice.reason == notices::CONFIGURATION_DIFFERS {
+        true => draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, notice.message),
+        false => None,
+    }
+}
+
+/// A cookie that never arrived is told where all else is well.
+fn is_for_the_reason(notice: &Problem) -> bool {
+    notice.reason != notices::COOKIE_NEVER_ARRIVED
 }
 
 /// Sidecars work, and something of LiteLLM's configuration should be looked at.
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let is_wanted = |notice: &Problem| notice.reason != notices::COOKIE_NEVER_ARRIVED;
-    let (pods, notice) = first_notice(selection, is_wanted)?;
+    let (pods, notice) = first_notice(selection, is_for_the_reason)?;
     let all = selection
         .pods
         .iter()
         .flat_map(|pod| concerning_notices(selection, pod));
     let others: BTreeSet<&str> = all
-        .filter(|other| is_wanted(other) && other.reason != notice.reason)
+        .filter(|other| is_for_the_reason(other) && other.reason != notice.reason)
         .map(|other| other.reason.as_str())
         .collect();
     let others = match others.is_empty() {

@@ -215,6 +215,28 @@ fn what_litellms_own_configuration_says_otherwise_is_told_while_the_server_is_se
 }
 
 #[test]
+fn a_server_that_goes_out_without_a_token_is_told_before_settings_that_differ() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![
+        Problem::new("ConfigurationDiffers", "mcp_servers.tools counts").for_server("tools"),
+        Problem::new("ServerUnderOtherName", "old has the same URL").for_server("tools"),
+    ];
+    scenario.pods = Some(vec![(
+        pod("a", Some("mcpauth.dev/injected")),
+        Some(sidecar.into()),
+    )]);
+    let (_, reason, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
+    assert_eq!(reason, reasons::SIDECAR_NOTICE);
+    assert!(
+        message.contains("ServerUnderOtherName: old has the same URL"),
+        "{message}"
+    );
+    assert!(message.ends_with("also ConfigurationDiffers"), "{message}");
+}
+
+#[test]
 fn keys_that_cannot_be_fetched_are_told_while_the_token_serves() {
     let resource = resource("https://tools.example.com/mcp");
     let mut scenario = good(&resource);
