@@ -23,6 +23,11 @@ pub enum LoadError {
     #[error("the kubeconfig {place} cannot be used: {problem}")]
     Unusable { place: String, problem: String },
     #[error(
+        "the kubeconfig {place} cannot be used: its cluster has a proxy-url, and this program connects to API servers directly: \
+         reach it by `kubectl proxy`, and name a kubeconfig with that address by --kubeconfig"
+    )]
+    Proxied { place: String },
+    #[error(
         "no cluster is configured: there is no {place}, and this is no pod; name a kubeconfig with --kubeconfig or KUBECONFIG"
     )]
     NoCluster { place: String },
@@ -36,6 +41,7 @@ pub async fn load(options: &ClusterOptions) -> Result<Config, LoadError> {
         ..KubeConfigOptions::default()
     };
     let error = match from_file(options.kubeconfig.as_deref(), &by_context).await {
+        Ok(config) if config.proxy_url.is_some() => return Err(LoadError::Proxied { place }),
         Ok(config) => return Ok(config),
         Err(error) => error,
     };
@@ -60,7 +66,28 @@ async fn from_file(path: Option<&Path>, options: &KubeConfigOptions) -> Result<C
         Some(path) => Kubeconfig::read_from(path)?,
         None => Kubeconfig::read()?,
     };
-    Config::from_custom_kubeconfig(kubeconfig, options).await
+    let states_proxy = states_proxy(&kubeconfig, options);
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, options).await?;
+    if !states_proxy {
+        // HTTPS_PROXY, whatever NO_PROXY says of this API server. No connection of this program takes a proxy.
+        config.proxy_url = None;
+    }
+    Ok(config)
+}
+
+/// Whether the cluster of the context in use has a `proxy-url`.
+fn states_proxy(kubeconfig: &Kubeconfig, options: &KubeConfigOptions) -> bool {
+    let context = options.context.as_ref().or(kubeconfig.current_context.as_ref());
+    let context = kubeconfig
+        .contexts
+        .iter()
+        .find(|named| Some(&named.name) == context);
+    let context = context.and_then(|named| named.context.as_ref());
+    let mut clusters = kubeconfig.clusters.iter();
+    let cluster = clusters.find(|named| context.is_some_and(|context| context.cluster == named.name));
+    let cluster = cluster.and_then(|named| named.cluster.as_ref());
+    let proxy = cluster.and_then(|cluster| cluster.proxy_url.as_deref());
+    proxy.is_some_and(|proxy| !proxy.is_empty())
 }
 
 /// Where it is looked for, as people name it.
@@ -197,6 +224,11 @@ contexts: [{name: here, context: {cluster: c, user: u}}]
                 Some(&*CONFIG.replace("cluster: c,", "cluster: d,")),
                 None,
                 "its context names the cluster d, which it has not",
+            ),
+            (
+                Some(&*CONFIG.replace("6443'", "6443', proxy-url: 'http://user:s3cret@127.0.0.1:3128'")),
+                None,
+                "its cluster has a proxy-url, and this program connects to API servers directly",
             ),
             (Some(&stray), None, "it is no YAML of a kubeconfig, at line"),
             (Some("garbage"), None, "it is no YAML of a kubeconfig"),
