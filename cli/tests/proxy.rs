@@ -1,5 +1,7 @@
 //! Egress proxies of the machine that the plugin runs on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
