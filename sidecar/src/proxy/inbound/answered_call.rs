@@ -2,6 +2,8 @@
 //! is read once the answer begins, and the answer, once it has gone through, only where the call did not come to the outbound half.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use serde::Deserialize;
@@ -30,11 +32,22 @@ const SEPARATOR: char = '-';
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 /// Longest answer that is looked at.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
-/// Requests that are looked at at once, 4 MiB for all. Others pass unseen: enough are seen, one after the other.
-const MAX_LOOKED_AT: usize = 100;
+/// Requests that are looked at at once, 1.3 MiB for all. Others pass unseen: enough are seen, one after the other.
+const MAX_LOOKED_AT: usize = 32;
+
+/// To read a call and its answer costs a third of what else is done for it. So many are read since the start, and then one in
+/// this time: where few call each of them, where many call enough to tell.
+const READ_AT_START: u32 = 500;
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The calls that are looked at now.
-pub struct UserCalls(Arc<Semaphore>);
+pub struct UserCalls {
+    places: Arc<Semaphore>,
+    started: Instant,
+    read_at_start: AtomicU32,
+    /// In milliseconds since `started`.
+    next_read: AtomicU64,
+}
 
 /// One request to LiteLLM's MCP endpoint, until its answer begins.
 pub struct UserCall {
@@ -55,17 +68,22 @@ pub struct AnsweredCall {
 
 impl Default for UserCalls {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_LOOKED_AT)))
+        Self {
+            places: Arc::new(Semaphore::new(MAX_LOOKED_AT)),
+            started: Instant::now(),
+            read_at_start: AtomicU32::new(0),
+            next_read: AtomicU64::new(0),
+        }
     }
 }
 
 impl UserCalls {
-    /// Nothing for a request that calls no tool by its path, and while enough are looked at.
+    /// Nothing for a request that calls no tool by its path, and where enough are looked at.
     pub fn begin(&self, routes: &Routes, path: &PathAndQuery) -> Option<UserCall> {
-        if !is_mcp_path(path.path()) {
+        if !is_mcp_path(path.path()) || !self.is_due() {
             return None;
         }
-        let place = self.0.clone().try_acquire_owned().ok()?;
+        let place = self.places.clone().try_acquire_owned().ok()?;
         Some(UserCall {
             routes: routes.clone(),
             path: path.clone(),
@@ -73,6 +91,22 @@ impl UserCalls {
             request: Arc::new(BodyTap::keeping(MAX_REQUEST_BYTES)),
             place: Some(place),
         })
+    }
+
+    fn is_due(&self) -> bool {
+        if self.read_at_start.load(Ordering::Relaxed) < READ_AT_START {
+            self.read_at_start.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(self.started.elapsed());
+        let due = self.next_read.load(Ordering::Relaxed);
+        let next = now.saturating_add(millis(READ_INTERVAL));
+        let is_taken = || {
+            self.next_read
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        now >= due && is_taken().is_ok()
     }
 }
 
@@ -185,6 +219,16 @@ mod tests {
     use super::*;
     use crate::proxy::metrics::Metrics;
 
+    #[tokio::test(start_paused = true)]
+    async fn the_first_calls_are_read_and_then_one_a_second() {
+        let calls = UserCalls::default();
+        let read = |of: u32| (0..of).filter(|_| calls.is_due()).count();
+        assert_eq!(read(READ_AT_START), 500);
+        assert_eq!(read(1000), 1);
+        tokio::time::advance(READ_INTERVAL).await;
+        assert_eq!(read(1000), 1);
+    }
+
     #[test]
     fn an_answer_is_good_where_a_tool_has_worked() {
         let good = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"isError":false}}"#;
@@ -216,8 +260,8 @@ mod tests {
         )
     }
 
-    #[test]
-    fn strangers_can_have_no_more_looked_at_than_there_is_room_for() {
+    #[tokio::test(start_paused = true)]
+    async fn strangers_can_have_no_more_looked_at_than_there_is_room_for() {
         let (calls, routes) = (UserCalls::default(), routes());
         let path = PathAndQuery::from_static("/mcp");
         let mut begun: Vec<_> = (0..MAX_LOOKED_AT)
@@ -236,6 +280,7 @@ mod tests {
             MAX_LOOKED_AT - 2,
             "a body that lives on keeps nothing"
         );
+        tokio::time::advance(READ_INTERVAL).await;
         assert!(
             calls.begin(&routes, &path).is_some(),
             "the next one has its place"
