@@ -202,7 +202,8 @@ impl Inbound {
         }
         client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {
-            return tunnel::open(&self.litellm, request).await;
+            // Boxed: else each request would make, and copy, room for the opening of a connection.
+            return Box::pin(tunnel::open(&self.litellm, request)).await;
         }
         let user_call = match (may_call_tools, request.uri().path_and_query()) {
             (true, Some(path)) => self.user_calls.begin(&self.routes, path),

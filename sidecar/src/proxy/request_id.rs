@@ -28,8 +28,9 @@ impl RequestId {
     }
 
     /// Runs `request` so that what it logs can tell its number.
-    pub async fn scope<F: Future>(self, request: F) -> F::Output {
-        CURRENT.scope(self, request).await
+    pub fn scope<F: Future>(self, request: F) -> impl Future<Output = F::Output> {
+        // No `async fn`, which would have room for `request` twice.
+        CURRENT.scope(self, request)
     }
 }
 

@@ -35,7 +35,7 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024;
 /// Requests that are looked at at once, 1.3 MiB for all. Others pass unseen: enough are seen, one after the other.
 const MAX_LOOKED_AT: usize = 32;
 
-/// To read a call and its answer costs a third of what else is done for it. So many are read since the start, and then one in
+/// To read a call and its answer costs a fifth of what else is done for it. So many are read since the start, and then one in
 /// this time: where few call each of them, where many call enough to tell.
 const READ_AT_START: u32 = 500;
 const READ_INTERVAL: Duration = Duration::from_secs(1);

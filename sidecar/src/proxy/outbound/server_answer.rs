@@ -84,7 +84,7 @@ impl Outbound {
                 let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
                 Ok(ServerAnswer::Accepted(response))
             }
-            // Its user is made up, which another token would not help against: the operator is to request none.
+            // Another token would not help: it is the test user that the server refuses. The operator is to request none.
             AuthOutcome::Unauthorized if is_of_check => {
                 Err(selected.to_error(StatusCode::UNAUTHORIZED).into())
             }
