@@ -7,9 +7,9 @@ mod user_call;
 
 pub use calls::{Call, CallOutcome, DirectCall};
 pub use containers::LiteLlmPod;
-pub use user_call::UserCall;
 #[cfg(test)]
-pub use user_call::{PassedOn, Sent};
+pub use user_call::Sent;
+pub use user_call::UserCall;
 
 use crate::cluster::Cluster;
 use crate::error::CliError;

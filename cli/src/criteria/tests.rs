@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use mcp_auth_protocol::context_check::SentRequest;
 use serde_json::{Value, json};
 
 use super::*;
@@ -42,26 +41,10 @@ fn inventory(resource: Value) -> Inventory {
 }
 
 fn called(direct: DirectCall) -> CallOutcome {
-    let session = || vec!["session_id".to_owned()];
-    let call = UserCall {
-        pod: "litellm-0".to_owned(),
-        tools: 3,
-        tools_for_nobody: None,
-        passed_on: PassedOn {
-            cookies: session(),
-            headers: Vec::new(),
-        },
-        sent: Sent::Requests(vec![SentRequest {
-            request: "9c1185a5c5e9fc54".to_owned(),
-            server: "tools".to_owned(),
-            method: Some("tools/list".to_owned()),
-            cookies: session(),
-            headers: Vec::new(),
-            authorized: true,
-            status: Some(200),
-        }]),
-    };
-    CallOutcome::Called { call, direct }
+    CallOutcome::Called {
+        call: UserCall::that_arrives(),
+        direct,
+    }
 }
 
 fn live(outcome: CallOutcome) -> LiveFacts {

@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 use super::criteria::{INBOUND, RunningPod, serving_pod, tools};
 use super::logs::call;
 use super::stand_ins::{KEY, McpServer};
-use super::{Printed, empty_cluster, file, kubeconfig, litellm, path, run, token_without_rights};
+use super::unusable_clusters::empty_cluster;
+use super::{Printed, file, kubeconfig, litellm, path, run, token_without_rights};
 use crate::CERTIFICATE_SECRET;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli-transcripts.md");

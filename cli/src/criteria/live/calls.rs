@@ -29,8 +29,9 @@ use crate::status::condition;
 const MAX_CALLS: usize = 20;
 /// Longest time of all calls together. `helm test` takes five minutes, with the start of the pod, and tells nothing if it ends then.
 const ALL_CALLS_TIME: Duration = Duration::from_secs(180);
-/// Why there is nobody to call a server as.
-const ONLY_USERS_TOKENS: &str = "only users have tokens there (serviceToken: None), and none can be made up";
+/// Why there is no test user for a server.
+const ONLY_USERS_TOKENS: &str =
+    "only users have tokens there (serviceToken: None), and a test user cannot have one";
 /// Longest wait for a server that is called without a token.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// LiteLLM's MCP endpoint. Some versions redirect it without the slash.
@@ -50,7 +51,7 @@ pub struct Call {
 pub enum CallOutcome {
     /// LiteLLM was called as a user calls it.
     Called { call: UserCall, direct: DirectCall },
-    /// LiteLLM's own requests were answered, as the sidecars report; nobody called as a user, and why.
+    /// LiteLLM's own requests were answered, as the sidecars report; no call was made as a user, and why.
     Reported {
         message: String,
         direct: DirectCall,
@@ -244,7 +245,7 @@ fn sidecar_report(resource: &McpServerAuth) -> SidecarReport {
 /// Whom LiteLLM is called as.
 #[derive(Debug)]
 enum Caller {
-    /// One who is made up, with this key of LiteLLM.
+    /// The test user, with this key of LiteLLM.
     User(SecretString),
     /// And why.
     Nobody(String),

@@ -42,8 +42,8 @@ pub struct UserCall {
     pub pod: String,
     /// How many tools LiteLLM lists to this user.
     pub tools: usize,
-    /// How many it lists to nobody, where it lists none to this user.
-    pub tools_for_nobody: Option<usize>,
+    /// How many it lists to a request without a user, where it lists none to the test user.
+    pub tools_without_user: Option<usize>,
     pub passed_on: PassedOn,
     pub sent: Sent,
 }
@@ -51,7 +51,7 @@ pub struct UserCall {
 /// What the sidecar says that it sent to the server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Sent {
-    /// The resource passes on nothing of users that could be made up.
+    /// The resource passes on no cookie or header that a test user could have.
     NothingToSend,
     Requests(Vec<SentRequest>),
     /// It cannot say.
@@ -59,7 +59,7 @@ pub enum Sent {
 }
 
 impl PassedOn {
-    /// Of the resource, without the cookie or header that is exchanged for a user's token: none can be made up.
+    /// Of the resource, without the cookie or header that is exchanged for a user's token, which a test user cannot have.
     pub fn new(spec: &McpServerAuthSpec) -> Self {
         let exchange = spec
             .oauth2
@@ -134,14 +134,14 @@ impl UserCall {
             Sent::Requests(_) => ports.sent(&value).await?.of_server(server),
             unknown => unknown,
         };
-        let tools_for_nobody = match (tools, passed_on.is_empty()) {
+        let tools_without_user = match (tools, passed_on.is_empty()) {
             (0, false) if sent.may_be_the_user_s() => Some(ports.tools(server, HeaderMap::new(), key).await?),
             _ => None,
         };
         Ok(Self {
             pod,
             tools,
-            tools_for_nobody,
+            tools_without_user,
             passed_on,
             sent,
         })
@@ -151,7 +151,8 @@ impl UserCall {
     pub fn arrival(&self) -> (Outcome, String) {
         let requests = match &self.sent {
             Sent::NothingToSend => {
-                let text = "the resource passes on nothing of users that could be made up".to_owned();
+                let text =
+                    "the resource passes on no cookie or header that a test user could have".to_owned();
                 return (Outcome::Passed, text);
             }
             Sent::Unknown(why) => return (Outcome::NotChecked, why.clone()),
@@ -200,7 +201,7 @@ impl UserCall {
             ),
             Some(status @ (401 | 403)) => (
                 Outcome::Warning,
-                format!("{text}the server answers {status} to this user, who is made up (request {number})"),
+                format!("{text}the server answers {status} to the test user (request {number})"),
             ),
             Some(status) => (
                 Outcome::Passed,
@@ -211,7 +212,7 @@ impl UserCall {
 
     /// Whether LiteLLM lists the server's tools.
     pub fn listing(&self) -> (Outcome, String) {
-        match (self.tools, self.tools_for_nobody) {
+        match (self.tools, self.tools_without_user) {
             (0, None | Some(0)) => (
                 match self.is_listed() {
                     true => Outcome::Warning,
@@ -222,7 +223,7 @@ impl UserCall {
             ),
             (0, Some(tools)) => (
                 Outcome::Passed,
-                format!("LiteLLM lists {tools} tools for nobody, and none to a user who is made up"),
+                format!("LiteLLM lists {tools} tools to a request without a user, and none to the test user"),
             ),
             (tools, _) => (Outcome::Passed, format!("LiteLLM lists {tools} tools")),
         }

@@ -48,7 +48,7 @@ fn called(subject: String, namespace: &str, call: &UserCall) -> Finding {
     if outcomes.contains(&Outcome::Fault) {
         Finding::fault(CHECK, subject, message, way_out(&call.pod, namespace))
     } else if outcomes.contains(&Outcome::Warning) {
-        let way_out = "a server that wants a session which it knows refuses one that is made up: look at the calls of real users \
+        let way_out = "a server that wants a session which it knows refuses the test user's: look at the calls of real users \
                        with kubectl mcp-auth logs --audit";
         Finding::warning(CHECK, subject, message, way_out)
     } else if outcomes.contains(&Outcome::NotChecked) {

@@ -13,13 +13,12 @@ use kube::CustomResourceExt;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::references::needed;
 use mcp_auth_operator::PodMeta;
-use mcp_auth_protocol::context_check::SentRequest;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::ApiGroup;
-use crate::criteria::{self, Call, CallOutcome, DirectCall, LiteLlmPod, LiveFacts, PassedOn, Sent, UserCall};
+use crate::criteria::{self, Call, CallOutcome, DirectCall, LiteLlmPod, LiveFacts, Sent, UserCall};
 use crate::doctor::facts::*;
 use crate::doctor::finding::Report;
 use crate::doctor::render;
@@ -216,7 +215,7 @@ fn a_made_up_user_whom_the_server_refuses_is_a_warning() {
     let mut facts = healthy();
     set_call(&mut facts, |call| {
         call.tools = 0;
-        call.tools_for_nobody = Some(3);
+        call.tools_without_user = Some(3);
         if let Sent::Requests(requests) = &mut call.sent {
             requests[0].status = Some(401);
         }

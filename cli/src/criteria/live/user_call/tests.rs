@@ -24,7 +24,7 @@ fn passed_on(more: Value) -> PassedOn {
 
 fn request(method: &str, cookies: &[&str], status: Option<u16>) -> SentRequest {
     SentRequest {
-        request: "9c11".to_owned(),
+        request: "9c1185a5c5e9fc54".to_owned(),
         server: "tools".to_owned(),
         method: Some(method.to_owned()),
         cookies: names(cookies),
@@ -34,11 +34,18 @@ fn request(method: &str, cookies: &[&str], status: Option<u16>) -> SentRequest {
     }
 }
 
+impl UserCall {
+    /// For tests of what is made of it.
+    pub fn that_arrives() -> Self {
+        call(3, vec![request("tools/list", &["session_id"], Some(200))])
+    }
+}
+
 fn call(tools: usize, requests: Vec<SentRequest>) -> UserCall {
     UserCall {
         pod: "litellm-0".to_owned(),
         tools,
-        tools_for_nobody: None,
+        tools_without_user: None,
         passed_on: PassedOn {
             cookies: names(&["session_id"]),
             headers: Vec::new(),
@@ -90,7 +97,7 @@ fn only_a_request_with_all_that_is_allowed_and_nothing_else_shows_that_it_arrive
     assert_eq!(
         text,
         "a tools/list through LiteLLM in litellm-0 went to the server with the token and the allowed cookie session_id, and \
-         without the other cookie; the server answers 200 (request 9c11)"
+         without the other cookie; the server answers 200 (request 9c1185a5c5e9fc54)"
     );
     let without_token = SentRequest {
         authorized: false,
@@ -124,7 +131,7 @@ fn only_a_request_with_all_that_is_allowed_and_nothing_else_shows_that_it_arrive
         (
             vec![request("initialize", &["session_id"], Some(401))],
             Outcome::Warning,
-            "answers 401 to this user",
+            "answers 401 to the test user",
         ),
     ] {
         let (found, text) = said(requests);
@@ -167,9 +174,9 @@ fn a_sidecar_that_cannot_say_shows_nothing() {
 
 #[test]
 fn a_user_who_is_made_up_and_gets_nothing_speaks_only_against_himself() {
-    let listing = |tools, tools_for_nobody| {
+    let listing = |tools, tools_without_user| {
         let call = UserCall {
-            tools_for_nobody,
+            tools_without_user,
             ..call(tools, Vec::new())
         };
         call.listing()

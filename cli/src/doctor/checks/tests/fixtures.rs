@@ -205,34 +205,11 @@ pub fn healthy() -> Facts {
                 namespace: "llm".to_owned(),
                 resource: "tools".to_owned(),
                 outcome: CallOutcome::Called {
-                    call: user_call(),
+                    call: UserCall::that_arrives(),
                     direct: DirectCall::Refused(401),
                 },
             }],
         },
-    }
-}
-
-/// One that arrives.
-pub fn user_call() -> UserCall {
-    let session = || vec!["session_id".to_owned()];
-    UserCall {
-        pod: "litellm-0".to_owned(),
-        tools: 3,
-        tools_for_nobody: None,
-        passed_on: PassedOn {
-            cookies: session(),
-            headers: Vec::new(),
-        },
-        sent: Sent::Requests(vec![SentRequest {
-            request: "9c1185a5c5e9fc54".to_owned(),
-            server: "tools".to_owned(),
-            method: Some("tools/list".to_owned()),
-            cookies: session(),
-            headers: Vec::new(),
-            authorized: true,
-            status: Some(200),
-        }]),
     }
 }
 
