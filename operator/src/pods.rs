@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -50,10 +52,14 @@ pub struct Pods {
     /// For sync: what can change a pod's entitlement.
     changes: Changes,
     events: WorkloadEvents,
+    /// Number of the last change in any namespace.
+    last_revision: Arc<AtomicU64>,
 }
 
 struct Watched {
     store: Store<PodMeta>,
+    /// Number of the last change that is read here.
+    revision: Arc<AtomicU64>,
     task: AbortHandle,
 }
 
@@ -77,6 +83,7 @@ impl Pods {
             changed,
             changes,
             events,
+            last_revision: Arc::default(),
         };
         (pods, receiver)
     }
@@ -96,6 +103,18 @@ impl Pods {
     pub fn in_namespace(&self, namespace: &str) -> Option<Vec<Arc<PodMeta>>> {
         let store = self.store(namespace)?;
         store.is_ready_now().then(|| store.state())
+    }
+
+    /// Number of the last change of the namespace's pods that is read here, never the same again; once they have been listed.
+    pub fn revision(&self, namespace: &str) -> Option<u64> {
+        let watched = self.watched.lock();
+        let watched = watched.get(namespace)?;
+        let revision = watched.revision.load(Ordering::SeqCst);
+        watched.store.is_ready_now().then_some(revision)
+    }
+
+    pub fn is_watched(&self, namespace: &str) -> bool {
+        self.watched.lock().contains_key(namespace)
     }
 
     /// The pod with this name and uid. Asks the API server where the watch has not seen it yet, as right after its
@@ -127,6 +146,10 @@ impl Pods {
         let mut events = watcher(api, config).default_backoff().modify(prune).boxed();
         let (changed, changes, stored_pods) = (self.changed.clone(), self.changes.clone(), store.clone());
         let events_of_workloads = self.events.clone();
+        let last_revision = self.last_revision.clone();
+        let next_revision = move || last_revision.fetch_add(1, Ordering::SeqCst) + 1;
+        let revision = Arc::new(AtomicU64::new(next_revision()));
+        let known_revision = revision.clone();
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 let event = match event {
@@ -147,6 +170,7 @@ impl Pods {
                 writer.apply_watcher_event(&event);
                 // Only now does the store say what they are to read there.
                 if is_relevant {
+                    known_revision.store(next_revision(), Ordering::SeqCst);
                     changes.announce(&namespace);
                     // Without a receiver the operator is stopping.
                     let _ = changed.send(namespace.clone());
@@ -163,6 +187,7 @@ impl Pods {
         });
         Watched {
             store,
+            revision,
             task: task.abort_handle(),
         }
     }
@@ -251,8 +276,18 @@ pub fn is_terminating(pod: &PodMeta) -> bool {
 
 /// Whether the pod is so young that its sidecar need not be connected yet.
 pub fn is_starting(pod: &PodMeta, now: Timestamp) -> bool {
-    let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    created.is_some_and(|created| now < created + START_GRACE)
+    starting_until(pod, now).is_some()
+}
+
+pub fn starting_until(pod: &PodMeta, now: Timestamp) -> Option<Timestamp> {
+    let created = pod.metadata.creation_timestamp.as_ref()?.0;
+    Some(created + START_GRACE).filter(|until| now < *until)
+}
+
+/// Whoever made the pod and looks after it.
+pub fn owner(pod: &PodMeta) -> Option<&OwnerReference> {
+    let mut owners = pod.owner_references().iter();
+    owners.find(|owner| owner.controller == Some(true))
 }
 
 /// Whether the pod has our sidecar.

@@ -1,9 +1,15 @@
+use std::sync::Arc;
+
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_credentials::{DiscoveredServer, LastError, NotServedError, NotServedReason, TokenInUse};
 use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::Problem;
 
+use super::learned::learned;
+use super::pod_classes::{PodWithSidecar, classes};
 use super::*;
+use crate::pods::PodMeta;
+use crate::sidecars::Sidecar;
 
 mod pods;
 mod renewals;
@@ -35,12 +41,12 @@ fn synced() -> Sidecar {
     Sidecar {
         sent_revision: Some("1".into()),
         applied: Some("1".into()),
-        reachability: vec![learned("tools", Reachability::Answered)].into(),
+        reachability: vec![of_server("tools", Reachability::Answered)].into(),
         ..Sidecar::default()
     }
 }
 
-fn learned(server: &str, state: Reachability) -> ServerReachability {
+fn of_server(server: &str, state: Reachability) -> ServerReachability {
     ServerReachability {
         server: server.into(),
         state,
@@ -55,7 +61,7 @@ struct Scenario<'a> {
     problem: Option<NotServedError>,
     token: TokenSnapshot,
     audit_keys_problem: Option<String>,
-    pods: Option<Vec<SelectedPod>>,
+    pods: Option<Vec<PodWithSidecar>>,
     passed_over: Vec<Arc<PodMeta>>,
     injection: InjectionFacts,
     expiries: Vec<CredentialExpiry>,
@@ -96,11 +102,22 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         token: scenario.token.clone(),
         audit_keys_problem: scenario.audit_keys_problem.clone(),
     };
+    let passed_over: Vec<_> = scenario
+        .passed_over
+        .iter()
+        .map(|pod| (pod.clone(), None))
+        .collect();
+    let pods = scenario.pods.as_deref();
+    let [injectable, passed_over] = [pods.unwrap_or_default(), &passed_over].map(|pods| classes(pods, now));
+    let selected = pods.map(|pods| Selected {
+        classes: injectable.iter().collect(),
+        passed_over: passed_over.iter().collect(),
+        learned: learned(pods).remove("tools").unwrap_or_default(),
+    });
     let inputs = StatusInputs {
         resource: scenario.resource,
         issuance: &issuance,
-        pods: scenario.pods.clone(),
-        passed_over: scenario.passed_over.clone(),
+        pods: selected,
         injection: scenario.injection.clone(),
         expiries: scenario.expiries.clone(),
         managed_key: None,
@@ -392,7 +409,7 @@ fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back
 }
 
 /// One injected pod for each list of what its sidecar has learned.
-fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<SelectedPod>> {
+fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<PodWithSidecar>> {
     let pods = learned.iter().enumerate().map(|(index, learned)| {
         let sidecar = Sidecar {
             reachability: learned.clone().into(),
@@ -409,10 +426,10 @@ fn a_server_that_one_pod_cannot_reach_is_not_reachable_and_the_message_says_what
     let resource = resource("https://tools.example.com/mcp");
     let untrusted = ServerReachability {
         detail: "invalid peer certificate: UnknownIssuer".into(),
-        ..learned("tools", Reachability::CertificateNotTrusted)
+        ..of_server("tools", Reachability::CertificateNotTrusted)
     };
     let scenario = Scenario {
-        pods: with_learned(&[vec![learned("tools", Reachability::Answered)], vec![untrusted]]),
+        pods: with_learned(&[vec![of_server("tools", Reachability::Answered)], vec![untrusted]]),
         ..good(&resource)
     };
     let status = status(&scenario, now());
@@ -445,8 +462,8 @@ fn ready_claims_that_litellm_reaches_the_server_only_once_a_sidecar_has() {
     // A sidecar of an earlier version says nothing, and another server is another's matter.
     for unknown in [
         vec![],
-        vec![learned("tools", Reachability::NotContacted)],
-        vec![learned("other", Reachability::ConnectionFailed)],
+        vec![of_server("tools", Reachability::NotContacted)],
+        vec![of_server("other", Reachability::ConnectionFailed)],
     ] {
         let ((holds, reason, _), ready, message) = of(&[unknown]);
         assert_eq!((&*holds, &*reason), ("Unknown", "NotContacted"));
@@ -455,12 +472,12 @@ fn ready_claims_that_litellm_reaches_the_server_only_once_a_sidecar_has() {
             "{message}"
         );
     }
-    let ((_, reason, message), _, _) = of(&[vec![learned("tools", Reachability::Connected)], vec![]]);
+    let ((_, reason, message), _, _) = of(&[vec![of_server("tools", Reachability::Connected)], vec![]]);
     assert_eq!(reason, "Connected");
     assert!(message.contains("1 of 2"), "{message}");
     let ((_, reason, _), _, message) = of(&[
-        vec![learned("tools", Reachability::Connected)],
-        vec![learned("tools", Reachability::Answered)],
+        vec![of_server("tools", Reachability::Connected)],
+        vec![of_server("tools", Reachability::Answered)],
     ]);
     assert_eq!(reason, "Answered");
     assert!(message.contains("LiteLLM reaches tools"), "{message}");
