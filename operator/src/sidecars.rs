@@ -184,7 +184,7 @@ impl Sidecars {
     pub fn in_namespace<'a>(
         &self,
         namespace: &str,
-        uids: impl Iterator<Item = Option<&'a str>>,
+        uids: impl Iterator<Item = &'a str>,
     ) -> (NamespaceRevision, Vec<Option<Arc<Sidecar>>>) {
         let awaited_until = self.awaited_until();
         let awaited = awaited_until.map(|_| Arc::new(Sidecar::awaited()));
@@ -192,8 +192,8 @@ impl Sidecars {
         let KnownSidecars { by_uid, revisions } = &mut *known;
         let mut taking_over_until = None;
         let sidecars = uids.map(|uid| {
-            let Some(known) = uid.and_then(|uid| by_uid.get(uid)) else {
-                return awaited.clone().filter(|_| uid.is_some());
+            let Some(known) = by_uid.get(uid) else {
+                return awaited.clone();
             };
             let until = known.sidecar.taking_over_until();
             taking_over_until = [taking_over_until, until].into_iter().flatten().min();

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
 use mcp_auth_protocol::sync::notices;
 
 use super::pod_classes::PodClass;
 use super::sidecars_synced::concerns;
 use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS, annotations};
 use crate::metrics::NOT_REVIEWED;
-use crate::pods::{self, PodMeta};
+use crate::pods::{self, WatchedPod};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
@@ -48,7 +47,7 @@ pub fn count(pods: &[&PodClass], passed_over: &[&PodClass], server: &str, now: T
         }
     }
     for class in pods {
-        if !pods::is_injected(&class.pod) {
+        if !class.is_injected() {
             *fleet.not_injected.entry(reason(&class.pod)).or_default() += number(class);
             continue;
         }
@@ -71,7 +70,7 @@ fn number(class: &PodClass) -> i64 {
 }
 
 /// One of a closed set: whoever may write the pod's annotations must not be able to make series.
-fn reason(pod: &PodMeta) -> &'static str {
+fn reason(pod: &WatchedPod) -> &'static str {
     let text = pod.annotations().get(annotations::NOT_INJECTED);
     let stated = text.and_then(|text| text.split(':').next()).unwrap_or_default();
     let known = NOT_INJECTED_REASONS.iter().find(|known| **known == stated);
@@ -79,7 +78,7 @@ fn reason(pod: &PodMeta) -> &'static str {
 }
 
 /// Of a closed set as well, each once.
-fn warnings(pod: &PodMeta) -> Vec<&'static str> {
+fn warnings(pod: &WatchedPod) -> Vec<&'static str> {
     let text = pod.annotations().get(annotations::WARNINGS);
     let stated: Vec<&str> = text
         .map(|text| text.lines().filter_map(|line| line.split(':').next()).collect())
@@ -107,7 +106,7 @@ mod tests {
     use super::super::pod_classes::{PodWithSidecar, classes};
     use super::*;
 
-    fn count(pods: &[PodWithSidecar], passed_over: &[Arc<PodMeta>]) -> Fleet {
+    fn count(pods: &[PodWithSidecar], passed_over: &[Arc<WatchedPod>]) -> Fleet {
         let now = Timestamp::now();
         let passed_over: Vec<_> = passed_over.iter().map(|pod| (pod.clone(), None)).collect();
         let [pods, passed_over] = [pods, &passed_over].map(|pods| classes(pods, now));
@@ -115,7 +114,7 @@ mod tests {
         super::count(&pods, &passed_over, "tools", now)
     }
 
-    fn pod(annotation: &str, text: &str) -> Arc<PodMeta> {
+    fn pod(annotation: &str, text: &str) -> Arc<WatchedPod> {
         let metadata = json!({"name": "a", "annotations": {annotation: text}});
         Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
     }

@@ -39,11 +39,13 @@ pub type LearnedOfServers = HashMap<String, LearnedOfServer>;
 pub fn learned<'a>(pods: impl IntoIterator<Item = &'a PodWithSidecar>) -> LearnedOfServers {
     let mut learned = LearnedOfServers::new();
     for (pod, sidecar) in pods {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
         for known in sidecar.iter().flat_map(|sidecar| sidecar.reachability.iter()) {
             match learned.get_mut(&known.server) {
-                Some(learned) => learned.add(name, known),
-                None => learned.entry(known.server.clone()).or_default().add(name, known),
+                Some(learned) => learned.add(&pod.name, known),
+                None => learned
+                    .entry(known.server.clone())
+                    .or_default()
+                    .add(&pod.name, known),
             }
         }
     }

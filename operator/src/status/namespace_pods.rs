@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::learned::{LearnedOfServer, LearnedOfServers, learned};
 use super::pod_classes::{PodClass, PodWithSidecar, classes};
 use crate::entitlement::{Labels, selects};
-use crate::pods::{PodMeta, is_terminating, ought_to_be_injected, starting_until};
+use crate::pods::{WatchedPod, ought_to_be_injected, starting_until};
 use crate::sidecars::{NamespaceRevision, Sidecars};
 
 /// The pods that may have a sidecar or be missing one. Those that are ending are not among them.
@@ -61,7 +61,7 @@ impl NamespaceViews {
         &self,
         namespace: &str,
         revision: u64,
-        pods: impl FnOnce() -> Vec<Arc<PodMeta>>,
+        pods: impl FnOnce() -> Vec<Arc<WatchedPod>>,
         sidecars: &Sidecars,
         now: Timestamp,
     ) -> Arc<NamespacePods> {
@@ -94,13 +94,13 @@ impl Seen {
 impl NamespacePods {
     fn look(
         namespace: &str,
-        (revision, pods): (u64, Vec<Arc<PodMeta>>),
+        (revision, pods): (u64, Vec<Arc<WatchedPod>>),
         sidecars: &Sidecars,
         now: Timestamp,
         previous: Option<&Self>,
     ) -> Self {
-        let pods: Vec<_> = pods.into_iter().filter(|pod| !is_terminating(pod)).collect();
-        let uids = pods.iter().map(|pod| pod.metadata.uid.as_deref());
+        let pods: Vec<_> = pods.into_iter().filter(|pod| !pod.is_ending).collect();
+        let uids = pods.iter().map(|pod| &*pod.uid);
         let (sidecars_revision, sidecars) = sidecars.in_namespace(namespace, uids);
         let seen = Seen {
             pods: revision,
@@ -123,12 +123,10 @@ impl NamespacePods {
         known: Option<Arc<HashMap<Labels, LearnedOfServers>>>,
         seen: Seen,
     ) -> Self {
-        let no_labels = Labels::new();
         let mut by_labels: HashMap<&Labels, (Vec<&PodWithSidecar>, Vec<&PodWithSidecar>)> = HashMap::new();
         for pod in pods {
-            let labels = pod.0.metadata.labels.as_ref().unwrap_or(&no_labels);
-            let (injectable, passed_over) = by_labels.entry(labels).or_default();
-            match ought_to_be_injected(&pod.0) {
+            let (injectable, passed_over) = by_labels.entry(pod.0.labels()).or_default();
+            match ought_to_be_injected(&*pod.0) {
                 true => injectable.push(pod),
                 false => passed_over.push(pod),
             }

@@ -9,20 +9,20 @@ use jiff::Timestamp;
 use mcp_auth_protocol::sync::Problem;
 
 use super::pods_injected::is_marked;
-use crate::pods::{self, PodMeta, owner};
+use crate::pods::{self, PodFacts, WatchedPod};
 use crate::sidecars::Sidecar;
 
 /// How many pods a message names before it only counts them.
 const MAX_NAMED: usize = 3;
 
 /// A pod and its sidecar, if that is connected.
-pub type PodWithSidecar = (Arc<PodMeta>, Option<Arc<Sidecar>>);
+pub type PodWithSidecar = (Arc<WatchedPod>, Option<Arc<Sidecar>>);
 
 /// Pods that are alike in all that a status asks of them.
 #[derive(Clone, Debug)]
 pub struct PodClass {
     /// One of them.
-    pub pod: Arc<PodMeta>,
+    pub pod: Arc<WatchedPod>,
     pub sidecar: Option<Arc<Sidecar>>,
     pub names: PodNames,
     pub newest_created: Option<Timestamp>,
@@ -39,7 +39,7 @@ pub struct PodNames {
 /// What a status may ask of a pod.
 #[derive(Eq, Hash, PartialEq)]
 struct Traits<'a> {
-    annotations: Option<&'a BTreeMap<String, String>>,
+    annotations: &'a BTreeMap<String, String>,
     owner: Option<&'a str>,
     is_of_job: bool,
     is_starting: bool,
@@ -76,11 +76,11 @@ pub fn classes<'a>(pods: impl IntoIterator<Item = &'a PodWithSidecar>, now: Time
 
 fn traits((pod, sidecar): &PodWithSidecar, now: Timestamp) -> Traits<'_> {
     Traits {
-        annotations: pod.metadata.annotations.as_ref(),
-        owner: owner(pod).map(|owner| owner.uid.as_str()),
-        is_of_job: pods::is_of_job(pod),
+        annotations: pod.annotations(),
+        owner: pod.owner().map(|owner| owner.uid.as_str()),
+        is_of_job: pod.is_of_job(),
         is_starting: pods::is_starting(pod, now),
-        created: created(pod).filter(|_| !is_marked(pod)),
+        created: pod.created.filter(|_| !is_marked(pod)),
         sidecar: sidecar.as_deref().map(SidecarTraits::from),
     }
 }
@@ -111,13 +111,17 @@ impl PodClass {
         class
     }
 
-    fn add(&mut self, pod: &PodMeta) {
-        self.names.add(pod.metadata.name.as_deref().unwrap_or_default());
-        self.newest_created = self.newest_created.max(created(pod));
+    fn add(&mut self, pod: &WatchedPod) {
+        self.names.add(&pod.name);
+        self.newest_created = self.newest_created.max(pod.created);
     }
 
     pub fn sidecar(&self) -> Option<&Sidecar> {
         self.sidecar.as_deref()
+    }
+
+    pub fn is_injected(&self) -> bool {
+        pods::is_injected(&*self.pod)
     }
 
     pub fn is_awaited(&self) -> bool {
@@ -127,10 +131,6 @@ impl PodClass {
     pub fn is_up_to_date(&self) -> bool {
         self.sidecar().is_some_and(Sidecar::is_up_to_date)
     }
-}
-
-fn created(pod: &PodMeta) -> Option<Timestamp> {
-    pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
 }
 
 impl PodNames {

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
 use mcp_auth_crds::{conditions, reasons};
 
 use super::ConditionDraft;
 use super::pod_classes::PodClass;
 use super::selection::Selection;
 use crate::inject::annotations;
-use crate::pods::{self, PodMeta};
+use crate::pods::{self, PodFacts, WatchedPod};
 
 /// Right after the operator's start the API server may not trust the webhook yet.
 const WEBHOOK_START: Duration = Duration::from_secs(30);
@@ -55,7 +54,7 @@ pub(super) fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft>
     draft(false, reasons::PODS_SKIPPED, message)
 }
 
-fn why_passed_over(pod: &PodMeta) -> String {
+fn why_passed_over(pod: &WatchedPod) -> String {
     let skipped = pod.annotations().get(annotations::SKIPPED).map(String::as_str);
     match skipped {
         Some("NotLiteLlm") => format!(
@@ -65,7 +64,7 @@ fn why_passed_over(pod: &PodMeta) -> String {
         Some("RunsToCompletion") => "is not restarted when it ends (restartPolicy)".to_owned(),
         Some("HelmHook") => "is a hook of Helm".to_owned(),
         Some(other) => format!("was skipped: {other}"),
-        None if pods::is_of_job(pod) => "belongs to a Job".to_owned(),
+        None if pod.is_of_job() => "belongs to a Job".to_owned(),
         None => format!(
             "has the label {}: \"false\"; take it off the pod template if that is wrong",
             annotations::INJECT_LABEL
@@ -74,7 +73,7 @@ fn why_passed_over(pod: &PodMeta) -> String {
 }
 
 /// What there is to warn of in a pod without a sidecar.
-fn besides(pod: &PodMeta) -> String {
+fn besides(pod: &WatchedPod) -> String {
     let text = pod.annotations().get(annotations::WARNINGS);
     text.map(|text| format!("; {}", text.replace('\n', "; ")))
         .unwrap_or_default()
@@ -97,7 +96,7 @@ pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }
 
-fn why_left_alone(pod: &PodMeta) -> Option<&str> {
+fn why_left_alone(pod: &WatchedPod) -> Option<&str> {
     let why = pod.annotations().get(annotations::NOT_INJECTED)?;
     (!pods::is_injected(pod)).then_some(why)
 }
@@ -134,7 +133,7 @@ pub(super) fn webhook_not_reached(selection: &Selection<'_>) -> Option<Condition
 }
 
 /// Whether the webhook has looked at the pod.
-pub(super) fn is_marked(pod: &PodMeta) -> bool {
+pub(super) fn is_marked(pod: &WatchedPod) -> bool {
     let keys = [
         annotations::INJECTED,
         annotations::SKIPPED,
@@ -148,7 +147,7 @@ fn created_after(class: &PodClass, time: Timestamp) -> bool {
 }
 
 /// Nothing where the namespace's label is not known.
-fn asks_for_injection(pod: &PodMeta, facts: &InjectionFacts) -> Option<bool> {
+fn asks_for_injection(pod: &WatchedPod, facts: &InjectionFacts) -> Option<bool> {
     let asks_itself = pod
         .labels()
         .get(annotations::INJECT_LABEL)
@@ -162,11 +161,10 @@ fn asks_for_injection(pod: &PodMeta, facts: &InjectionFacts) -> Option<bool> {
 
 pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let facts = &selection.inputs.injection;
-    let pods = selection.list(|class| !pods::is_injected(&class.pod))?;
+    let pods = selection.list(|class| !class.is_injected())?;
     let is_missing = |asks: Option<bool>| {
-        let is_this = |class: &PodClass| {
-            !pods::is_injected(&class.pod) && asks_for_injection(&class.pod, facts) == asks
-        };
+        let is_this =
+            |class: &PodClass| !class.is_injected() && asks_for_injection(&class.pod, facts) == asks;
         selection.classes().any(is_this)
     };
     let restart = "restart the Deployment, as `kubectl rollout restart` does";
@@ -188,7 +186,7 @@ pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> 
 pub(super) fn warnings(selection: &Selection<'_>) -> Option<String> {
     let warned = |class: &PodClass| {
         let text = class.pod.annotations().get(annotations::WARNINGS).cloned();
-        text.filter(|_| pods::is_injected(&class.pod))
+        text.filter(|_| class.is_injected())
     };
     let text = selection.classes().filter_map(warned).min()?;
     let pods = selection.list(|class| warned(class).as_ref() == Some(&text))?;

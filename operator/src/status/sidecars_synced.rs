@@ -50,7 +50,7 @@ pub(super) fn check_pods(
         total: i32::try_from(total).unwrap_or(i32::MAX),
         summary: format!("{up_to_date}/{total}"),
         not_injected: count(pods, |class| {
-            !pods::is_injected(&class.pod) && !pods::is_starting(&class.pod, now)
+            !class.is_injected() && !pods::is_starting(&class.pod, now)
         }),
         too_old: count(pods, |class| class.sidecar().is_some_and(is_too_old)),
     };

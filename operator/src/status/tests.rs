@@ -8,10 +8,11 @@ use mcp_auth_protocol::sync::Problem;
 use super::learned::learned;
 use super::pod_classes::{PodWithSidecar, classes};
 use super::*;
-use crate::pods::PodMeta;
+use crate::pods::WatchedPod;
 use crate::sidecars::Sidecar;
 
 mod pods;
+mod reachability;
 mod renewals;
 
 fn resource(url: &str) -> McpServerAuth {
@@ -31,7 +32,7 @@ fn now() -> Timestamp {
     "2026-11-23T12:00:00.5Z".parse().unwrap()
 }
 
-fn pod(name: &str, annotation: Option<&str>) -> Arc<PodMeta> {
+fn pod(name: &str, annotation: Option<&str>) -> Arc<WatchedPod> {
     let annotations = annotation.map(|key| serde_json::json!({key: "1"}));
     let metadata = serde_json::json!({"name": name, "annotations": annotations});
     Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
@@ -62,7 +63,7 @@ struct Scenario<'a> {
     token: TokenSnapshot,
     audit_keys_problem: Option<String>,
     pods: Option<Vec<PodWithSidecar>>,
-    passed_over: Vec<Arc<PodMeta>>,
+    passed_over: Vec<Arc<WatchedPod>>,
     injection: InjectionFacts,
     expiries: Vec<CredentialExpiry>,
 }
@@ -343,7 +344,7 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
 }
 
 /// An injected pod, created so many seconds ago.
-fn pod_of_age(name: &str, seconds: i64) -> Arc<PodMeta> {
+fn pod_of_age(name: &str, seconds: i64) -> Arc<WatchedPod> {
     let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
     let metadata = serde_json::json!({
         "name": name, "annotations": {"mcpauth.dev/injected": "1"}, "creationTimestamp": created,
@@ -406,81 +407,6 @@ fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back
         condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
         "SidecarsBehind"
     );
-}
-
-/// One injected pod for each list of what its sidecar has learned.
-fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<PodWithSidecar>> {
-    let pods = learned.iter().enumerate().map(|(index, learned)| {
-        let sidecar = Sidecar {
-            reachability: learned.clone().into(),
-            ..synced()
-        };
-        let name = format!("litellm-{index}");
-        (pod(&name, Some("mcpauth.dev/injected")), Some(sidecar.into()))
-    });
-    Some(pods.collect())
-}
-
-#[test]
-fn a_server_that_one_pod_cannot_reach_is_not_reachable_and_the_message_says_what_to_do() {
-    let resource = resource("https://tools.example.com/mcp");
-    let untrusted = ServerReachability {
-        detail: "invalid peer certificate: UnknownIssuer".into(),
-        ..of_server("tools", Reachability::CertificateNotTrusted)
-    };
-    let scenario = Scenario {
-        pods: with_learned(&[vec![of_server("tools", Reachability::Answered)], vec![untrusted]]),
-        ..good(&resource)
-    };
-    let status = status(&scenario, now());
-    let (holds, reason, message) = condition(&status, conditions::SERVER_REACHABLE);
-    assert_eq!((&*holds, &*reason), ("False", "CertificateNotTrusted"));
-    for part in [
-        "pod litellm-1 ",
-        "https://tools.example.com/mcp",
-        "2026-11-23T12:00:00Z",
-        "UnknownIssuer",
-        "spec.server.tls.caBundle",
-    ] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    assert_eq!(ready(&scenario), pair("False", "CertificateNotTrusted"));
-}
-
-#[test]
-fn ready_claims_that_litellm_reaches_the_server_only_once_a_sidecar_has() {
-    let resource = resource("https://tools.example.com/mcp");
-    let of = |learned: &[Vec<ServerReachability>]| {
-        let scenario = Scenario {
-            pods: with_learned(learned),
-            ..good(&resource)
-        };
-        let status = status(&scenario, now());
-        let (holds, _, message) = condition(&status, conditions::READY);
-        (condition(&status, conditions::SERVER_REACHABLE), holds, message)
-    };
-    // A sidecar of an earlier version says nothing, and another server is another's matter.
-    for unknown in [
-        vec![],
-        vec![of_server("tools", Reachability::NotContacted)],
-        vec![of_server("other", Reachability::ConnectionFailed)],
-    ] {
-        let ((holds, reason, _), ready, message) = of(&[unknown]);
-        assert_eq!((&*holds, &*reason), ("Unknown", "NotContacted"));
-        assert!(
-            ready == "True" && message.contains("none has spoken to the server yet"),
-            "{message}"
-        );
-    }
-    let ((_, reason, message), _, _) = of(&[vec![of_server("tools", Reachability::Connected)], vec![]]);
-    assert_eq!(reason, "Connected");
-    assert!(message.contains("1 of 2"), "{message}");
-    let ((_, reason, _), _, message) = of(&[
-        vec![of_server("tools", Reachability::Connected)],
-        vec![of_server("tools", Reachability::Answered)],
-    ]);
-    assert_eq!(reason, "Answered");
-    assert!(message.contains("LiteLLM reaches tools"), "{message}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ use crate::event_recorder::EventRecorder;
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
-use crate::pods::{Pods, is_injected};
+use crate::pods::Pods;
 use crate::references::References;
 use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
@@ -172,7 +172,7 @@ impl StatusWriter {
         }
         let pods = self.pods(&resource_ref.namespace);
         let selected = pods.as_ref().map(|pods| pods.selected_by(resource));
-        let lacks_sidecar = |class: &&PodClass| !is_injected(&class.pod);
+        let lacks_sidecar = |class: &&PodClass| !class.is_injected();
         let is_any_without = selected.iter().flat_map(|it| &it.classes).any(lacks_sidecar);
         let namespace_opted_in = match is_any_without {
             true => self.namespaces.has_opted_in(&resource_ref.namespace).await,
@@ -246,8 +246,8 @@ impl StatusWriter {
     /// LiteLLM's configuration says something else may be meant, and the resource's own condition has it.
     fn tell_workloads(&self, inputs: &StatusInputs<'_>) {
         let spec = &inputs.resource.spec;
+        let namespace = inputs.resource.namespace().unwrap_or_default();
         for class in inputs.pods.iter().flat_map(|pods| &pods.classes) {
-            let pod = &class.pod;
             let notices = class.sidecar().into_iter().flat_map(|sidecar| &sidecar.notices);
             let is_warning = |notice: &&Problem| {
                 let reason = notice.reason.as_str();
@@ -257,14 +257,9 @@ impl StatusWriter {
                 .filter(is_warning)
                 .filter(|notice| concerns(notice, &spec.server.name))
             {
-                let namespace = pod.namespace().unwrap_or_default();
                 let text = format!("{}: {}", notice.reason, notice.message);
-                self.events.workloads.tell_owner(
-                    &namespace,
-                    pod.owner_references(),
-                    NoticeKind::Sidecar,
-                    &text,
-                );
+                let (owner, kind) = (class.pod.owner(), NoticeKind::Sidecar);
+                self.events.workloads.tell_owner(&namespace, owner, kind, &text);
             }
         }
     }

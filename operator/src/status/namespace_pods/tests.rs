@@ -149,7 +149,7 @@ fn report(number: usize, state: usize, since: i64) -> Report {
 
 struct World {
     began: Instant,
-    pods: BTreeMap<usize, Arc<PodMeta>>,
+    pods: BTreeMap<usize, Arc<WatchedPod>>,
     revision: u64,
     entries: BTreeMap<usize, SidecarEntry>,
     sidecars: Sidecars,
@@ -209,20 +209,16 @@ impl World {
                     "labels": LABELS[labels].iter().copied().collect::<BTreeMap<_, _>>(),
                     "annotations": ANNOTATIONS[annotations].iter().copied().collect::<BTreeMap<_, _>>(),
                 });
-                let pod = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+                let pod = serde_json::from_value::<WatchedPod>(json!({"metadata": metadata})).unwrap();
                 self.entries.remove(&place);
                 self.pods.insert(place, Arc::new(pod));
             }
             Happening::Annotated { place, annotations } => self.change(place, |pod| {
                 let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-                pod.metadata.annotations = Some(ANNOTATIONS[annotations].iter().map(own).collect());
+                pod.set_annotations(ANNOTATIONS[annotations].iter().map(own).collect());
             }),
             Happening::Ending { place } => {
-                let now = self.now();
-                self.change(place, |pod| {
-                    let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now);
-                    pod.metadata.deletion_timestamp = Some(at);
-                });
+                self.change(place, |pod| pod.is_ending = true);
             }
             Happening::Gone { place } => {
                 self.revision += 1;
@@ -230,9 +226,7 @@ impl World {
             }
             Happening::Connected { place } => {
                 if let Some(pod) = self.pods.get(&place) {
-                    let uid = pod.metadata.uid.as_deref().unwrap();
-                    let name = pod.metadata.name.as_deref().unwrap();
-                    let entry = self.sidecars.enter(uid, NAMESPACE, name);
+                    let entry = self.sidecars.enter(&pod.uid, NAMESPACE, &pod.name);
                     self.entries.insert(place, entry);
                 }
             }
@@ -264,7 +258,7 @@ impl World {
         }
     }
 
-    fn change(&mut self, place: usize, change: impl FnOnce(&mut PodMeta)) {
+    fn change(&mut self, place: usize, change: impl FnOnce(&mut WatchedPod)) {
         self.revision += 1;
         if let Some(pod) = self.pods.get_mut(&place) {
             change(Arc::make_mut(pod));
@@ -287,20 +281,20 @@ impl World {
     /// By a look at each pod, of each resource.
     fn walked(&self) -> Vec<Told> {
         let walk = |resource: &McpServerAuth| {
-            let pods = self.pods.values().filter(|pod| {
-                let labels = pod.metadata.labels.clone().unwrap_or_default();
-                selects(&resource.spec.pod_selector, &labels) && !is_terminating(pod)
-            });
-            let (injectable, passed_over): (Vec<_>, Vec<_>) = pods.partition(|pod| ought_to_be_injected(pod));
+            let pods = self
+                .pods
+                .values()
+                .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()) && !pod.is_ending);
+            let (injectable, passed_over): (Vec<_>, Vec<_>) =
+                pods.partition(|pod| ought_to_be_injected(&***pod));
             let mut learned = LearnedOfServer::default();
             let mut classes = Vec::new();
             for pod in injectable {
-                let sidecar = self.sidecars.get(pod.metadata.uid.as_deref().unwrap());
-                let name = pod.metadata.name.as_deref().unwrap();
+                let sidecar = self.sidecars.get(&pod.uid);
                 let known = sidecar.iter().flat_map(|sidecar| sidecar.reachability.iter());
                 known
                     .filter(|known| known.server == resource.spec.server.name)
-                    .for_each(|known| learned.add(name, known));
+                    .for_each(|known| learned.add(&pod.name, known));
                 classes.push(PodClass::of(&(pod.clone(), sidecar)));
             }
             let passed_over: Vec<_> = passed_over
