@@ -23,8 +23,8 @@ use super::target;
 use super::tool_calls::ToolCalls;
 use crate::http::tls::TlsConfigs;
 use crate::http::upstream::Target;
-use crate::proxy::audit::JwtVerifier;
 use crate::proxy::error::ProxyError;
+use crate::proxy::jwt::JwtVerifier;
 use crate::proxy::metrics::{Metrics, ServerMetrics};
 use crate::proxy::user_context::Allowlist;
 
