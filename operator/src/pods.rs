@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -228,11 +227,6 @@ fn tell_workload(events: &WorkloadEvents, namespace: &str, pod: &WatchedPod, now
             events.tell_owner(namespace, pod.owner(), kind, text);
         }
     }
-}
-
-/// Of an object's owners the one that made it and looks after it.
-pub fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
-    owners.iter().find(|owner| owner.controller == Some(true))
 }
 
 /// What is decided by of a pod, whether it is watched or was read by others.

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use crate::api_server::with_deadline;
 use crate::event_recorder::EventRecorder;
-use crate::pods::controller;
+use crate::pod_owners::controller;
 
 /// Notices that wait to be written; more are dropped, since the pod's annotations and the log say the same.
 const MAX_QUEUED: usize = 256;

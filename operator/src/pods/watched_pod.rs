@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
-use super::{PodFacts, PodMeta, controller};
+use super::{PodFacts, PodMeta};
 use crate::entitlement::Labels;
 use crate::inject::annotations;
+use crate::pod_owners::controller;
 
 /// What injection has written, and is told of.
 const RETAINED_ANNOTATIONS: [&str; 4] = [

@@ -18,7 +18,8 @@ use super::causes::Cause;
 use crate::api_server::with_deadline;
 use crate::entitlement::selects;
 use crate::inject::annotations::RESTARTED_FOR;
-use crate::pods::{WatchedPod, controller};
+use crate::pod_owners::controller;
+use crate::pods::WatchedPod;
 
 /// By `kubectl rollout restart`, and by GitOps tools' own restart.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
