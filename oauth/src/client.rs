@@ -2,6 +2,7 @@
 
 mod advice;
 mod exchange;
+mod identity;
 mod revoke;
 mod send;
 mod server;
@@ -32,6 +33,7 @@ use crate::{
     PreflightProblem, Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata,
     TokenCount, TokenRequest, TokenType, TokenUse, ZeroExpiresIn, preflight, token,
 };
+pub use identity::ClientIdentity;
 use send::{EndpointRequest, OutgoingRequest, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones

@@ -131,7 +131,8 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
     let is_under_way = token.next_attempt_at.is_some_and(|at| at <= now);
     let of_same_token = |status: &&TokenStatus| status.issued_at == issued_at;
     let previous = previous.filter(|status| is_under_way && of_same_token(status));
-    let today = token.usage.filter(|usage| usage.today.is_of(now)).map(usage);
+    let today = token.usage.as_ref();
+    let today = today.filter(|usage| usage.today.is_of(now)).map(usage);
     let as_before = |today: &TokenUsage| {
         let before = previous?.usage.as_ref()?;
         let only_forecast_differs =
@@ -159,7 +160,7 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
     }
 }
 
-fn usage(usage: Usage) -> TokenUsage {
+fn usage(usage: &Usage) -> TokenUsage {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     TokenUsage {
         date: usage.today.day.to_string(),

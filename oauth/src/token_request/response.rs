@@ -17,7 +17,7 @@ pub(crate) use token_endpoint_response::TokenEndpointResponse;
 
 /// Characters repeated of a server's words.
 const MAX_CODE_CHARS: usize = 64;
-const MAX_DESCRIPTION_CHARS: usize = 200;
+const MAX_DESCRIPTION_CHARS: usize = 400;
 const MAX_TYPE_CHARS: usize = 64;
 
 /// Types of tokens that an exchange may issue and that no request carries (RFC 8693 section 3).

@@ -14,6 +14,7 @@ mod identity;
 mod jwt;
 mod peculiar;
 mod proofs;
+mod provider_errors;
 mod proxies;
 mod revocation;
 mod secrets;
