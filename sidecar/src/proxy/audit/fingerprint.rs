@@ -39,6 +39,10 @@ pub struct Fingerprints(Guard<Arc<FingerprintKey>>);
 
 impl Fingerprint {
     pub const LENGTH: usize = 8;
+
+    pub fn hex(self) -> Hex {
+        Hex::of(u64::from_be_bytes(self.0))
+    }
 }
 
 impl Fingerprinter {
@@ -113,13 +117,13 @@ impl Kind {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(Hex::of(u64::from_be_bytes(self.0)).as_str())
+        formatter.write_str(self.hex().as_str())
     }
 }
 
 impl Serialize for Fingerprint {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(Hex::of(u64::from_be_bytes(self.0)).as_str())
+        serializer.serialize_str(self.hex().as_str())
     }
 }
 

@@ -2,7 +2,7 @@
 //! a fingerprint takes longer than the rest of a line. The values themselves are not kept, only a keyed hash of each.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use parking_lot::Mutex;
 
@@ -23,7 +23,27 @@ pub struct FingerprintCache {
 /// What is remembered, by one key of the fingerprints.
 struct Known {
     fingerprints: Fingerprints,
-    by_hash: HashMap<u64, Fingerprint>,
+    by_hash: HashMap<u64, Fingerprint, BuildHasherDefault<AlreadyHashed>>,
+}
+
+/// A hash of what is a hash already.
+#[derive(Default)]
+struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl FingerprintCache {
@@ -32,7 +52,7 @@ impl FingerprintCache {
             kind,
             known: Mutex::new(Known {
                 fingerprints: fingerprinter.current(),
-                by_hash: HashMap::new(),
+                by_hash: HashMap::default(),
             }),
             fingerprinter,
             hasher: RandomState::new(),
@@ -40,7 +60,7 @@ impl FingerprintCache {
     }
 
     pub fn fingerprint(&self, parts: &[&[u8]]) -> Fingerprint {
-        let hash = self.hasher.hash_one(parts);
+        let hash = self.hash(parts);
         let current = self.fingerprinter.current();
         {
             let mut known = self.known.lock();
@@ -61,6 +81,19 @@ impl FingerprintCache {
             known.by_hash.insert(hash, fingerprint);
         }
         fingerprint
+    }
+
+    /// All parts at once, with their lengths: the hasher takes longer for many short values than for one.
+    fn hash(&self, parts: &[&[u8]]) -> u64 {
+        let length = parts.iter().map(|part| size_of::<usize>() + part.len()).sum();
+        let mut all = Vec::with_capacity(length);
+        for part in parts {
+            all.extend_from_slice(&part.len().to_ne_bytes());
+            all.extend_from_slice(part);
+        }
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(&all);
+        hasher.finish()
     }
 }
 

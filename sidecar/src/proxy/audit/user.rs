@@ -11,6 +11,9 @@ use super::message::cut;
 use crate::proxy::routes::{AuditSettings, AuditUserSource, UsableServer};
 use crate::proxy::user_context::Context;
 
+/// Room for three each of four cookies and headers, before more is asked for.
+const EXPECTED_PARTS: usize = 12;
+
 /// Who called.
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,7 +93,7 @@ pub fn identify(
     };
     match name {
         Ok(Some(name)) => {
-            user.id = Some(cut(name));
+            user.id = Some(cut(name.into()).into_owned());
             user.verified = Some(source.verifier.is_some());
         }
         Ok(None) => {}
@@ -117,16 +120,17 @@ fn user_fingerprint(
     context: &Context,
     fingerprints: &FingerprintCache,
 ) -> Option<Fingerprint> {
-    let cookies = context
-        .cookies()
-        .filter(|(name, _)| server.allowed.cookie(name) || is_exchanged(server, name, true));
-    let headers = context
-        .headers()
-        .filter(|(name, _)| server.allowed.header(name) || is_exchanged(server, name, false));
-    let parts: Vec<&[u8]> = cookies
-        .flat_map(|(name, value)| [&b"cookie"[..], name, value])
-        .chain(headers.flat_map(|(name, value)| [&b"header"[..], name, value]))
-        .collect();
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(EXPECTED_PARTS);
+    for (name, value) in context.cookies() {
+        if server.allowed.cookie(name) || is_exchanged(server, name, true) {
+            parts.extend([b"cookie", name, value]);
+        }
+    }
+    for (name, value) in context.headers() {
+        if server.allowed.header(name) || is_exchanged(server, name, false) {
+            parts.extend([b"header", name, value]);
+        }
+    }
     (!parts.is_empty()).then(|| fingerprints.fingerprint(&parts))
 }
 
