@@ -5,12 +5,11 @@ pub struct Hex([u8; 16]);
 
 impl Hex {
     pub fn of(number: u64) -> Self {
-        let bytes = number.to_be_bytes();
-        let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-        Self(std::array::from_fn(|place| {
-            let byte = bytes[place / 2];
-            digit(if place % 2 == 0 { byte >> 4 } else { byte & 15 })
-        }))
+        let mut digits = [0; 16];
+        let (high, low) = digits.split_at_mut(8);
+        high.copy_from_slice(&eight_digits((number >> 32) as u32).to_be_bytes());
+        low.copy_from_slice(&eight_digits(number as u32).to_be_bytes());
+        Self(digits)
     }
 
     pub fn digits(&self) -> &[u8; 16] {
@@ -21,6 +20,19 @@ impl Hex {
         // All of them are ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
+}
+
+/// All at once, the first one in the highest byte.
+fn eight_digits(number: u32) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // One in each byte.
+    let mut nibbles = u64::from(number);
+    nibbles = (nibbles | nibbles << 16) & 0x0000_ffff_0000_ffff;
+    nibbles = (nibbles | nibbles << 8) & 0x00ff_00ff_00ff_00ff;
+    nibbles = (nibbles | nibbles << 4) & (0x0f * EACH);
+    // From ten on the sum reaches 16, and the letters begin that much after the digits.
+    let letters = (nibbles + 6 * EACH) >> 4 & EACH;
+    nibbles + u64::from(b'0') * EACH + letters * u64::from(b'a' - 10 - b'0')
 }
 
 #[cfg(test)]

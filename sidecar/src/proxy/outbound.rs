@@ -31,7 +31,7 @@ mod wait_limit;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{Entry, HeaderMap, HeaderName};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -119,7 +119,11 @@ impl Outbound {
         }
     }
 
-    pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub(crate) async fn answer(
+        &self,
+        worker: usize,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
         let mut call = Call::begin(&request, server.as_ref(), &self.audit_log);
@@ -131,7 +135,7 @@ impl Outbound {
                     RequestBody::stream(request.into_body()),
                 ))
             }
-            _ if !self.secret.is_stated(request.headers()) => Err(OutboundError::with_body(
+            _ if !self.secret.take_from(request.headers_mut()) => Err(OutboundError::with_body(
                 ProxyError::CallerNotAllowed,
                 RequestBody::stream(request.into_body()),
             )),
@@ -220,7 +224,7 @@ impl Outbound {
                 ));
             }
         };
-        let (context, invalid) = match self.context(request.headers(), unix_now()) {
+        let (context, invalid) = match self.take_context(request.headers_mut(), unix_now()) {
             Ok(context) => (context, None),
             Err(invalid) => (None, Some(invalid)),
         };
@@ -315,14 +319,19 @@ impl Outbound {
     }
 
     /// The user context that the request carries, or why it cannot be opened: a session of LiteLLM's may well
-    /// outlive it.
-    fn context(&self, headers: &HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
-        let mut values = headers.get_all(CONTEXT).iter();
-        let opened = match values.next() {
-            None => Ok(None),
-            // Of two values that differ, the user's is unknown.
-            Some(first) if values.any(|other| other != first) => Err(OpenError::Forged),
-            Some(first) => self.sealer.open(first, now).map(Some),
+    /// outlive it. It is taken out of the headers: no server is to see it.
+    fn take_context(&self, headers: &mut HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
+        let opened = match headers.entry(CONTEXT) {
+            Entry::Vacant(_) => Ok(None),
+            Entry::Occupied(stated) => {
+                // Of two values that differ, the user's is unknown.
+                let is_one = stated.iter().all(|value| value == stated.get());
+                let value = stated.remove();
+                match is_one {
+                    true => self.sealer.open(&value, now).map(Some),
+                    false => Err(OpenError::Forged),
+                }
+            }
         };
         self.metrics.context(match &opened {
             Ok(None) => ContextResult::None,

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use super::fingerprint::{Fingerprint, Fingerprinter, Kind, Parts};
 use super::fingerprint_cache::FingerprintCache;
 use crate::http::framing::FramingError;
 
@@ -37,7 +37,7 @@ impl ClientKeys {
             return Err(FramingError::KeyRepeated);
         }
         let key = without_scheme(value);
-        Ok((!key.is_empty()).then(|| self.0.fingerprint(&[key])))
+        Ok((!key.is_empty()).then(|| self.0.fingerprint(&Parts::from_iter([key]))))
     }
 }
 

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use parking_lot::Mutex;
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind};
+use super::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind, Parts};
 
 /// Fingerprints that are remembered. A fleet has some hundred keys, and a pod some hundred users at a time; with more, they
 /// are computed again.
@@ -59,8 +59,11 @@ impl FingerprintCache {
         }
     }
 
-    pub fn fingerprint(&self, parts: &[&[u8]]) -> Fingerprint {
-        let hash = self.hash(parts);
+    /// Of all `parts`.
+    pub fn fingerprint(&self, parts: &Parts) -> Fingerprint {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(parts.as_bytes());
+        let hash = hasher.finish();
         let current = self.fingerprinter.current();
         {
             let mut known = self.known.lock();
@@ -72,7 +75,7 @@ impl FingerprintCache {
                 return *fingerprint;
             }
         }
-        let fingerprint = current.fingerprint(self.kind, parts.iter().copied());
+        let fingerprint = current.fingerprint(self.kind, parts);
         let mut known = self.known.lock();
         if known.by_hash.len() >= MAX_REMEMBERED {
             known.by_hash.clear();
@@ -81,19 +84,6 @@ impl FingerprintCache {
             known.by_hash.insert(hash, fingerprint);
         }
         fingerprint
-    }
-
-    /// All parts at once, with their lengths: the hasher takes longer for many short values than for one.
-    fn hash(&self, parts: &[&[u8]]) -> u64 {
-        let length = parts.iter().map(|part| size_of::<usize>() + part.len()).sum();
-        let mut all = Vec::with_capacity(length);
-        for part in parts {
-            all.extend_from_slice(&part.len().to_ne_bytes());
-            all.extend_from_slice(part);
-        }
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(&all);
-        hasher.finish()
     }
 }
 
@@ -107,22 +97,23 @@ mod tests {
         let cache = FingerprintCache::new(fingerprinter.clone(), Kind::User);
         let lists: [&[&[u8]]; 4] = [&[b"ab", b"c"], &[b"a", b"bc"], &[b"abc"], &[]];
         for _ in 0..2 {
-            for parts in lists {
-                let computed = fingerprinter.fingerprint(Kind::User, parts.iter().copied());
-                assert_eq!(cache.fingerprint(parts), computed);
+            for parts in lists.map(|parts| parts.iter().copied().collect()) {
+                let computed = fingerprinter.current().fingerprint(Kind::User, &parts);
+                assert_eq!(cache.fingerprint(&parts), computed);
             }
         }
         assert_eq!(cache.known.lock().by_hash.len(), lists.len());
         // A key that comes later counts for what is remembered, too.
         fingerprinter.set_key(&"k1".into());
-        let computed = fingerprinter.fingerprint(Kind::User, lists[0].iter().copied());
-        assert_eq!(cache.fingerprint(lists[0]), computed);
+        let parts = lists[0].iter().copied().collect();
+        let computed = fingerprinter.current().fingerprint(Kind::User, &parts);
+        assert_eq!(cache.fingerprint(&parts), computed);
     }
 
     #[test]
     fn more_values_than_are_remembered_keep_their_fingerprints() {
         let cache = FingerprintCache::new(Fingerprinter::new(), Kind::ClientKey);
-        let of = |number: usize| cache.fingerprint(&[&number.to_be_bytes()]);
+        let of = |number: usize| cache.fingerprint(&Parts::from_iter([&number.to_be_bytes()[..]]));
         let first = of(0);
         (1..=MAX_REMEMBERED).for_each(|number| assert_ne!(of(number), first));
         assert_eq!(of(0), first);

@@ -84,6 +84,13 @@ impl Origin<'_> {
     }
 }
 
+/// The beginning of a member that is not the first, as a constant: it is copied at once.
+macro_rules! member {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
 impl Line<'_> {
     /// Appends it as one object.
     pub fn write(&self, output: &mut Vec<u8>) -> serde_json::Result<()> {
@@ -95,43 +102,58 @@ impl Line<'_> {
         output.push(b'"');
         output.extend_from_slice(self.origin);
         let mut fields = Fields(output);
-        fields.plain("httpMethod", self.http_method);
+        fields.plain(member!("httpMethod"), self.http_method);
         if let Some(method) = self.method {
-            fields.json("method", method)?;
+            fields.json(member!("method"), method)?;
         }
         if let Some(tool) = self.tool {
-            fields.json("tool", tool)?;
+            fields.json(member!("tool"), tool)?;
         }
         if let Some(names) = self.argument_names {
-            fields.json("argumentNames", names)?;
+            fields.json(member!("argumentNames"), names)?;
         }
         if let Some(messages) = self.batch_size {
-            fields.number("batchSize", messages);
+            fields.number(member!("batchSize"), messages);
         }
-        if let Some(user) = self.user {
-            fields.json("user", user)?;
+        match self.user {
+            // Nearly all users are known by that alone.
+            Some(User {
+                id: None,
+                source: None,
+                verified: None,
+                problem: None,
+                fingerprint: Some(fingerprint),
+            }) => {
+                fields.digits(
+                    concat!(member!("user"), r#"{"fingerprint":"#),
+                    &[fingerprint.hex()],
+                );
+                fields.0.push(b'}');
+            }
+            Some(user) => fields.json(member!("user"), user)?,
+            None => {}
         }
         if let Some(client_key) = self.client_key {
-            fields.digits("clientKey", &[client_key.hex()]);
+            fields.digits(member!("clientKey"), &[client_key.hex()]);
         }
         if let Some(session) = self.session {
-            fields.digits("session", &[session.hex()]);
+            fields.digits(member!("session"), &[session.hex()]);
         }
         if let Some(trace_id) = self.trace_id {
-            fields.digits("traceId", &trace_id.hex());
+            fields.digits(member!("traceId"), &trace_id.hex());
         }
-        fields.digits("request", &[self.request.hex()]);
-        fields.plain("outcome", self.outcome);
+        fields.digits(member!("request"), &[self.request.hex()]);
+        fields.plain(member!("outcome"), self.outcome);
         if let Some(reason) = self.reason {
-            fields.plain("reason", reason);
+            fields.plain(member!("reason"), reason);
         }
         if let Some(status) = self.status {
-            fields.number("status", status);
+            fields.number(member!("status"), status);
         }
-        fields.milliseconds("durationMs", self.duration);
-        fields.milliseconds("serverMs", self.server_time);
-        fields.number("requestBytes", self.request_bytes);
-        fields.number("responseBytes", self.response_bytes);
+        fields.milliseconds(member!("durationMs"), self.duration);
+        fields.milliseconds(member!("serverMs"), self.server_time);
+        fields.number(member!("requestBytes"), self.request_bytes);
+        fields.number(member!("responseBytes"), self.response_bytes);
         let end: &[u8] = match self.replayed {
             true => b",\"replayed\":true}",
             false => b",\"replayed\":false}",
@@ -141,36 +163,28 @@ impl Line<'_> {
     }
 }
 
-/// Appends members to an object.
+/// Appends members to an object, each by its [`member`].
 struct Fields<'a>(&'a mut Vec<u8>);
 
 impl Fields<'_> {
-    /// Inlined, so that the names are copied as constants.
-    #[inline(always)]
-    fn name(&mut self, name: &'static str) {
-        self.0.extend_from_slice(b",\"");
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
-    }
-
     /// A text without characters that JSON escapes: one of the sidecar's own, or a method, which is a token of HTTP.
     #[inline(always)]
-    fn plain(&mut self, name: &'static str, text: &str) {
-        self.name(name);
+    fn plain(&mut self, member: &'static str, text: &str) {
+        self.0.extend_from_slice(member.as_bytes());
         self.0.push(b'"');
         self.0.extend_from_slice(text.as_bytes());
         self.0.push(b'"');
     }
 
     #[inline(always)]
-    fn json(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> serde_json::Result<()> {
-        self.name(name);
+    fn json(&mut self, member: &'static str, value: &(impl Serialize + ?Sized)) -> serde_json::Result<()> {
+        self.0.extend_from_slice(member.as_bytes());
         serde_json::to_writer(&mut *self.0, value)
     }
 
     #[inline(always)]
-    fn digits(&mut self, name: &'static str, numbers: &[Hex]) {
-        self.name(name);
+    fn digits(&mut self, member: &'static str, numbers: &[Hex]) {
+        self.0.extend_from_slice(member.as_bytes());
         self.0.push(b'"');
         for number in numbers {
             self.0.extend_from_slice(number.digits());
@@ -179,25 +193,30 @@ impl Fields<'_> {
     }
 
     #[inline(always)]
-    fn number(&mut self, name: &'static str, number: impl itoa::Integer) {
-        self.name(name);
+    fn number(&mut self, member: &'static str, number: impl itoa::Integer) {
+        self.0.extend_from_slice(member.as_bytes());
         self.0
             .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
     /// A number with a decimal point, to the microsecond.
     #[inline(always)]
-    fn milliseconds(&mut self, name: &'static str, duration: Duration) {
-        self.name(name);
+    fn milliseconds(&mut self, member: &'static str, duration: Duration) {
+        self.0.extend_from_slice(member.as_bytes());
         push_milliseconds(self.0, duration);
     }
 }
 
 fn push_milliseconds(output: &mut Vec<u8>, duration: Duration) {
-    let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let (whole, rest) = (microseconds / 1000, microseconds % 1000);
+    let (whole, rest) = (
+        duration
+            .as_secs()
+            .saturating_mul(1000)
+            .saturating_add(duration.subsec_millis().into()),
+        duration.subsec_micros() % 1000,
+    );
     output.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
-    let digit = |number: u64| b'0' + (number % 10) as u8;
+    let digit = |number: u32| b'0' + (number % 10) as u8;
     let fraction = [b'.', digit(rest / 100), digit(rest / 10), digit(rest)];
     // Without zeros at the end, but for one that makes it a fraction.
     let zeros = fraction[2..]

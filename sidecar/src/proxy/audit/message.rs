@@ -29,7 +29,7 @@ pub struct Message<'a> {
 
 /// The messages of a body: one, or those of a batch. None where the body is empty or holds none.
 pub fn read(body: &[u8], with_argument_names: bool) -> Vec<Message<'_>> {
-    let mut messages = Vec::new();
+    let mut messages = Vec::with_capacity(1);
     let seed = BodySeed {
         messages: &mut messages,
         with_argument_names,

@@ -4,15 +4,12 @@
 use mcp_auth_protocol::sync::SubjectTokenSource;
 use serde::Serialize;
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, Parts};
 use super::fingerprint_cache::FingerprintCache;
 use super::jwt::Jwt;
 use super::message::cut;
 use crate::proxy::routes::{AuditSettings, AuditUserSource, UsableServer};
 use crate::proxy::user_context::Context;
-
-/// Room for three each of four cookies and headers, before more is asked for.
-const EXPECTED_PARTS: usize = 12;
 
 /// Who called.
 #[derive(Debug, Default, PartialEq, Serialize)]
@@ -100,7 +97,7 @@ pub fn identify(
         Err(problem) => user.problem = Some(problem),
     }
     if user.id.is_none() {
-        user.fingerprint = Some(fingerprints.fingerprint(&[value]));
+        user.fingerprint = Some(fingerprints.fingerprint(&Parts::from_iter([value])));
     }
     Some(user)
 }
@@ -120,7 +117,7 @@ fn user_fingerprint(
     context: &Context,
     fingerprints: &FingerprintCache,
 ) -> Option<Fingerprint> {
-    let mut parts: Vec<&[u8]> = Vec::with_capacity(EXPECTED_PARTS);
+    let mut parts = Parts::new();
     for (name, value) in context.cookies() {
         if server.allowed.cookie(name) || is_exchanged(server, name, true) {
             parts.extend([b"cookie", name, value]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_protocol::sync::Pod;
 
-use super::fingerprint::{Fingerprinter, Kind};
+use super::fingerprint::{Fingerprinter, Kind, Parts};
 use super::fingerprint_cache::FingerprintCache;
 use super::line::{Line, Origin};
 use super::line_time::LineTime;
@@ -185,7 +185,7 @@ impl Writer {
                 batch_size,
                 user: user.as_ref(),
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
-                session: session.map(|session| self.sessions.fingerprint(&[session])),
+                session: session.map(|session| self.sessions.fingerprint(&Parts::from_iter([session]))),
                 trace_id,
                 request: record.id,
                 outcome,
