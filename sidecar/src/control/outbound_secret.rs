@@ -69,7 +69,7 @@ impl OutboundSecret {
         };
         let is_secret = |value: &HeaderValue| is_equal(value.as_bytes(), self.expose().as_bytes());
         let is_stated = stated.iter().all(is_secret);
-        stated.remove_entry_mult();
+        stated.remove();
         is_stated
     }
 }

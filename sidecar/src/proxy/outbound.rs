@@ -154,22 +154,23 @@ impl Outbound {
         };
         // Only a configured name is logged: what else the path says comes from the client.
         let name = server.as_ref().map(|server| &*server.name);
-        let (response, status) = match answer {
+        let status;
+        let mut response = match answer {
             Ok(response) => {
+                status = response.status();
                 tracing::debug!(
                     half = "outbound",
                     request = %id,
                     server = name,
-                    status = response.status().as_u16(),
+                    status = status.as_u16(),
                     "answered"
                 );
-                let status = response.status();
-                (response, status)
+                response
             }
             Err(failed) => {
                 self.metrics.count_error(Half::Outbound, failed.error.reason());
-                let status = failed.error.status();
-                (call.refuse(name, failed).await, status)
+                status = failed.error.status();
+                call.refuse(name, failed).await
             }
         };
         // What was refused counts as what it is, though a tool call is told by a result.
@@ -178,7 +179,8 @@ impl Outbound {
             let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
             server.metrics.answered(status, total, upstream_time);
         }
-        call.answered(response, status)
+        call.answered(&mut response, status);
+        response
     }
 
     /// A request that is not even looked at.
@@ -244,7 +246,9 @@ impl Outbound {
         let of_configuration = self.static_headers.as_ref();
         let of_configuration = of_configuration.map(|names| names.take(request.headers_mut()));
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, missing).await?;
-        replayable.add_headers(of_configuration.unwrap_or_default());
+        if let Some(headers) = of_configuration.filter(|headers| !headers.is_empty()) {
+            replayable.add_headers(headers);
+        }
         if replayable.may_call_tool() {
             server.tool_calls.came();
         }

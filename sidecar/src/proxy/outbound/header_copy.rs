@@ -10,7 +10,7 @@ pub struct HeaderCopy(Vec<u8>);
 const FIELD_HEAD: usize = 9;
 
 /// Bytes of nearly all copies: to add up the lengths takes longer than to take more where it is not enough.
-const USUAL_LENGTH: usize = 1024;
+const USUAL_LENGTH: usize = 1000;
 
 impl HeaderCopy {
     pub fn of(headers: &HeaderMap) -> Self {
