@@ -7,6 +7,9 @@ mod authorization_server;
 mod credential_expiring;
 mod events;
 mod fleet;
+mod learned;
+mod namespace_pods;
+mod pod_classes;
 mod pods_injected;
 mod ready;
 mod selection;
@@ -14,8 +17,6 @@ mod server_reachable;
 mod sidecars_synced;
 mod write_records;
 mod writer;
-
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -29,8 +30,7 @@ use mcp_auth_credentials::conditions::{
 use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot, TokenUsage as Usage};
 use mcp_auth_oauth::ReportedClaims;
 
-use crate::pods::PodMeta;
-use crate::sidecars::Sidecar;
+use namespace_pods::Selected;
 
 pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
@@ -43,9 +43,7 @@ pub struct StatusInputs<'a> {
     pub resource: &'a McpServerAuth,
     pub issuance: &'a Issuance,
     /// The selected pods, with the state of their sidecars; none while they have not been listed.
-    pub pods: Option<Vec<SelectedPod>>,
-    /// Pods that the selector matches and that get no sidecar.
-    pub passed_over: Vec<Arc<PodMeta>>,
+    pub pods: Option<Selected<'a>>,
     pub injection: InjectionFacts,
     /// What the spec refers to and when it ends.
     pub expiries: Vec<CredentialExpiry>,
@@ -54,9 +52,6 @@ pub struct StatusInputs<'a> {
     /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
     pub restart: Option<String>,
 }
-
-/// A pod and its sidecar, if that is connected.
-pub type SelectedPod = (Arc<PodMeta>, Option<Arc<Sidecar>>);
 
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = secrets_resolved(inputs.issuance);
