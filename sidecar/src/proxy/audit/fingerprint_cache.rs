@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use parking_lot::Mutex;
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind, Parts};
+use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind, Parts};
 
 /// Fingerprints that are remembered. A fleet has some hundred keys, and a pod some hundred users at a time; with more, they
 /// are computed again.

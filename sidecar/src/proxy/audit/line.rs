@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::fingerprint::Fingerprint;
 use super::user::User;
+use crate::proxy::fingerprint::Fingerprint;
 use crate::proxy::hex::Hex;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::trace_context::TraceId;
@@ -233,8 +233,8 @@ mod tests {
     use serde::Serializer;
 
     use super::*;
-    use crate::proxy::audit::user::UserProblem;
     use crate::proxy::trace_context::TraceParent;
+    use crate::proxy::user_problem::UserProblem;
 
     /// As serde writes a number of them.
     pub(super) fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
