@@ -68,9 +68,12 @@ impl Proxy {
 
 /// The tests' own kubeconfig, with more of its cluster.
 fn kubeconfig(folder: &TempDir, more: Value) -> PathBuf {
-    let text = std::fs::read_to_string(std::env::var("KUBECONFIG").unwrap()).unwrap();
+    let text = std::fs::read_to_string(setting("KUBECONFIG")).unwrap();
     let mut config: Value = serde_saphyr::from_str(&text).unwrap();
     let cluster = config["clusters"][0]["cluster"].as_object_mut().unwrap();
+    // Its path is relative to the file.
+    let authority = PathBuf::from(setting("KUBECONFIG")).with_file_name("apiserver.crt");
+    cluster.insert("certificate-authority".to_owned(), json!(authority));
     cluster.extend(more.as_object().unwrap().clone());
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, config.to_string()).unwrap();
@@ -78,7 +81,7 @@ fn kubeconfig(folder: &TempDir, more: Value) -> PathBuf {
 }
 
 fn server() -> String {
-    let text = std::fs::read_to_string(std::env::var("KUBECONFIG").unwrap()).unwrap();
+    let text = std::fs::read_to_string(setting("KUBECONFIG")).unwrap();
     let config: Value = serde_saphyr::from_str(&text).unwrap();
     let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
     server.strip_prefix("https://").unwrap().to_owned()
