@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::command_line::flag;
+use super::command_line::{Words, flag};
 use super::environment::{Environment, VariableValue};
 use super::environment_source;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
@@ -89,9 +89,6 @@ const LAUNCHER: &str = "gateway.launch";
 /// The Python module of LiteLLM's command line, and its script.
 const COMMAND_LINE_MODULE: &str = "litellm.proxy.proxy_cli";
 const COMMAND_LINE_SCRIPT: &str = "litellm/proxy/proxy_cli.py";
-
-/// Words of a container's command and arguments, hidden ones `None`.
-pub(super) type Words<'a> = &'a [Option<String>];
 
 pub(super) fn invocation(container: &Container, environment: &Environment) -> Invocation {
     let command = environment.expand_all(container.command.as_ref());
