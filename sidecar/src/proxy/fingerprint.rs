@@ -82,11 +82,6 @@ impl Parts {
     /// Bytes of nearly all of them.
     const USUAL_LENGTH: usize = 256;
 
-    /// None so far.
-    pub fn new() -> Self {
-        Self(Vec::with_capacity(Self::USUAL_LENGTH))
-    }
-
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -94,6 +89,13 @@ impl Parts {
     /// Different for different lists of parts.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// Empty, with room for what nearly all hold.
+impl Default for Parts {
+    fn default() -> Self {
+        Self(Vec::with_capacity(Self::USUAL_LENGTH))
     }
 }
 
@@ -108,7 +110,7 @@ impl<'a> Extend<&'a [u8]> for Parts {
 
 impl<'a> FromIterator<&'a [u8]> for Parts {
     fn from_iter<I: IntoIterator<Item = &'a [u8]>>(parts: I) -> Self {
-        let mut all = Self::new();
+        let mut all = Self::default();
         all.extend(parts);
         all
     }

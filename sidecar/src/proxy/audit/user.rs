@@ -96,7 +96,7 @@ fn user_fingerprint(
     context: &Context,
     fingerprints: &FingerprintCache,
 ) -> Option<Fingerprint> {
-    let mut parts = Parts::new();
+    let mut parts = Parts::default();
     for (name, value) in context.cookies() {
         if server.allowed.cookie(name) || is_exchanged(server, name, true) {
             parts.extend([b"cookie", name, value]);
