@@ -118,7 +118,7 @@ fn pods_with_sidecar(
             remedy: "ask for the rights to list pods and to get pods/log",
         });
     };
-    let with_sidecar = pods.iter().filter(|pod| is_injected(pod)).cloned();
+    let with_sidecar = pods.iter().filter(is_injected).cloned();
     let Some(name) = &args.pod else {
         return Ok(with_sidecar.collect());
     };

@@ -253,8 +253,9 @@ pub struct OAuth2 {
     #[serde(default)]
     pub zero_expires_in: ZeroExpiresIn,
 
-    /// How many tokens the authorization server issues to this client, where that is limited or paid for. Nothing is refused
-    /// because of it: the status, a metric and an alert say when more are to be expected.
+    /// How many tokens the authorization server issues to this client, where that is limited or paid for: for all resources of
+    /// the namespace that have it. Nothing is refused because of it: the status, a metric and an alert say when more are to be
+    /// expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<TokenQuota>,
 

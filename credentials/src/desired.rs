@@ -241,6 +241,10 @@ fn invalid(message: String) -> NotServedError {
     NotServedError::new(NotServedReason::InvalidSpec, message)
 }
 
+fn client_secret(word: SecretString) -> oauth::ClientSecret {
+    oauth::ClientSecret::new(word.expose_secret().to_owned())
+}
+
 fn unset(field: &str) -> NotServedError {
     invalid(format!("{field} is not set"))
 }

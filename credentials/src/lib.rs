@@ -41,8 +41,8 @@ pub use replicated_credential::ReplicatedCredential;
 pub use replicated_user_tokens::{ReplicatedUserToken, ReplicatedUserTokens, UserTokenScope};
 pub use resource_ref::ResourceRef;
 pub use store::{
-    CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerConnection, TokenInUse,
-    TokenSnapshot, TokenUsage,
+    ClientUsage, CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerConnection,
+    TokenInUse, TokenSnapshot, TokenUsage,
 };
 pub use token_details::ReplicatedCredentialError;
 pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};

@@ -2,10 +2,12 @@
 //! never at the price of a token that still serves.
 //!
 //! Whenever the token of a source changes, by a renewal, a rejection or its end, its whole
-//! [`CredentialState`] is published straight into [`Credentials`].
+//! [`CredentialState`](crate::CredentialState) is published straight into [`Credentials`].
 
 mod active_source;
+mod client_usages;
 mod orphaned_token;
+mod publish;
 mod revocation;
 mod secret_token;
 mod snapshot;
@@ -18,24 +20,23 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_oauth::{
-    Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, SharedTokens, Token, TokenCount,
-    UserTokenQuotas,
+    ClientIdentity, Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, SharedTokens, Token,
+    TokenCount, UserTokenQuotas,
 };
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
 
-use crate::audit_keys::{AuditKeys, AuditKeysState};
-use crate::conditions::unavailable;
+use crate::audit_keys::AuditKeys;
 use crate::credential_identity::{CredentialIdentity, RequestDigest};
 use crate::not_served::NotServedError;
 use crate::resource_ref::ResourceRef;
-use crate::store::{CredentialState, Credentials, Issuance, ServerConnection, SupersededToken, TokenUsage};
+use crate::store::{Credentials, ServerConnection, SupersededToken, TokenUsage};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use active_source::{ActiveSource, Surroundings};
+use client_usages::ClientUsages;
 use orphaned_token::OrphanedToken;
 use secret_token::SecretToken;
-use snapshot::SourceSnapshot;
 pub use step_up_policy::StepUpPolicy;
 
 /// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP
@@ -96,6 +97,8 @@ pub struct TokenSources {
     limiter: RequestLimiter,
     shared_tokens: SharedTokens,
     user_token_quotas: UserTokenQuotas,
+    /// Locked with the sources only, and after them.
+    usages: Arc<Mutex<ClientUsages>>,
     sources: Arc<Mutex<HashMap<ResourceRef, Source>>>,
 }
 
@@ -110,6 +113,8 @@ struct Source {
     kind: SourceKind,
     /// Of the resource, whatever its source is.
     count: TokenCount,
+    /// Whose tokens it counts, as the last configuration had it.
+    client: Option<ClientIdentity>,
     /// Tokens a day, as the last configuration had it.
     quota: Option<u64>,
     /// [`mcp_auth_crds::Server::url`].
@@ -173,6 +178,7 @@ impl TokenSources {
             limiter: RequestLimiter::default(),
             shared_tokens: SharedTokens::default(),
             user_token_quotas: UserTokenQuotas::default(),
+            usages: Arc::default(),
             sources: Arc::default(),
         }
     }
@@ -204,6 +210,7 @@ impl TokenSources {
             },
             Err(_) => previous.as_ref().and_then(|previous| previous.quota),
         };
+        let client = previous.as_ref().and_then(|previous| previous.client.clone());
         let previous = previous.filter(|previous| previous.credential_identity == credential_identity);
         let (previous, previous_connection, previous_keys) = match previous {
             Some(previous) => (previous.kind, previous.connection, previous.audit_keys),
@@ -242,6 +249,7 @@ impl TokenSources {
             problem,
             kind,
             count,
+            client,
             quota,
             url: url.clone(),
             superseded,
@@ -255,6 +263,8 @@ impl TokenSources {
     pub fn remove(&self, resource: &ResourceRef) {
         let revocation = self.end(resource);
         self.credentials.withdraw(resource);
+        let news_of = self.usages.lock().remove(resource, self.clock.now());
+        self.publish_soon(news_of);
         if let Some((client, token)) = revocation {
             tokio::spawn(revocation::revoke(resource.clone(), client, token));
         }
@@ -263,7 +273,9 @@ impl TokenSources {
     /// Ends all sources, with their requests under way. What they published stays until another replica's
     /// newer tokens replace it: sidecars are served by it, and a source that is started again goes on with it.
     pub fn stop(&self) {
-        self.sources.lock().clear();
+        let mut sources = self.sources.lock();
+        sources.clear();
+        self.usages.lock().clear();
     }
 
     /// Asks for a better token than the one that an MCP server rejected.
@@ -348,6 +360,7 @@ impl TokenSources {
             problem: None,
             kind: SourceKind::Orphaned(orphaned),
             count: self.resumed_count(resource),
+            client: None,
             quota: None,
             url: resource.spec.server.url.clone(),
             superseded: None,
@@ -378,106 +391,6 @@ impl TokenSources {
             SourceKind::Orphaned(orphaned) => orphaned,
         };
         (!orphaned.is_expired(self.clock.now())).then_some(orphaned)
-    }
-
-    /// Publishes what a source has now, if it still is one.
-    fn publish(&self, resource: &ResourceRef) {
-        // Held until it is published, so that nothing older is published after it.
-        if let Some(source) = self.sources.lock().get_mut(resource) {
-            self.publish_source(resource, source);
-        }
-    }
-
-    fn publish_source(&self, resource: &ResourceRef, source: &mut Source) {
-        let now = self.clock.now();
-        if matches!(&source.kind, SourceKind::Orphaned(orphaned) if orphaned.is_expired(now)) {
-            source.kind = SourceKind::None;
-            source.connection = ServerConnection::default();
-        }
-        let (snapshot, next_change) = match &mut source.kind {
-            SourceKind::None => (SourceSnapshot::default(), None),
-            SourceKind::OAuth2(active) => {
-                self.metrics.token_requested(resource, active.new_requests());
-                (active.snapshot(now), None)
-            }
-            SourceKind::Secret(secret) => (secret.snapshot(now), secret.next_change(now)),
-            SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
-        };
-        let mut snapshot = snapshot;
-        let usage = usage::usage(&source.count, source.quota, snapshot.token.next_attempt_at, now);
-        let of_usage = usage::next_change(&source.count, usage.as_ref(), now);
-        let next_change = next_change.into_iter().chain(of_usage).min();
-        snapshot.token.usage = usage;
-        if let Some(exchanger) = &snapshot.exchanger {
-            exchanger.set_usage_repeated(source.count.has_recent_users(now));
-        }
-        if snapshot.token.in_use.is_some()
-            || snapshot.token.users_only.is_some()
-            || source.problem.as_ref().is_some_and(NotServedError::ends_use)
-        {
-            source.superseded = None;
-        }
-        source.superseded = source
-            .superseded
-            .filter(|token| token.expires_at.is_none_or(|at| at > now));
-        snapshot.token.superseded = source.superseded;
-        source.timer = next_change.map(|at| self.publish_at(resource, at));
-        self.metrics
-            .set_circuit_open(resource, snapshot.token.circuit_open);
-        self.metrics
-            .set_clock_offset(resource, snapshot.token.clock_offset);
-        self.metrics.set_usage(resource, snapshot.token.usage);
-        let audit_keys = source.audit_keys.as_ref().map(AuditKeys::state);
-        let AuditKeysState { keys, problem } = audit_keys.unwrap_or_default();
-        let issuance = Issuance {
-            problem: source.problem.clone(),
-            token: snapshot.token,
-            audit_keys_problem: problem,
-        };
-        let state = CredentialState {
-            credential_identity: source.credential_identity.clone(),
-            generation: source.generation,
-            credential: snapshot.credential.unwrap_or_else(|| unavailable(&issuance)),
-            connection: source.connection.clone(),
-            audit_keys: keys,
-            declined: snapshot.declined,
-            exchanger: snapshot.exchanger,
-            issuance,
-            seed: snapshot.seed,
-        };
-        self.credentials.publish(resource, state);
-    }
-
-    fn publish_at(&self, resource: &ResourceRef, at: Timestamp) -> AbortOnDrop {
-        let (clock, publish) = (self.clock.clone(), self.publisher(resource));
-        AbortOnDrop::spawn(async move {
-            clock.sleep_until(at).await;
-            publish();
-        })
-    }
-
-    /// Publishes what a source has, when its task says so. It does not keep the sources alive: a replica that
-    /// no longer leads drops them, and must request no token any more.
-    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + Sync + 'static {
-        let sources = Arc::downgrade(&self.sources);
-        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-        let (credentials, resource) = (self.credentials.clone(), resource.clone());
-        let (limiter, user_token_quotas) = (self.limiter.clone(), self.user_token_quotas.clone());
-        let shared_tokens = self.shared_tokens.clone();
-        move || {
-            if let Some(sources) = sources.upgrade() {
-                let sources = Self {
-                    clock: clock.clone(),
-                    metrics: metrics.clone(),
-                    credentials: credentials.clone(),
-                    limiter: limiter.clone(),
-                    shared_tokens: shared_tokens.clone(),
-                    user_token_quotas: user_token_quotas.clone(),
-                    sources,
-                };
-                sources.publish(&resource);
-            }
-        }
     }
 }
 

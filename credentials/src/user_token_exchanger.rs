@@ -87,7 +87,7 @@ impl UserTokenExchanger {
         self
     }
 
-    /// How many tokens a day there may be, before it is told.
+    /// How many tokens a day the client may have, before it is told.
     pub fn set_quota(&self, quota: Option<u64>) {
         self.usage.lock().quota = quota;
     }

@@ -29,6 +29,7 @@ pub struct TokenFamilies {
     clock_offset: Family<ResourceLabels, Gauge>,
     tokens_issued: Family<ResourceLabels, Gauge>,
     tokens_forecast: Family<ResourceLabels, Gauge>,
+    client_tokens_forecast: Family<ResourceLabels, Gauge>,
     tokens_quota: Family<ResourceLabels, Gauge>,
     expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
 }
@@ -83,6 +84,12 @@ impl TokenFamilies {
             self.tokens_forecast.clone(),
         );
         registry.register(
+            "client_tokens_forecast_today",
+            "Tokens that will be issued by midnight (UTC) to the client of a resource that states a quota, for all of its \
+             resources in the namespace",
+            self.client_tokens_forecast.clone(),
+        );
+        registry.register(
             "tokens_quota",
             "Tokens that may be issued in a day, as the resource states it",
             self.tokens_quota.clone(),
@@ -135,10 +142,16 @@ impl TokenMetrics for TokenFamilies {
 
     fn set_usage(&self, resource: &ResourceRef, usage: Option<TokenUsage>) {
         let labels = ResourceLabels::from(resource);
+        let usage = usage.as_ref();
+        let quota = usage.and_then(|usage| usage.quota);
         for (family, tokens) in [
             (&self.tokens_issued, usage.map(|usage| usage.today.issued)),
             (&self.tokens_forecast, usage.map(|usage| usage.today.forecast)),
-            (&self.tokens_quota, usage.and_then(|usage| usage.quota)),
+            (
+                &self.client_tokens_forecast,
+                quota.and(usage).map(|usage| usage.of_client().1),
+            ),
+            (&self.tokens_quota, quota),
         ] {
             match tokens {
                 Some(tokens) => {

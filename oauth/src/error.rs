@@ -4,6 +4,7 @@
 
 pub(crate) mod installation;
 mod permanent;
+mod provider_errors;
 mod response;
 
 use std::time::Duration;
@@ -211,11 +212,11 @@ impl Error {
             }
             Self::Interrupted => "check the authorization server's health and the proxies before it",
             Self::Rejected(rejection) => rejection.hint(),
-            Self::BothSecretsRefused(_) => {
+            Self::BothSecretsRefused(rejection) => rejection.provider_hint().unwrap_or(
                 "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check \
                  clientId and the client secrets, and that the client may authenticate by the configured \
-                 method"
-            }
+                 method",
+            ),
             Self::Installation(error) => error.problem.hint(),
             Self::NoInstallationToken { .. } => {
                 "check that githubApp.apiUrl is the base URL of GitHub's REST API"
@@ -227,6 +228,12 @@ impl Error {
             }
             Self::TooLarge { .. } => {
                 concat!("check that ", endpoint_fields!(), " leads to the endpoint itself")
+            }
+            Self::NotJson {
+                shape: BodyShape::Compressed,
+                ..
+            } => {
+                "requests ask for answers as they are (Accept-Encoding: identity): let the server, or a proxy before it, keep to that"
             }
             Self::NotJson { .. } => {
                 concat!(

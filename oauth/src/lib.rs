@@ -38,7 +38,7 @@ mod token_type;
 mod transport;
 mod user_tokens;
 
-pub use client::Client;
+pub use client::{Client, ClientIdentity};
 pub use clock::Clock;
 pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};

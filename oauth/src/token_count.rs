@@ -70,6 +70,11 @@ impl TokenCount {
         self.0.lock().requests
     }
 
+    /// When the service's token was issued last.
+    pub fn service_issued_at(&self) -> Option<Timestamp> {
+        self.0.lock().service_at
+    }
+
     pub(crate) fn record_request(&self) {
         self.0.lock().requests += 1;
     }

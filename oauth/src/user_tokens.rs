@@ -19,7 +19,7 @@ use tracing::Instrument;
 use crate::clock::time_before;
 use crate::token_request::with_deadline;
 use crate::{Circuit, Clock, Error, IssuedToken, Policy, Token};
-use cache::{CacheLookup, User, UserTokenCache};
+use cache::{CacheLookup, UserTokenCache};
 pub use quota::{TenantQuota, UserTokenQuotas};
 
 /// Users whose tokens are kept, unless stated otherwise.
@@ -34,6 +34,9 @@ const MAX_CONCURRENT_REQUESTS: usize = 64;
 pub struct UserTokens {
     shared: Arc<Shared>,
 }
+
+/// Names a user by a keyed hash of the user's token.
+type User = [u8; 32];
 
 type TokenResult = Result<Arc<Token>, Error>;
 

@@ -20,7 +20,7 @@ use crate::entitlement::entitled;
 use crate::http::read_body;
 use crate::inject::{self, RoutesInPod, Settings};
 use crate::metrics::Metrics;
-use crate::pod_owners::PodOwners;
+use crate::pod_owners::{PodOwners, controller};
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
@@ -145,8 +145,8 @@ impl Admission {
             (true, _) => return,
         };
         let text = format!("{reason}: {message}");
-        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-        self.events.tell_owner(namespace, owners, kind, &text);
+        let owner = controller(pod.metadata.owner_references.as_deref().unwrap_or_default());
+        self.events.tell_owner(namespace, owner, kind, &text);
         for resource in entitled {
             self.events.tell(&resource.object_ref(&()), kind, &text);
         }

@@ -13,6 +13,7 @@ mod check;
 mod fingerprint;
 mod folder;
 mod issue;
+mod material;
 mod secret;
 mod serving;
 mod webhook;

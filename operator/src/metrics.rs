@@ -53,6 +53,7 @@ struct MetricFamilies {
     clock_offset: Family<ResourceLabels, Gauge>,
     tokens_issued: Family<ResourceLabels, Gauge>,
     tokens_forecast: Family<ResourceLabels, Gauge>,
+    client_tokens_forecast: Family<ResourceLabels, Gauge>,
     tokens_quota: Family<ResourceLabels, Gauge>,
     user_exchanges: Family<OutcomeLabels, Counter>,
     token_issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
@@ -120,6 +121,7 @@ impl Default for Metrics {
             clock_offset: Family::default(),
             tokens_issued: Family::default(),
             tokens_forecast: Family::default(),
+            client_tokens_forecast: Family::default(),
             tokens_quota: Family::default(),
             user_exchanges: Family::default(),
             token_issued: Family::default(),
@@ -180,6 +182,12 @@ impl Default for Metrics {
             "tokens_forecast_today",
             "Tokens that will be issued by midnight (UTC), if it goes on like this",
             families.tokens_forecast.clone(),
+        );
+        registry.register(
+            "client_tokens_forecast_today",
+            "Tokens that will be issued by midnight (UTC) to the client of a resource that states a quota, for all of its \
+             resources in the namespace",
+            families.client_tokens_forecast.clone(),
         );
         registry.register(
             "tokens_quota",
@@ -466,10 +474,16 @@ impl TokenMetrics for Metrics {
 
     fn set_usage(&self, resource_ref: &ResourceRef, usage: Option<TokenUsage>) {
         let labels = ResourceLabels::from(resource_ref);
+        let usage = usage.as_ref();
+        let quota = usage.and_then(|usage| usage.quota);
         for (family, tokens) in [
             (&self.0.tokens_issued, usage.map(|usage| usage.today.issued)),
             (&self.0.tokens_forecast, usage.map(|usage| usage.today.forecast)),
-            (&self.0.tokens_quota, usage.and_then(|usage| usage.quota)),
+            (
+                &self.0.client_tokens_forecast,
+                quota.and(usage).map(|usage| usage.of_client().1),
+            ),
+            (&self.0.tokens_quota, quota),
         ] {
             match tokens {
                 Some(tokens) => {

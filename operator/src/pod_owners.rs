@@ -27,6 +27,11 @@ pub struct PodOwners {
     lookups: Arc<Semaphore>,
 }
 
+/// Of an object's owners the one that made it and looks after it.
+pub fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
+    owners.iter().find(|owner| owner.controller == Some(true))
+}
+
 impl PodOwners {
     pub fn new(client: Client) -> Self {
         Self {
@@ -38,7 +43,7 @@ impl PodOwners {
     /// Whether the controller among these owners is a workload of this namespace. False where it cannot be known in
     /// time.
     pub async fn exist(&self, namespace: &str, owners: &[OwnerReference]) -> bool {
-        let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else {
+        let Some(owner) = controller(owners) else {
             return false;
         };
         let lookup = async {

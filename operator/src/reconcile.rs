@@ -300,7 +300,7 @@ impl Reconciler {
         // Without one there is no need to look at the pods.
         neighbours.iter().find(is_rival)?;
         let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
-        let pods = pods.iter().filter(|pod| ought_to_be_injected(pod));
+        let pods = pods.iter().filter(|pod| ought_to_be_injected(&***pod));
         let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
         let conflict = conflict(resource, &neighbours, &labels)?;
         let message = format!(

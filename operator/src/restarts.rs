@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::{Client, ResourceExt};
+use kube::Client;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::ResourceRef;
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use crate::args::RestartMode;
 use crate::entitlement::selects;
 use crate::namespaces::Namespaces;
-use crate::pods::{PodMeta, Pods, is_starting, is_terminating, ought_to_be_injected};
+use crate::pods::{Pods, WatchedPod, is_starting, ought_to_be_injected};
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use causes::{Cause, Facts, causes, restarts};
@@ -158,10 +158,10 @@ impl Restarts {
         &self,
         automatic: &[Arc<McpServerAuth>],
         resources: &[Arc<McpServerAuth>],
-        pods: &[Arc<PodMeta>],
+        pods: &[Arc<WatchedPod>],
     ) -> bool {
         pods.iter().any(|pod| {
-            let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
+            let sidecar = self.sidecars.get(&pod.uid);
             let of_resource = |resource: &Arc<McpServerAuth>| {
                 let facts = Facts {
                     namespace_opted_in: true,
@@ -183,7 +183,7 @@ impl Restarts {
         namespace: &str,
         automatic: &[Arc<McpServerAuth>],
         resources: &[Arc<McpServerAuth>],
-        pods: &[Arc<PodMeta>],
+        pods: &[Arc<WatchedPod>],
     ) -> BTreeMap<WorkloadName, Needs> {
         let facts = Facts {
             namespace_opted_in: self.namespaces.has_opted_in(namespace).await == Some(true),
@@ -200,7 +200,7 @@ impl Restarts {
             if needs.len() >= MAX_WORKLOADS && !needs.contains_key(&owner) {
                 continue;
             }
-            let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
+            let sidecar = self.sidecars.get(&pod.uid);
             let entry = needs.entry(owner).or_default();
             entry.is_unknown |= match &sidecar {
                 Some(sidecar) => sidecar.is_awaited,
@@ -212,8 +212,7 @@ impl Restarts {
                     .iter()
                     .any(|cause| matches!(cause, Cause::NotInjected { .. }))
                 {
-                    let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-                    entry.newest_missed = entry.newest_missed.max(made);
+                    entry.newest_missed = entry.newest_missed.max(pod.created);
                 }
                 if !found.is_empty() {
                     entry.waiting.insert(ResourceRef::from(&**resource));
@@ -348,10 +347,10 @@ fn done(name: &WorkloadName) -> String {
     )
 }
 
-fn is_candidate(pod: &PodMeta) -> bool {
-    ought_to_be_injected(pod) && !is_terminating(pod)
+fn is_candidate(pod: &WatchedPod) -> bool {
+    ought_to_be_injected(pod)
 }
 
-fn is_selected(resource: &McpServerAuth, pod: &PodMeta) -> bool {
+fn is_selected(resource: &McpServerAuth, pod: &WatchedPod) -> bool {
     selects(&resource.spec.pod_selector, pod.labels())
 }

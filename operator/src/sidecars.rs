@@ -4,6 +4,7 @@
 mod entry;
 mod forwarded;
 mod learned_servers;
+mod revisions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 pub use entry::SidecarEntry;
 pub use forwarded::ForwardedSidecar;
 pub use learned_servers::LearnedServers;
+pub use revisions::NamespaceRevision;
+use revisions::NamespaceRevisions;
 
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -51,7 +54,20 @@ impl Sidecar {
     }
 
     pub fn is_taking_over(&self) -> bool {
-        self.sent_revision != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
+        self.taking_over_until().is_some()
+    }
+
+    /// From then on it is behind, where it may yet be taking the newest snapshot over.
+    fn taking_over_until(&self) -> Option<Instant> {
+        let until = self.sent_at.map(|at| at + GRACE);
+        until.filter(|until| self.sent_revision != self.applied && Instant::now() < *until)
+    }
+
+    fn awaited() -> Self {
+        Self {
+            is_awaited: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -59,12 +75,19 @@ impl Sidecar {
 /// are the same.
 #[derive(Clone)]
 pub struct Sidecars {
-    known: Arc<Mutex<HashMap<String, KnownSidecar>>>,
+    known: Arc<Mutex<KnownSidecars>>,
     /// Until when sidecars that were never seen may be about to come.
     awaited_until: Arc<Mutex<Option<Instant>>>,
     changed: mpsc::UnboundedSender<String>,
     /// For the leader, where this replica follows: number of the last change.
     revision: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Default)]
+struct KnownSidecars {
+    by_uid: HashMap<String, KnownSidecar>,
+    /// For statuses, where this replica leads.
+    revisions: NamespaceRevisions,
 }
 
 #[derive(Default)]
@@ -114,13 +137,20 @@ impl Sidecars {
     /// and the older one's writes and end then do nothing: it may be half dead and end long after.
     pub fn enter(&self, uid: &str, namespace: &str, name: &str) -> SidecarEntry {
         let mut known = self.known.lock();
-        let is_new = !known.contains_key(uid);
-        let entry = known.entry(uid.to_owned()).or_default();
+        let KnownSidecars { by_uid, revisions } = &mut *known;
+        let is_new = !by_uid.contains_key(uid);
+        if is_new {
+            revisions.entered(namespace);
+        }
+        let entry = by_uid.entry(uid.to_owned()).or_default();
         entry.connection += 1;
         entry.is_connected = true;
-        let sidecar = Arc::make_mut(&mut entry.sidecar);
-        sidecar.namespace = namespace.into();
-        sidecar.name = name.into();
+        // A uid is of one pod for ever.
+        if is_new {
+            let sidecar = Arc::make_mut(&mut entry.sidecar);
+            sidecar.namespace = namespace.into();
+            sidecar.name = name.into();
+        }
         entry.revision = self.next_revision();
         entry.report_revision = entry.revision;
         let connection = entry.connection;
@@ -144,18 +174,46 @@ impl Sidecars {
     }
 
     pub fn get(&self, uid: &str) -> Option<Arc<Sidecar>> {
-        if let Some(known) = self.known.lock().get(uid) {
+        if let Some(known) = self.known.lock().by_uid.get(uid) {
             return Some(known.sidecar.clone());
         }
-        let is_awaited = self
-            .awaited_until
-            .lock()
-            .is_some_and(|until| Instant::now() < until);
-        let awaited = || Sidecar {
-            is_awaited,
-            ..Sidecar::default()
-        };
-        is_awaited.then(|| Arc::new(awaited()))
+        self.awaited_until().map(|_| Sidecar::awaited().into())
+    }
+
+    /// The sidecars of these pods of a namespace by their uids, and the revision that they are of.
+    pub fn in_namespace<'a>(
+        &self,
+        namespace: &str,
+        uids: impl Iterator<Item = &'a str>,
+    ) -> (NamespaceRevision, Vec<Option<Arc<Sidecar>>>) {
+        let awaited_until = self.awaited_until();
+        let awaited = awaited_until.map(|_| Arc::new(Sidecar::awaited()));
+        let mut known = self.known.lock();
+        let KnownSidecars { by_uid, revisions } = &mut *known;
+        let mut taking_over_until = None;
+        let sidecars = uids.map(|uid| {
+            let Some(known) = by_uid.get(uid) else {
+                return awaited.clone();
+            };
+            let until = known.sidecar.taking_over_until();
+            taking_over_until = [taking_over_until, until].into_iter().flatten().min();
+            Some(known.sidecar.clone())
+        });
+        let sidecars = sidecars.collect();
+        revisions.looked_at(namespace, taking_over_until);
+        (revisions.get(namespace, awaited_until), sidecars)
+    }
+
+    /// Where this is the same, so is what a status tells of the namespace's sidecars, for as long as none of them has to be up to
+    /// date by a time.
+    pub fn revision_in(&self, namespace: &str) -> NamespaceRevision {
+        let awaited_until = self.awaited_until();
+        self.known.lock().revisions.get(namespace, awaited_until)
+    }
+
+    fn awaited_until(&self) -> Option<Instant> {
+        let until = *self.awaited_until.lock();
+        until.filter(|until| Instant::now() < *until)
     }
 
     /// Tells of each change of what [`Self::changed_since`] returns.
@@ -167,7 +225,7 @@ impl Sidecars {
     /// nothing else.
     pub fn changed_since(&self, revision: u64, reads_revisions: bool) -> Vec<(String, SidecarChange)> {
         let known = self.known.lock();
-        let changed = known.iter().filter(|(_, known)| known.revision > revision);
+        let changed = known.by_uid.iter().filter(|(_, known)| known.revision > revision);
         let changes = changed.map(|(uid, known)| {
             let change = if !known.is_connected {
                 SidecarChange::Gone
@@ -194,10 +252,13 @@ impl Sidecars {
     fn forget(&self, uid: &str, connection: u64) {
         let mut known = self.known.lock();
         let is_gone = |known: &KnownSidecar| known.connection == connection && !known.is_connected;
-        if !known.get(uid).is_some_and(is_gone) {
+        if !known.by_uid.get(uid).is_some_and(is_gone) {
             return;
         }
-        let gone = known.remove(uid);
+        let gone = known.by_uid.remove(uid);
+        if let Some(gone) = &gone {
+            known.revisions.left(&gone.sidecar.namespace);
+        }
         drop(known);
         if let Some(gone) = gone {
             self.announce(&gone.sidecar.namespace);

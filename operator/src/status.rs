@@ -7,6 +7,9 @@ mod authorization_server;
 mod credential_expiring;
 mod events;
 mod fleet;
+mod learned;
+mod namespace_pods;
+mod pod_classes;
 mod pods_injected;
 mod ready;
 mod selection;
@@ -14,8 +17,6 @@ mod server_reachable;
 mod sidecars_synced;
 mod write_records;
 mod writer;
-
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -29,8 +30,7 @@ use mcp_auth_credentials::conditions::{
 use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot, TokenUsage as Usage};
 use mcp_auth_oauth::ReportedClaims;
 
-use crate::pods::PodMeta;
-use crate::sidecars::Sidecar;
+use namespace_pods::Selected;
 
 pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
@@ -43,9 +43,7 @@ pub struct StatusInputs<'a> {
     pub resource: &'a McpServerAuth,
     pub issuance: &'a Issuance,
     /// The selected pods, with the state of their sidecars; none while they have not been listed.
-    pub pods: Option<Vec<SelectedPod>>,
-    /// Pods that the selector matches and that get no sidecar.
-    pub passed_over: Vec<Arc<PodMeta>>,
+    pub pods: Option<Selected<'a>>,
     pub injection: InjectionFacts,
     /// What the spec refers to and when it ends.
     pub expiries: Vec<CredentialExpiry>,
@@ -54,9 +52,6 @@ pub struct StatusInputs<'a> {
     /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
     pub restart: Option<String>,
 }
-
-/// A pod and its sidecar, if that is connected.
-pub type SelectedPod = (Arc<PodMeta>, Option<Arc<Sidecar>>);
 
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = secrets_resolved(inputs.issuance);
@@ -136,7 +131,8 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
     let is_under_way = token.next_attempt_at.is_some_and(|at| at <= now);
     let of_same_token = |status: &&TokenStatus| status.issued_at == issued_at;
     let previous = previous.filter(|status| is_under_way && of_same_token(status));
-    let today = token.usage.filter(|usage| usage.today.is_of(now)).map(usage);
+    let today = token.usage.as_ref();
+    let today = today.filter(|usage| usage.today.is_of(now)).map(usage);
     let as_before = |today: &TokenUsage| {
         let before = previous?.usage.as_ref()?;
         let only_forecast_differs =
@@ -164,7 +160,7 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
     }
 }
 
-fn usage(usage: Usage) -> TokenUsage {
+fn usage(usage: &Usage) -> TokenUsage {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     TokenUsage {
         date: usage.today.day.to_string(),

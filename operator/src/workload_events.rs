@@ -19,6 +19,7 @@ use tracing::debug;
 
 use crate::api_server::with_deadline;
 use crate::event_recorder::EventRecorder;
+use crate::pod_owners::controller;
 
 /// Notices that wait to be written; more are dropped, since the pod's annotations and the log say the same.
 const MAX_QUEUED: usize = 256;
@@ -143,8 +144,7 @@ impl WorkloadEvents {
     }
 
     /// Tells the workload that owns a pod. A pod without an owner is looked at by whoever made it.
-    pub fn tell_owner(&self, namespace: &str, owners: &[OwnerReference], kind: NoticeKind, text: &str) {
-        let owner = owners.iter().find(|owner| owner.controller == Some(true));
+    pub fn tell_owner(&self, namespace: &str, owner: Option<&OwnerReference>, kind: NoticeKind, text: &str) {
         if let Some(owner) = owner {
             self.send(namespace, ObjectId::from(owner), kind, text);
         }
@@ -256,8 +256,7 @@ impl WorkloadEventWriter {
                 None
             }
         };
-        let mut owners = owner.iter().flatten();
-        let owner = owners.find(|owner| owner.controller == Some(true));
+        let owner = controller(owner.as_deref().unwrap_or_default());
         owner.map_or_else(|| replica_set.clone(), ObjectId::from)
     }
 }

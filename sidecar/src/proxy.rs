@@ -3,8 +3,10 @@
 pub mod audit;
 pub mod clock;
 pub mod error;
+pub mod fingerprint;
 mod hex;
 pub mod inbound;
+mod jwt;
 pub mod metrics;
 pub mod otlp;
 pub mod outbound;
@@ -14,3 +16,4 @@ pub mod response_body;
 pub mod routes;
 pub mod trace_context;
 pub mod user_context;
+mod user_problem;

@@ -5,6 +5,7 @@
 mod bounds;
 mod connection;
 mod half;
+mod http1;
 mod http2;
 mod load;
 mod memory_return;
@@ -24,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::control::proc_net::is_without_ipv6;
-use crate::http::connect::{keepalive, set_unacknowledged_timeout};
+use crate::http::transport::{keepalive, set_unacknowledged_timeout};
 use crate::proxy::inbound::{CONNECTION_GUARD, Inbound};
 use crate::proxy::outbound::Outbound;
 pub use bounds::Bounds;
@@ -476,7 +477,7 @@ mod tests {
         listener.set_nonblocking(false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let bound = socket2::SockRef::from(&accepted).tcp_user_timeout().unwrap();
-        assert_eq!(bound, Some(crate::http::connect::UNACKNOWLEDGED_TIMEOUT));
+        assert_eq!(bound, Some(crate::http::transport::UNACKNOWLEDGED_TIMEOUT));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Resources that would request the very same token, at the real OAuth2 server, which counts.
 
-use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_crds::{McpServerAuth, conditions, reasons};
 use mcp_auth_protocol::sync::RejectionCause;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::registration::{Method, Registration};
@@ -121,6 +121,39 @@ async fn resources_of_one_namespace_that_want_the_same_token_have_it_requested_o
         status.conditions.iter().find(reason).unwrap().reason,
         reasons::ISSUED
     );
+}
+
+#[tokio::test]
+async fn the_quota_of_a_client_counts_its_tokens_of_all_resources_of_the_namespace_and_names_them() {
+    let client = "token-quota-of-a-client";
+    let world = World::new(client, false).await;
+    world.trust().await;
+    let registration = Registration {
+        resource: RESOURCE.into(),
+        ..Registration::new(client, Method::SecretBasic(SECRET.into()))
+    };
+    // No other one is to be expected today.
+    oauth::register_with(&registration, json!({"lifetime": 30 * 24 * 3600})).await;
+    let quota = json!({"oauth2": {"quota": {"tokensPerDay": 1}}});
+    apply(&world, client, "mail", SECRET, quota).await;
+    until_issued(&world, "mail").await;
+
+    // For other scopes it has a token of its own, and states no quota. Nothing happens to the first.
+    let scopes = json!({"oauth2": {"scopes": ["tools"]}});
+    apply(&world, client, "reports", SECRET, scopes).await;
+    until_issued(&world, "reports").await;
+    let exceeded = world.condition("mail", conditions::TOKEN_ISSUED, "True", reasons::QUOTA_EXCEEDED);
+    let message = mcp_auth_tests::world::message(&exceeded.await, conditions::TOKEN_ISSUED);
+    for part in [
+        "2 tokens were issued today (UTC) to the client that 2 resources of this namespace have",
+        "(by midnight: mail 1, reports 1)",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(issued_today(&world, "mail").await, 1, "each has its own count");
+
+    world.delete::<McpServerAuth>("reports").await;
+    until_issued(&world, "mail").await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
 use crate::not_served::NotServedError;
-use crate::store::{Issuance, ServerLookUp, TokenInUse, TokenUsage};
+use crate::store::{ClientUsage, Issuance, ServerLookUp, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
@@ -133,25 +133,45 @@ fn quota(issuance: &Issuance) -> Option<ConditionDraft> {
     draft(true, reason, message)
 }
 
-/// Whether more tokens are issued today than the resource states that there may be.
+/// How many resources of one client a message names.
+const MAX_NAMED_RESOURCES: usize = 10;
+
+/// Whether more tokens are issued today to the resource's client than the resource states that there may be.
 fn quota_problem(issuance: &Issuance) -> Option<(&'static str, String)> {
-    let TokenUsage { today, quota } = issuance.token.usage?;
-    let quota = quota?;
+    let usage = issuance.token.usage.as_ref()?;
+    let quota = usage.quota?;
+    let (issued, forecast) = usage.of_client();
+    let shared = usage.client.as_ref().map_or(String::new(), resources);
     let way_out = "nothing is refused because of that: look what makes them so many (short-lived tokens, refreshBefore, a \
                    token that does not fit, users), or raise the quota at the provider and here";
-    if today.issued > quota {
+    if issued > quota {
         let message = format!(
-            "{} tokens were issued today (UTC), and spec.oauth2.quota.tokensPerDay is {quota}; {way_out}",
-            today.issued
+            "{issued} tokens were issued today (UTC){shared}, and spec.oauth2.quota.tokensPerDay is {quota}; {way_out}"
         );
         return Some((reasons::QUOTA_EXCEEDED, message));
     }
     let message = format!(
-        "{} tokens were issued today (UTC), about {} will be by midnight if it goes on like this, and \
-         spec.oauth2.quota.tokensPerDay is {quota}; {way_out}",
-        today.issued, today.forecast
+        "{issued} tokens were issued today (UTC), about {forecast} will be by midnight if it goes on like \
+         this{shared}, and spec.oauth2.quota.tokensPerDay is {quota}; {way_out}"
     );
-    (today.forecast > quota).then_some((reasons::QUOTA_FORECAST, message))
+    (forecast > quota).then_some((reasons::QUOTA_FORECAST, message))
+}
+
+/// What makes the tokens of a client: those that take the most are what to look at.
+fn resources(client: &ClientUsage) -> String {
+    let count = client.resources.len();
+    let named = client.resources.iter().take(MAX_NAMED_RESOURCES);
+    let named: Vec<_> = named
+        .map(|(name, forecast)| format!("{name} {forecast}"))
+        .collect();
+    let others = match count.saturating_sub(MAX_NAMED_RESOURCES) {
+        0 => String::new(),
+        others => format!(", and {others} others"),
+    };
+    format!(
+        " to the client that {count} resources of this namespace have (by midnight: {}{others})",
+        named.join(", ")
+    )
 }
 
 /// Each user gets a token all the same: only more are requested.

@@ -11,8 +11,7 @@ use mcp_auth_oauth::{
     Registration, Scope, ServerLocation, TokenCheck, TokenCheckMode,
 };
 
-use super::oauth2::client_secret;
-use super::{Inputs, signing, unset};
+use super::{Inputs, client_secret, signing, unset};
 use crate::not_served::NotServedError;
 use crate::references::fields;
 

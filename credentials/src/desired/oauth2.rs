@@ -7,13 +7,15 @@ use mcp_auth_crds::{
     WorkloadAssertion, WorkloadIdentity, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
-    self as oauth, Assertions, ClientAssertionType, ClientAuthentication, ClientId, ClientSecret,
-    ClientSecrets, GivenAssertion, Grant, Registration, Scope, ServerLocation, TokenCheck, TokenExchange,
+    self as oauth, Assertions, ClientAssertionType, ClientAuthentication, ClientId, ClientSecrets,
+    GivenAssertion, Grant, Registration, Scope, ServerLocation, TokenCheck, TokenExchange,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::timing::Timing;
-use super::{Inputs, client_id, egress_proxy_for, exchange, invalid, request_digest, signing, unset};
+use super::{
+    Inputs, client_id, client_secret, egress_proxy_for, exchange, invalid, request_digest, signing, unset,
+};
 use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{fields, resolve_printable};
@@ -214,10 +216,6 @@ where
             WorkloadAssertion::JwtBearer | WorkloadAssertion::TokenExchange => ClientAuthentication::None,
         },
     })
-}
-
-pub(super) fn client_secret(word: SecretString) -> ClientSecret {
-    ClientSecret::new(word.expose_secret().to_owned())
 }
 
 fn grant<W>(

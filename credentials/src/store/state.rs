@@ -87,11 +87,33 @@ pub struct TokenSnapshot {
 }
 
 /// How many tokens were issued, and how many may be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenUsage {
     pub today: IssuedToday,
-    /// Tokens a day.
+    /// Tokens a day, of the client.
     pub quota: Option<u64>,
+    /// Where other resources of the namespace have the same client: what it is issued for all of them.
+    pub client: Option<ClientUsage>,
+}
+
+/// How many tokens a client is issued today for all of its resources in a namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientUsage {
+    pub issued: u64,
+    /// By the end of the day, if it goes on like this.
+    pub forecast: u64,
+    /// Each resource's name and forecast, the largest first.
+    pub resources: Vec<(String, u64)>,
+}
+
+impl TokenUsage {
+    /// What counts towards the quota: issued, and expected by the end of the day.
+    pub fn of_client(&self) -> (u64, u64) {
+        match &self.client {
+            Some(client) => (client.issued, client.forecast),
+            None => (self.today.issued, self.today.forecast),
+        }
+    }
 }
 
 /// A token of before a change of the resource, for the same URL: sidecars go on with it until there is a new one.

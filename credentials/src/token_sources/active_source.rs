@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryState, Policy, ServerMetadata, SharedRequester, StepUp,
-    TokenSource, TokenUse,
+    self as oauth, Circuit, ClientIdentity, Clock, DiscoveryState, Policy, ServerMetadata, SharedRequester,
+    StepUp, TokenSource, TokenUse,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
@@ -18,6 +18,7 @@ use failure::{last_error, of_failure};
 use look_up::{LookUp, discoveries};
 pub use surroundings::Surroundings;
 
+use super::client_usages::ServiceToken;
 use super::snapshot::{SourceSnapshot, in_use};
 use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
 use super::{AbortOnDrop, ClientConfiguration};
@@ -42,8 +43,6 @@ pub struct ActiveSource {
     surroundings: Surroundings,
     /// Requests the service's token, or takes what another resource's source had requested.
     requester: SharedRequester,
-    /// Tokens a day.
-    quota: Option<u64>,
     /// None: only users have tokens.
     source: Option<TokenSource>,
     /// Where only users have tokens.
@@ -79,7 +78,8 @@ impl ActiveSource {
             exchanges,
             service_token,
             revoke_on_deletion,
-            quota,
+            // Of the resource, whatever its source is.
+            quota: _,
             step_up,
         } = configuration;
         let (client, requester) = surroundings.sharing(surroundings.client(registration, limits)?);
@@ -107,7 +107,7 @@ impl ActiveSource {
             })
         });
         let look_up = (!service_token).then(|| LookUp::start(&client, policy, clock, &on_change));
-        let exchanger = || surroundings.exchanger(&client, policy, quota, &on_change);
+        let exchanger = || surroundings.exchanger(&client, policy, &on_change);
         Ok(Self {
             request_digest,
             policy,
@@ -117,7 +117,6 @@ impl ActiveSource {
             on_change,
             client,
             requester,
-            quota,
             source,
             look_up,
             clock: surroundings.clock.clone(),
@@ -133,10 +132,6 @@ impl ActiveSource {
     /// before.
     pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
         self.revoke = configuration.revoke_on_deletion;
-        self.quota = configuration.quota;
-        if let Some(exchanger) = &self.exchanger {
-            exchanger.set_quota(self.quota);
-        }
         let withdrawn = configuration.step_up.is_narrower_than(&self.step_up);
         if self.step_up != configuration.step_up {
             // What was demanded before may be allowed now: the next call that is refused tells.
@@ -169,9 +164,7 @@ impl ActiveSource {
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let exchanger =
-                        self.surroundings
-                            .exchanger(&client, self.policy, self.quota, &self.on_change);
+                    let exchanger = self.surroundings.exchanger(&client, self.policy, &self.on_change);
                     self.exchanger = Some(exchanger);
                 }
                 (_, false) => self.exchanger = None,
@@ -247,9 +240,7 @@ impl ActiveSource {
         let Some(state) = self.state() else {
             return self.without_service_token();
         };
-        // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
-        let of_token = state.token.as_ref().and_then(|token| token.server.clone());
-        let server = of_token.or_else(|| self.client.discovered_server());
+        let server = self.server(&state);
         let preflight = match &state.token {
             None => self.client.preflight(match &self.exchanger {
                 None => TokenUse::Service,
@@ -289,6 +280,34 @@ impl ActiveSource {
                 next_attempt_at: Some(state.next_attempt_at),
             }),
         }
+    }
+
+    /// Known before there is a token: the client has shown who it is to this server, and is to keep to it.
+    fn server(&self, state: &oauth::TokenSourceState) -> Option<Arc<ServerMetadata>> {
+        let of_token = state.token.as_ref().and_then(|token| token.server.clone());
+        of_token.or_else(|| self.client.discovered_server())
+    }
+
+    /// Whose tokens are requested; `None` where that is not known yet.
+    pub fn identity(&self) -> Option<ClientIdentity> {
+        let server = match self.state() {
+            Some(state) => self.server(&state),
+            None => self.client.discovered_server(),
+        };
+        self.client.identity(server.as_deref())
+    }
+
+    /// The service's token as it is renewed.
+    pub fn service_token(&self) -> Option<ServiceToken> {
+        let state = self.state()?;
+        // What one MCP server demanded is requested for it alone, and after a failure each tries for itself.
+        let is_shared =
+            matches!(state.step_up, StepUp::None) && state.last_error.is_none() && state.token.is_some();
+        Some(ServiceToken {
+            shared_as: self.client.token_digest().filter(|_| is_shared),
+            token: state.token,
+            next_attempt_at: state.next_attempt_at,
+        })
     }
 
     fn user_tokens_limited_to(&self) -> Option<usize> {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use super::*;
 use crate::changes::Changes;
 use crate::not_served::NotServedReason;
+use crate::store::CredentialState;
 
 mod resume;
 mod revocation;

@@ -1,5 +1,4 @@
-//! Token usage: how many tokens of a resource were issued today, whatever its source is now, and when that is to be
-//! published once more though nothing happens.
+//! When the usage of a resource's tokens is to be published once more though nothing happens.
 
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_oauth::{IssuedToday, TokenCount};
@@ -11,17 +10,6 @@ const USERS_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 
 /// Where there is no quota, the counts of all resources are not to end in the same moment: they do within this time.
 const SPREAD_SECONDS: i64 = 10 * 60;
-
-/// Nothing is said of what nobody limits and none was issued of.
-pub fn usage(
-    count: &TokenCount,
-    quota: Option<u64>,
-    next_attempt_at: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<TokenUsage> {
-    let today = count.today(next_attempt_at, now);
-    (quota.is_some() || today.issued > 0).then_some(TokenUsage { today, quota })
-}
 
 /// When it changes by itself.
 pub fn next_change(count: &TokenCount, usage: Option<&TokenUsage>, now: Timestamp) -> Option<Timestamp> {

@@ -52,6 +52,9 @@ fn advice(
         {
             Some(Advice::AssertionOfSecret)
         }
+        (ErrorCode::Basic(Basic::InvalidGrant), Grant::ClientCredentials) if !by_token_exchange => {
+            Some(Advice::ClientWithoutAssertion)
+        }
         _ => None,
     }
 }

@@ -63,7 +63,9 @@ impl Error {
 
 fn is_permanent(rejection: &ErrorResponse) -> bool {
     match &rejection.code {
-        ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable => false,
+        ErrorCode::TemporarilyUnavailable => false,
+        // ServiceNow and Zitadel say so of what is wrong with the request, as its status shows.
+        ErrorCode::ServerError => is_permanent_status(rejection.status),
         // Codes that no standard knows say less than the status, such as `slow_down` with 429.
         ErrorCode::Basic(Basic::Extension(_)) => {
             rejection.status < 400 || is_permanent_status(rejection.status)
@@ -119,6 +121,7 @@ mod tests {
             rejected("invalid_scope", 400, None),
             rejected("consent_required", 400, None),
             rejected("invalid_grant", 200, None),
+            rejected("server_error", 401, None),
             status(404),
             Error::TokenMismatch(mismatch),
             Error::AssertionUsed {

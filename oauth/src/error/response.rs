@@ -31,6 +31,8 @@ pub enum Advice {
     ScopesOfMetadata,
     /// The assertion was the one of a Secret.
     AssertionOfSecret,
+    /// The grant was client_credentials, which has no assertion.
+    ClientWithoutAssertion,
 }
 
 /// An OAuth error code: those of RFC 6749 section 5.2 and any other, and those of RFC 6749 section 4.1.2.1,
@@ -139,18 +141,6 @@ impl ErrorCode {
     }
 }
 
-impl ErrorResponse {
-    /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC
-    /// 6749 says `invalid_client`, but by the status that is for this only.
-    pub(crate) fn is_of_client(&self) -> bool {
-        match self.code {
-            ErrorCode::Basic(BasicErrorResponseType::InvalidClient) => true,
-            ErrorCode::Basic(BasicErrorResponseType::UnauthorizedClient) => self.status == 401,
-            _ => false,
-        }
-    }
-}
-
 impl Advice {
     pub(super) fn hint(self) -> &'static str {
         match self {
@@ -172,6 +162,10 @@ impl Advice {
                 "spec.oauth2.scopes is empty, so the scopes requested are those that the MCP server's \
                  metadata name (scopes_supported): state in scopes what this client may have"
             }
+            Self::ClientWithoutAssertion => {
+                "client_credentials has no grant of its own that could be invalid: check that scopes names only what \
+                 this client may have, and this client's registration (its grants, and the user that it acts as)"
+            }
             Self::AssertionOfSecret => {
                 "check the assertion in jwtBearer.assertionRef (its issuer, audience and expiry), and whether \
                  it was used before: some servers take each assertion once; another one in that Secret is \
@@ -184,8 +178,16 @@ impl Advice {
 impl ErrorResponse {
     /// What to check.
     pub(super) fn hint(&self) -> &'static str {
+        if let Some(known) = self.provider_hint() {
+            return known;
+        }
         match self.advice {
             Some(advice) => advice.hint(),
+            // Of a fault of its own a server says so by its status too.
+            None if self.code == ErrorCode::ServerError && self.status < 500 => {
+                "check this client's registration at the authorization server, and what it requests: by its status \
+                 the answer speaks of the request; the server's log says more"
+            }
             None if self.is_of_client() => ErrorCode::Basic(BasicErrorResponseType::InvalidClient).hint(),
             None => self.code.hint(),
         }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::cache::User;
+use super::User;
 use crate::renewal::breaker::FAILURE_THRESHOLD;
 
 /// As many as open the circuit, the latest last.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, SingleFlightCache, StartedRequest};
 use oauth2::basic::BasicErrorResponseType;
 
-use super::TokenResult;
 use super::affected_users::AffectedUsers;
 use super::byte_budget::{BudgetShare, ByteBudget};
 use super::quota::{QuotaShare, ResourceQuota, UserTokenQuotas};
+use super::{TokenResult, User};
 use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
 use crate::renewal::deadline::Deadline;
@@ -24,9 +24,6 @@ const MAX_MARGIN: Duration = Duration::from_secs(30);
 const MAX_UNKNOWN_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// How long it is believed that a user's own token is not accepted.
 const REJECTION_CACHE_TIME: Duration = Duration::from_secs(30);
-
-/// Names a user by a keyed hash of the user's token.
-pub(super) type User = [u8; 32];
 
 pub(super) enum CacheLookup {
     Token(Arc<Token>),

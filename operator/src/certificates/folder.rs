@@ -9,7 +9,8 @@ use thiserror::Error;
 
 use super::check::{authorities, is_trusted, serving_key};
 use super::fingerprint;
-use super::issue::{CertificateMaterial, with_authorities_of};
+use super::issue::with_authorities_of;
+use super::material::CertificateMaterial;
 
 const AUTHORITY: &str = "ca.crt";
 const SERVING: &str = "tls.crt";

@@ -10,6 +10,7 @@ use rcgen::{
 
 use super::check::{Authority, authorities, bundle, can_sign, serves};
 use super::fingerprint;
+use super::material::CertificateMaterial;
 
 /// A new pod gets the authority at admission, and each sidecar is told of a newer one while it is connected:
 /// a long life is for those that are not.
@@ -19,19 +20,6 @@ const SERVING_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// The authority that signs, and those before it that sidecars may still know alone.
 const MAX_AUTHORITIES: usize = 4;
-
-/// Everything in the Secret, in PEM.
-#[derive(Clone, Eq, PartialEq)]
-pub struct CertificateMaterial {
-    /// The authority that signs, and after it earlier ones, which clients trust as well.
-    pub authority: String,
-    /// Of the first authority.
-    pub authority_key: String,
-    pub serving: String,
-    pub serving_key: String,
-    /// By which sidecars fingerprint values in their audit logs. Here since it is kept in the same way.
-    pub fingerprint_key: String,
-}
 
 /// What is due for renewal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

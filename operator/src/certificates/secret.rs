@@ -10,7 +10,8 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use tracing::info;
 
-use super::issue::{CertificateMaterial, next_material};
+use super::issue::next_material;
+use super::material::CertificateMaterial;
 use crate::api_server::with_deadline;
 
 const AUTHORITY: &str = "ca.crt";

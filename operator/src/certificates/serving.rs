@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::check::{certificate_expiry, is_trusted, serves, serving_key};
 use super::fingerprint;
 use super::folder::read_folder;
-use super::issue::CertificateMaterial;
+use super::material::CertificateMaterial;
 use super::secret::{SecretName, renew_if_due};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;

@@ -5,10 +5,10 @@ use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, PodSpec, SecretKeySelecto
 use mcp_auth_protocol::pod::env;
 
 use super::annotations::{AUDIT_OUTPUT, AUDIT_VOLUME};
+use super::environment_entries::literal;
 use super::options::PodOptions;
 use super::reserved::{AUDIT_FOLDER, is_reserved_volume};
 use super::settings::{AuditOutput, SecretKey, Settings};
-use super::variables::literal;
 
 /// What the sidecar's container gets for it.
 #[derive(Debug, Default)]

@@ -5,6 +5,9 @@ use k8s_openapi::api::core::v1::Container;
 use super::environment::Environment;
 use super::shell_script::{SimpleCommand, simple_commands};
 
+/// Words of a container's command and arguments, hidden ones `None`.
+pub(super) type Words<'a> = &'a [Option<String>];
+
 /// The words of command and arguments, `None` where one depends on a hidden value.
 pub(super) fn command_words(container: &Container, environment: &Environment) -> Vec<Option<String>> {
     [

@@ -9,12 +9,13 @@ use super::command_line::{flag, may_change_folder};
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::image::Image;
-use super::litellm_options::{configuration_option, may_hide_options, states_configuration};
+use super::litellm_options::{
+    CONFIG_FILE_PATH, configuration_option, may_hide_options, states_configuration,
+};
 use super::path::{is_yaml, normalize};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
 use super::server_variables;
 
-pub(super) const CONFIG_FILE_PATH: &str = "CONFIG_FILE_PATH";
 const WORKER_CONFIG: &str = "WORKER_CONFIG";
 const BUCKET: &str = "LITELLM_CONFIG_BUCKET_NAME";
 

@@ -9,7 +9,8 @@ use super::options::{InjectionPolicy, injection_policy, may_start_without_sideca
 use super::previous::PreviousInjection;
 use super::reserved::CONFIG_VOLUME;
 use super::settings::Settings;
-use super::warnings::{Warning, warnings};
+use super::warning::Warning;
+use super::warnings::warnings;
 use super::{annotations, later_webhooks, patch, plan, target, unknown_keys};
 
 /// What becomes of a pod.

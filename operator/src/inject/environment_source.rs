@@ -1,9 +1,9 @@
 //! What brings variables into LiteLLM's environment that the pod does not show: tools that run LiteLLM with secrets or
 //! with the variables of a file, and files that a start script sources. One of them may be `CONFIG_FILE_PATH`.
 
+use super::command_line::Words;
 use super::environment::Environment;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
-use super::role::Words;
 use super::shell_script::SimpleCommand;
 
 /// Tools that set variables which the container does not name. Those that only put values in place of references in

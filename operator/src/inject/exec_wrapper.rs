@@ -1,8 +1,8 @@
 //! Exec wrappers: programs that run the words after their own options, so that LiteLLM stands behind them:
 //! init processes, tracers, environment managers, and tools that bring secrets.
 
-use super::config::CONFIG_FILE_PATH;
-use super::role::Words;
+use super::command_line::Words;
+use super::litellm_options::CONFIG_FILE_PATH;
 
 /// How a wrapper's own words end.
 struct Wrapper {

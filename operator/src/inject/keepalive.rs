@@ -6,7 +6,7 @@ use mcp_auth_protocol::pod::env;
 
 use super::command_line::{command_words, flag};
 use super::environment::Environment;
-use super::variables::{copied, literal};
+use super::environment_entries::{copied, literal};
 
 const OPTION: &str = "--keepalive_timeout";
 const VARIABLE: &str = "KEEPALIVE_TIMEOUT";

@@ -3,6 +3,9 @@
 
 use super::environment::Environment;
 
+/// The variable that LiteLLM takes its configuration's path from.
+pub(super) const CONFIG_FILE_PATH: &str = "CONFIG_FILE_PATH";
+
 /// Every option that the command line puts into WORKER_CONFIG, but for the path of the file.
 const CONFIGURATION: [&str; 17] = [
     "--model",

@@ -14,6 +14,7 @@ use super::annotations::{self, annotation};
 use super::command_line::flag;
 use super::config::WrapperOption;
 use super::environment::{Environment, VariableValue, escape};
+use super::environment_entries::entry_indexes;
 use super::error::InjectionError;
 use super::mesh;
 use super::operations::Operations;
@@ -23,8 +24,8 @@ use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, TOKEN_VOLUME, WRAPPER_ITEM};
 use super::role::ArgumentsPlace;
 use super::settings::Settings;
 use super::sidecar;
-use super::variables::{self, entry_indexes};
-use super::warnings::Warning;
+use super::variables;
+use super::warning::Warning;
 use super::wrapper::{self, Placement};
 
 /// What the kubelet takes where the pod says nothing.

@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::command_line::flag;
+use super::command_line::{Words, flag};
 use super::environment::{Environment, VariableValue};
 use super::environment_source;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
@@ -91,9 +91,6 @@ const COMMAND_LINE_MODULE: &str = "litellm.proxy.proxy_cli";
 const COMMAND_LINE_SCRIPT: &str = "litellm/proxy/proxy_cli.py";
 /// The Python module with LiteLLM's application.
 const SERVER_MODULE: &str = "litellm.proxy.proxy_server";
-
-/// Words of a container's command and arguments, hidden ones `None`.
-pub(super) type Words<'a> = &'a [Option<String>];
 
 pub(super) fn invocation(container: &Container, environment: &Environment) -> Invocation {
     let command = environment.expand_all(container.command.as_ref());

@@ -12,10 +12,10 @@ use mcp_auth_protocol::pod::{
 };
 use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
+use super::environment_entries::literal;
 use super::plan::Plan;
 use super::reserved::{CONFIG_VOLUME, EMPTY_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME, WRAPPER_ITEM};
 use super::settings::Settings;
-use super::variables::literal;
 use super::wrapper::{self, Placement};
 
 /// Where the ServiceAccount admission plugin would mount the pod's API token.

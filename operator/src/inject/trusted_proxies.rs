@@ -6,8 +6,8 @@ use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 
 use super::command_line::command_words;
 use super::environment::Environment;
+use super::environment_entries::copied;
 use super::image::Image;
-use super::variables::copied;
 
 pub(super) const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 const LOOPBACK: &str = "127.0.0.1";

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::annotations::{INJECT_LABEL, STATED, WRITTEN};
-use super::warnings::{Warning, lasting};
+use super::warning::{Warning, lasting};
 
 const DOMAIN: &str = "mcpauth.dev";
 /// How far a domain may be from ours to be a misspelt one: that of `mcpauth.io` is.

@@ -2,38 +2,14 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
-use super::config::{CONFIG_FILE_PATH, WrapperOption};
-use super::environment::{Environment, VariableValue, escape};
+use super::config::WrapperOption;
+use super::environment::{Environment, escape};
+use super::environment_entries::{entry_indexes, literal, unescaped};
+use super::litellm_options::CONFIG_FILE_PATH;
 use super::operations::Operations;
 use super::plan::Plan;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::wrapper::Placement;
-
-pub(super) fn literal(name: &str, value: &str) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value: Some(escape(value)),
-        value_from: None,
-    }
-}
-
-/// A variable of the container's by another name, for the sidecar. `None` where it is not set, or where the pod does not
-/// show it.
-pub(super) fn copied(container: &Container, name: &str, new_name: &str) -> Option<EnvVar> {
-    let entries = container.env.as_deref().unwrap_or_default();
-    // The last one is what the process sees.
-    let entry = &entries[entry_indexes(entries, name).pop()?];
-    if entry.value_from.is_some() {
-        return Some(EnvVar {
-            name: new_name.to_owned(),
-            ..entry.clone()
-        });
-    }
-    match Environment::from_container(container).get(name) {
-        VariableValue::Literal(value) => Some(literal(new_name, &value)),
-        VariableValue::Absent | VariableValue::Hidden => None,
-    }
-}
 
 /// LiteLLM's client would send calls to the outbound listener through a proxy otherwise.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
@@ -114,7 +90,7 @@ impl Variables<'_> {
     /// Gives every entry of the name this value. False if there is none. One that later entries are made of stays, and the
     /// value comes in an entry after them.
     fn replace(&mut self, name: &str, value: &str) -> bool {
-        let variable = variable(name, escape(value));
+        let variable = literal(name, value);
         let indexes = entry_indexes(self.entries, name);
         let reference = format!("$({name})");
         let refers = |entry: &EnvVar| {
@@ -146,26 +122,18 @@ impl Variables<'_> {
                 self.add(name, value);
             }
         } else if let Some(value) = extended(entry.value.as_deref().unwrap_or_default()) {
-            self.replace_entry(index, &variable(name, value));
+            self.replace_entry(index, &unescaped(name, value));
         }
         true
     }
 
     fn add(&mut self, name: &str, value: String) {
-        self.missing.push(variable(name, value));
+        self.missing.push(unescaped(name, value));
     }
 
     fn replace_entry(&mut self, index: usize, variable: &EnvVar) {
         self.operations
             .replace(&[&self.path[..], &[&index.to_string()]].concat(), variable);
-    }
-}
-
-fn variable(name: &str, value: String) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value: Some(value),
-        value_from: None,
     }
 }
 
@@ -191,16 +159,6 @@ fn with_loopback(value: &str) -> Option<String> {
     let list = value.trim().trim_end_matches(',');
     let separator = if list.is_empty() { "" } else { "," };
     Some(format!("{list}{separator}{}", missing.join(",")))
-}
-
-/// Indexes of the entries of this name.
-pub(super) fn entry_indexes(entries: &[EnvVar], name: &str) -> Vec<usize> {
-    entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| entry.name == name)
-        .map(|(index, _)| index)
-        .collect()
 }
 
 #[cfg(test)]

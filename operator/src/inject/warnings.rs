@@ -13,38 +13,7 @@ use super::server_variables::ServerVariables;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::unknown_keys;
-
-/// One warning.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Warning {
-    /// Closed set, for metrics.
-    pub reason: &'static str,
-    pub message: String,
-    /// Whether it holds for as long as the pod lives.
-    pub is_lasting: bool,
-}
-
-/// What [`Warning::reason`] may be where it is lasting, for whoever reads one back from a pod.
-pub const WARNING_REASONS: [&str; 18] = [
-    "UnknownAnnotation",
-    "RoutesWithheld",
-    "RoutesOmitted",
-    "CopiedSidecar",
-    "NoConfigSeen",
-    "ConfigMayBeReplaced",
-    "NoProxyMayBeReplaced",
-    "ImageArguments",
-    "ClientAddressesHidden",
-    "TrustedProxiesHidden",
-    "EgressProxy",
-    "MetricsOnLoopback",
-    "SeparateHealthApp",
-    "OldLiteLlm",
-    "MeshStartsLater",
-    "SharedProcesses",
-    "LowPort",
-    "AuditOutputUnusable",
-];
+use super::warning::{Warning, lasting};
 
 pub(super) fn warnings(
     pod: &Pod,
@@ -73,14 +42,6 @@ pub(super) fn warnings(
     let audit = plan.audit.problem.as_ref();
     warnings.extend(audit.map(|problem| lasting("AuditOutputUnusable", problem)));
     warnings
-}
-
-pub(super) fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
-    Warning {
-        reason,
-        message: message.into(),
-        is_lasting: true,
-    }
 }
 
 fn of_routes(plan: &Plan, namespace: &str) -> Vec<Warning> {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use mcp_auth_credentials::ClientUsage;
 use mcp_auth_oauth::IssuedToday;
 
 use super::*;
@@ -25,6 +26,11 @@ fn usage() -> TokenUsage {
             forecast: 38,
         },
         quota: Some(30),
+        client: Some(ClientUsage {
+            issued: 9,
+            forecast: 50,
+            resources: vec![("tools".to_owned(), 38), ("mail".to_owned(), 12)],
+        }),
     }
 }
 
@@ -51,6 +57,15 @@ fn what_is_over_or_deleted_leaves_no_series() {
     metrics.set_usage(&resource_ref, Some(usage()));
     let forecast = r#"tokens_forecast_today{namespace="llm",name="tools"} 38"#;
     assert!(metrics.encode().contains(forecast), "{}", metrics.encode());
+    let of_client = r#"client_tokens_forecast_today{namespace="llm",name="tools"} 50"#;
+    assert!(metrics.encode().contains(of_client), "{}", metrics.encode());
+    let unlimited = TokenUsage {
+        quota: None,
+        ..usage()
+    };
+    metrics.set_usage(&resource_ref, Some(unlimited));
+    assert!(!metrics.encode().contains(of_client), "{}", metrics.encode());
+    metrics.set_usage(&resource_ref, Some(usage()));
     metrics.forget(&resource_ref);
     assert!(
         !metrics.encode().contains(r#"name="tools""#),

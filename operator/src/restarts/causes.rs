@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::args::RestartMode;
 use crate::inject::annotations;
-use crate::pods::{PodMeta, is_injected, is_starting};
+use crate::pods::{WatchedPod, is_injected, is_starting};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
@@ -71,7 +71,7 @@ pub fn restarts(resource: &McpServerAuth, mode: RestartMode) -> bool {
 pub fn causes(
     resource: &McpServerAuth,
     resources: &[Arc<McpServerAuth>],
-    pod: &PodMeta,
+    pod: &WatchedPod,
     sidecar: Option<&Sidecar>,
     facts: Facts,
 ) -> BTreeSet<Cause> {
@@ -136,7 +136,7 @@ mod tests {
         .unwrap()
     }
 
-    fn pod(annotation: Option<&str>) -> PodMeta {
+    fn pod(annotation: Option<&str>) -> WatchedPod {
         let annotations: std::collections::BTreeMap<_, _> =
             annotation.map(|key| (key, "x")).into_iter().collect();
         let metadata =
@@ -148,7 +148,7 @@ mod tests {
         "2026-01-02T00:00:00Z".parse().unwrap()
     }
 
-    fn found(pod: &PodMeta, sidecar: Option<&Sidecar>) -> Vec<String> {
+    fn found(pod: &WatchedPod, sidecar: Option<&Sidecar>) -> Vec<String> {
         let tools = resource("tools", None);
         let all = [Arc::new(tools.clone()), Arc::new(resource("other", None))];
         let facts = Facts {
@@ -183,7 +183,7 @@ mod tests {
         assert!(found(&pod(Some(annotations::NOT_INJECTED)), None).is_empty());
         assert!(found(&pod(Some(annotations::INJECTED)), None).is_empty());
         let mut young = pod(None);
-        young.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+        young.created = Some(now());
         assert!(
             found(&young, None).is_empty(),
             "its namespace may only just have opted in"

@@ -18,7 +18,8 @@ use super::causes::Cause;
 use crate::api_server::with_deadline;
 use crate::entitlement::selects;
 use crate::inject::annotations::RESTARTED_FOR;
-use crate::pods::PodMeta;
+use crate::pod_owners::controller;
+use crate::pods::WatchedPod;
 
 /// By `kubectl rollout restart`, and by GitOps tools' own restart.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -163,9 +164,8 @@ impl Workloads {
     }
 
     /// What made the pod: a Deployment rather than its ReplicaSet. Nothing of a pod that was made by hand.
-    pub async fn owner(&self, namespace: &str, pod: &PodMeta) -> Option<WorkloadName> {
-        let is_controller = |owner: &&OwnerReference| owner.controller == Some(true);
-        let owner = pod.owner_references().iter().find(is_controller)?;
+    pub async fn owner(&self, namespace: &str, pod: &WatchedPod) -> Option<WorkloadName> {
+        let owner = pod.owner()?;
         if owner.kind != "ReplicaSet" {
             return Some(owner.into());
         }
@@ -177,10 +177,7 @@ impl Workloads {
         let found = with_deadline(api.get_metadata_opt(&owner.name)).await.ok()?;
         let found = found.filter(|found| found.metadata.uid.as_ref() == Some(&owner.uid));
         let made_by = found.as_ref().map(|found| {
-            let mut owners = found.owner_references().iter();
-            owners
-                .find(is_controller)
-                .map_or_else(|| owner.into(), WorkloadName::from)
+            controller(found.owner_references()).map_or_else(|| owner.into(), WorkloadName::from)
         });
         let mut owners = self.owners.lock();
         if owners.len() >= MAX_OWNERS {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mcp_auth_protocol::sync::Report;
 use tokio::time::Instant;
 
-use super::{DISCONNECT_GRACE, ForwardedSidecar, LearnedServers, Sidecar, Sidecars};
+use super::{DISCONNECT_GRACE, ForwardedSidecar, KnownSidecars, LearnedServers, Sidecar, Sidecars};
 
 /// What is kept of a report; a sidecar with more to say has said enough.
 const MAX_SERVERS: usize = 256;
@@ -45,7 +45,7 @@ impl SidecarEntry {
     /// is no event.
     pub fn tell_if_overdue(&self) {
         let mut known = self.sidecars.known.lock();
-        let entry = known.get_mut(&self.uid);
+        let entry = known.by_uid.get_mut(&self.uid);
         let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
             return;
         };
@@ -63,6 +63,7 @@ impl SidecarEntry {
     pub fn is_current(&self) -> bool {
         let known = self.sidecars.known.lock();
         known
+            .by_uid
             .get(&self.uid)
             .is_some_and(|known| known.connection == self.connection)
     }
@@ -87,7 +88,8 @@ impl SidecarEntry {
 
     fn modify(&self, change: impl FnOnce(&mut Sidecar) -> Change) {
         let mut known = self.sidecars.known.lock();
-        let entry = known.get_mut(&self.uid);
+        let KnownSidecars { by_uid, revisions } = &mut *known;
+        let entry = by_uid.get_mut(&self.uid);
         let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
             return;
         };
@@ -106,6 +108,13 @@ impl SidecarEntry {
             Change::OfRevision => !(was_served && is_served),
             Change::OfReport => true,
         };
+        let namespace = &entry.sidecar.namespace;
+        match change {
+            _ if !is_news => {}
+            Change::None | Change::OfRevision => revisions.state_changed(namespace),
+            Change::OfReport => revisions.report_changed(namespace),
+        }
+        revisions.is_taking_over(namespace, entry.sidecar.taking_over_until());
         let namespace = is_news.then(|| entry.sidecar.namespace.clone());
         drop(known);
         if let Some(namespace) = namespace {
@@ -200,7 +209,7 @@ fn within_bounds(mut report: Report) -> Report {
 impl Drop for SidecarEntry {
     fn drop(&mut self) {
         let mut known = self.sidecars.known.lock();
-        let entry = known.get_mut(&self.uid);
+        let entry = known.by_uid.get_mut(&self.uid);
         let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
             return;
         };

@@ -1,5 +1,4 @@
-//! What a sidecar has learned of its servers, by the server's name: a status looks for one server of a hundred in each of
-//! thousands of sidecars.
+//! What a sidecar has learned of its servers, each once.
 
 use mcp_auth_protocol::reachability::ServerReachability;
 
@@ -8,9 +7,8 @@ use mcp_auth_protocol::reachability::ServerReachability;
 pub struct LearnedServers(Box<[ServerReachability]>);
 
 impl LearnedServers {
-    pub fn get(&self, server: &str) -> Option<&ServerReachability> {
-        let index = self.0.binary_search_by(|known| known.server.as_str().cmp(server));
-        index.ok().map(|index| &self.0[index])
+    pub fn iter(&self) -> impl Iterator<Item = &ServerReachability> {
+        self.0.iter()
     }
 
     pub fn to_vec(&self) -> Vec<ServerReachability> {
@@ -34,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_server_is_found_whatever_the_order_and_the_first_statement_of_one_counts() {
+    fn of_each_server_the_first_statement_counts_and_their_order_says_nothing() {
         let learned = |server: &str, state| ServerReachability {
             server: server.into(),
             state,
@@ -47,10 +45,15 @@ mod tests {
             learned("mail", Reachability::NotContacted),
             learned("files", Reachability::NoAnswer),
         ]);
-        let state = |server| all.get(server).map(|known| known.state);
-        assert_eq!(state("files"), Some(Reachability::Connected));
-        assert_eq!(state("mail"), Some(Reachability::NotContacted));
-        assert_eq!(state("tools"), Some(Reachability::Answered));
-        assert_eq!(state("elsewhere"), None);
+        let states: Vec<_> = all
+            .iter()
+            .map(|known| (known.server.as_str(), known.state))
+            .collect();
+        let expected = [
+            ("files", Reachability::Connected),
+            ("mail", Reachability::NotContacted),
+            ("tools", Reachability::Answered),
+        ];
+        assert_eq!(states, expected);
     }
 }

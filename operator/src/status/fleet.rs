@@ -1,17 +1,15 @@
 //! The pods of a resource as numbers, for the metrics.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
 use mcp_auth_protocol::sync::notices;
 
-use super::SelectedPod;
+use super::pod_classes::PodClass;
 use super::sidecars_synced::concerns;
 use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS, annotations};
 use crate::metrics::NOT_REVIEWED;
-use crate::pods::{self, PodMeta};
+use crate::pods::{self, WatchedPod};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
@@ -32,41 +30,47 @@ pub struct Fleet {
 
 /// Counts the `pods` of a resource of this server, and warnings also of those that need no sidecar. One that is starting
 /// is neither behind nor without a sidecar for no reason.
-pub fn count(pods: &[SelectedPod], passed_over: &[Arc<PodMeta>], server: &str, now: Timestamp) -> Fleet {
+pub fn count(pods: &[&PodClass], passed_over: &[&PodClass], server: &str, now: Timestamp) -> Fleet {
     let mut fleet = Fleet::default();
-    for sidecar in pods.iter().filter_map(|(_, sidecar)| sidecar.as_deref()) {
-        for reason in notice_reasons(sidecar, server) {
-            *fleet.warnings.entry(reason).or_default() += 1;
+    for class in pods {
+        for reason in class
+            .sidecar()
+            .map(|sidecar| notice_reasons(sidecar, server))
+            .unwrap_or_default()
+        {
+            *fleet.warnings.entry(reason).or_default() += number(class);
         }
     }
-    for pod in pods.iter().map(|(pod, _)| pod).chain(passed_over) {
-        for reason in warnings(pod) {
-            *fleet.warnings.entry(reason).or_default() += 1;
+    for class in pods.iter().chain(passed_over) {
+        for reason in warnings(&class.pod) {
+            *fleet.warnings.entry(reason).or_default() += number(class);
         }
     }
-    for (pod, sidecar) in pods {
-        if !pods::is_injected(pod) {
-            *fleet.not_injected.entry(reason(pod)).or_default() += 1;
+    for class in pods {
+        if !class.is_injected() {
+            *fleet.not_injected.entry(reason(&class.pod)).or_default() += number(class);
             continue;
         }
-        let is_up_to_date = sidecar.as_deref().is_some_and(Sidecar::is_up_to_date);
-        let is_awaited = sidecar.as_deref().is_some_and(|sidecar| sidecar.is_awaited);
-        if !is_up_to_date && !is_awaited && !pods::is_starting(pod, now) {
-            fleet.behind += 1;
+        if !class.is_up_to_date() && !class.is_awaited() && !pods::is_starting(&class.pod, now) {
+            fleet.behind += number(class);
         }
-        let version = sidecar.as_deref().map(|sidecar| sidecar.version.as_str());
+        let version = class.sidecar().map(|sidecar| sidecar.version.as_str());
         if version.is_some_and(|version| !version.is_empty() && version != env!("CARGO_PKG_VERSION")) {
-            fleet.outdated += 1;
+            fleet.outdated += number(class);
         }
-        if sidecar.as_deref().is_some_and(is_too_old) {
-            fleet.too_old += 1;
+        if class.sidecar().is_some_and(is_too_old) {
+            fleet.too_old += number(class);
         }
     }
     fleet
 }
 
+fn number(class: &PodClass) -> i64 {
+    i64::try_from(class.names.count).unwrap_or(i64::MAX)
+}
+
 /// One of a closed set: whoever may write the pod's annotations must not be able to make series.
-fn reason(pod: &PodMeta) -> &'static str {
+fn reason(pod: &WatchedPod) -> &'static str {
     let text = pod.annotations().get(annotations::NOT_INJECTED);
     let stated = text.and_then(|text| text.split(':').next()).unwrap_or_default();
     let known = NOT_INJECTED_REASONS.iter().find(|known| **known == stated);
@@ -74,7 +78,7 @@ fn reason(pod: &PodMeta) -> &'static str {
 }
 
 /// Of a closed set as well, each once.
-fn warnings(pod: &PodMeta) -> Vec<&'static str> {
+fn warnings(pod: &WatchedPod) -> Vec<&'static str> {
     let text = pod.annotations().get(annotations::WARNINGS);
     let stated: Vec<&str> = text
         .map(|text| text.lines().filter_map(|line| line.split(':').next()).collect())
@@ -94,12 +98,23 @@ fn notice_reasons(sidecar: &Sidecar, server: &str) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use mcp_auth_protocol::sync::Problem;
     use serde_json::json;
 
+    use super::super::pod_classes::{PodWithSidecar, classes};
     use super::*;
 
-    fn pod(annotation: &str, text: &str) -> Arc<PodMeta> {
+    fn count(pods: &[PodWithSidecar], passed_over: &[Arc<WatchedPod>]) -> Fleet {
+        let now = Timestamp::now();
+        let passed_over: Vec<_> = passed_over.iter().map(|pod| (pod.clone(), None)).collect();
+        let [pods, passed_over] = [pods, &passed_over].map(|pods| classes(pods, now));
+        let [pods, passed_over] = [&pods, &passed_over].map(|classes| classes.iter().collect::<Vec<_>>());
+        super::count(&pods, &passed_over, "tools", now)
+    }
+
+    fn pod(annotation: &str, text: &str) -> Arc<WatchedPod> {
         let metadata = json!({"name": "a", "annotations": {annotation: text}});
         Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
     }
@@ -114,7 +129,7 @@ mod tests {
             (pod(annotations::NOT_INJECTED, "invented"), None),
             (pod("other", ""), None),
         ];
-        let fleet = count(&pods, &[], "tools", Timestamp::now());
+        let fleet = count(&pods, &[]);
         assert_eq!(fleet.not_injected, [("HostNetwork", 1), (NOT_REVIEWED, 2)].into());
         assert_eq!((fleet.behind, fleet.outdated), (0, 0));
     }
@@ -123,7 +138,7 @@ mod tests {
     fn warnings_count_by_their_reason_also_of_pods_that_need_no_sidecar() {
         let text = "UnknownAnnotation: a\nUnknownAnnotation: b\nLowPort: c\nInvented: d";
         let warned = || pod(annotations::WARNINGS, text);
-        let fleet = count(&[(warned(), None)], &[warned()], "tools", Timestamp::now());
+        let fleet = count(&[(warned(), None)], &[warned()]);
         assert_eq!(fleet.warnings, [("UnknownAnnotation", 2), ("LowPort", 2)].into());
     }
 
@@ -142,7 +157,7 @@ mod tests {
             ..Sidecar::default()
         };
         let pods = [(pod(annotations::INJECTED, "0.0.1"), Some(Arc::new(sidecar)))];
-        let fleet = count(&pods, &[], "tools", Timestamp::now());
+        let fleet = count(&pods, &[]);
         let expected = [
             (notices::CLIENTS_COUNT_AS_EXTERNAL, 1),
             (notices::STATIC_HEADER_DROPPED, 1),
@@ -167,7 +182,7 @@ mod tests {
             (injected(), Some(sidecar("0.0.1", "2"))),
             (injected(), Some(sidecar("0.0.1", "1"))),
         ];
-        let fleet = count(&pods, &[], "tools", Timestamp::now());
+        let fleet = count(&pods, &[]);
         assert_eq!((fleet.behind, fleet.outdated), (2, 2));
     }
 }

@@ -1,16 +1,15 @@
 //! The part of `SidecarsSynced` that says why selected pods have no sidecar, and the one thing to do about it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
 use mcp_auth_crds::{conditions, reasons};
 
-use super::selection::{Selection, list};
-use super::{ConditionDraft, SelectedPod};
+use super::ConditionDraft;
+use super::pod_classes::PodClass;
+use super::selection::Selection;
 use crate::inject::annotations;
-use crate::pods::{self, PodMeta};
+use crate::pods::{self, PodFacts, WatchedPod};
 
 /// Right after the operator's start the API server may not trust the webhook yet.
 const WEBHOOK_START: Duration = Duration::from_secs(30);
@@ -33,13 +32,13 @@ pub(super) fn draft(holds: bool, reason: &str, message: String) -> Option<Condit
 }
 
 pub(super) fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    if !selection.pods.is_empty() {
+    if !selection.pods.classes.is_empty() {
         return None;
     }
     let selector = &selection.inputs.resource.spec.pod_selector;
     let selector = serde_json::to_string(selector).expect("a selector is plain values");
-    let passed_over = &selection.inputs.passed_over;
-    let Some(first) = passed_over.iter().min_by_key(|pod| pod.name_any()) else {
+    let passed_over = &selection.pods.passed_over;
+    let Some(first) = passed_over.first() else {
         let message = format!(
             "spec.podSelector {selector} matches no running pod of this namespace: compare it with the pods' labels"
         );
@@ -48,14 +47,14 @@ pub(super) fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft>
     let message = format!(
         "spec.podSelector {selector} matches {} running pods of this namespace, and none of them gets a sidecar: \
          pod {} {}",
-        passed_over.len(),
-        first.name_any(),
-        why_passed_over(first) + &besides(first)
+        passed_over.iter().map(|class| class.names.count).sum::<usize>(),
+        first.names.first().unwrap_or_default(),
+        why_passed_over(&first.pod) + &besides(&first.pod)
     );
     draft(false, reasons::PODS_SKIPPED, message)
 }
 
-fn why_passed_over(pod: &PodMeta) -> String {
+fn why_passed_over(pod: &WatchedPod) -> String {
     let skipped = pod.annotations().get(annotations::SKIPPED).map(String::as_str);
     match skipped {
         Some("NotLiteLlm") => format!(
@@ -65,7 +64,7 @@ fn why_passed_over(pod: &PodMeta) -> String {
         Some("RunsToCompletion") => "is not restarted when it ends (restartPolicy)".to_owned(),
         Some("HelmHook") => "is a hook of Helm".to_owned(),
         Some(other) => format!("was skipped: {other}"),
-        None if pods::is_of_job(pod) => "belongs to a Job".to_owned(),
+        None if pod.is_of_job() => "belongs to a Job".to_owned(),
         None => format!(
             "has the label {}: \"false\"; take it off the pod template if that is wrong",
             annotations::INJECT_LABEL
@@ -74,7 +73,7 @@ fn why_passed_over(pod: &PodMeta) -> String {
 }
 
 /// What there is to warn of in a pod without a sidecar.
-fn besides(pod: &PodMeta) -> String {
+fn besides(pod: &WatchedPod) -> String {
     let text = pod.annotations().get(annotations::WARNINGS);
     text.map(|text| format!("; {}", text.replace('\n', "; ")))
         .unwrap_or_default()
@@ -82,21 +81,14 @@ fn besides(pod: &PodMeta) -> String {
 
 /// The webhook looked at them and left them alone, and said why.
 pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let mut why: Vec<&str> = selection
-        .pods
-        .iter()
-        .filter_map(|(pod, _)| why_left_alone(pod))
-        .collect();
-    why.sort_unstable();
-    let why = why.first()?;
-    let is_alike = |(pod, _): &&SelectedPod| why_left_alone(pod) == Some(why);
+    let why = selection
+        .classes()
+        .filter_map(|class| why_left_alone(&class.pod))
+        .min()?;
+    let is_alike = |class: &PodClass| why_left_alone(&class.pod) == Some(why);
     let pods = selection.list(is_alike)?;
-    let first = selection
-        .pods
-        .iter()
-        .filter(is_alike)
-        .min_by_key(|(pod, _)| pod.name_any());
-    let besides = first.map(|(pod, _)| besides(pod)).unwrap_or_default();
+    let first = selection.classes().find(|class| is_alike(class));
+    let besides = first.map(|class| besides(&class.pod)).unwrap_or_default();
     let message = format!(
         "{pods} run without the sidecar, because injection is not possible: {why}{besides}. Change that in the pod \
          template, which restarts them"
@@ -104,7 +96,7 @@ pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }
 
-fn why_left_alone(pod: &PodMeta) -> Option<&str> {
+fn why_left_alone(pod: &WatchedPod) -> Option<&str> {
     let why = pod.annotations().get(annotations::NOT_INJECTED)?;
     (!pods::is_injected(pod)).then_some(why)
 }
@@ -112,30 +104,23 @@ fn why_left_alone(pod: &PodMeta) -> Option<&str> {
 /// Pods that the webhook should have been asked about, and was not.
 pub(super) fn webhook_not_reached(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let facts = &selection.inputs.injection;
-    let is_marked = |pod: &PodMeta| {
-        let keys = [
-            annotations::INJECTED,
-            annotations::SKIPPED,
-            annotations::NOT_INJECTED,
-        ];
-        keys.iter().any(|key| pod.annotations().contains_key(*key))
-    };
     // Each replica is asked about some pods, and the marks of those are seen by all.
-    let all_pods = || {
-        let selected = selection.pods.iter().map(|(pod, _)| pod);
-        selected.chain(&selection.inputs.passed_over)
-    };
-    let is_evidence = |pod: &Arc<PodMeta>| is_marked(pod) && created_after(pod, facts.operator_started);
-    if facts.webhook_called || all_pods().any(is_evidence) {
+    let mut all_pods = selection
+        .classes()
+        .chain(selection.pods.passed_over.iter().copied());
+    let is_evidence =
+        |class: &PodClass| is_marked(&class.pod) && created_after(class, facts.operator_started);
+    if facts.webhook_called || all_pods.any(is_evidence) {
         return None;
     }
     let grace = SignedDuration::try_from(WEBHOOK_START).unwrap_or_default();
     let resource_created = selection.inputs.resource.metadata.creation_timestamp.as_ref();
     let since = resource_created.map_or(facts.operator_started, |at| at.0.max(facts.operator_started));
-    let should_have_been_asked = |(pod, _): &SelectedPod| {
-        !is_marked(pod) && asks_for_injection(pod, facts) == Some(true) && created_after(pod, since + grace)
+    let should_have_been_asked = |class: &PodClass| {
+        let pod = &class.pod;
+        !is_marked(pod) && asks_for_injection(pod, facts) == Some(true) && created_after(class, since + grace)
     };
-    let pods = selection.list(|pod| should_have_been_asked(pod))?;
+    let pods = selection.list(should_have_been_asked)?;
     let message = format!(
         "the API server has not called the webhook since this operator started ({}), although {pods} were created: \
          let the control plane reach port {} of the operator's pods (a firewall rule in private clusters; the chart's \
@@ -147,13 +132,22 @@ pub(super) fn webhook_not_reached(selection: &Selection<'_>) -> Option<Condition
     draft(false, reasons::WEBHOOK_NOT_REACHED, message)
 }
 
-fn created_after(pod: &PodMeta, time: Timestamp) -> bool {
-    let created = pod.metadata.creation_timestamp.as_ref();
-    created.is_some_and(|created| created.0 > time)
+/// Whether the webhook has looked at the pod.
+pub(super) fn is_marked(pod: &WatchedPod) -> bool {
+    let keys = [
+        annotations::INJECTED,
+        annotations::SKIPPED,
+        annotations::NOT_INJECTED,
+    ];
+    keys.iter().any(|key| pod.annotations().contains_key(*key))
+}
+
+fn created_after(class: &PodClass, time: Timestamp) -> bool {
+    class.newest_created.is_some_and(|created| created > time)
 }
 
 /// Nothing where the namespace's label is not known.
-fn asks_for_injection(pod: &PodMeta, facts: &InjectionFacts) -> Option<bool> {
+fn asks_for_injection(pod: &WatchedPod, facts: &InjectionFacts) -> Option<bool> {
     let asks_itself = pod
         .labels()
         .get(annotations::INJECT_LABEL)
@@ -167,11 +161,11 @@ fn asks_for_injection(pod: &PodMeta, facts: &InjectionFacts) -> Option<bool> {
 
 pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let facts = &selection.inputs.injection;
-    let pods = selection.list(|(pod, _)| !pods::is_injected(pod))?;
+    let pods = selection.list(|class| !class.is_injected())?;
     let is_missing = |asks: Option<bool>| {
         let is_this =
-            |(pod, _): &SelectedPod| !pods::is_injected(pod) && asks_for_injection(pod, facts) == asks;
-        selection.pods.iter().any(is_this)
+            |class: &PodClass| !class.is_injected() && asks_for_injection(&class.pod, facts) == asks;
+        selection.classes().any(is_this)
     };
     let restart = "restart the Deployment, as `kubectl rollout restart` does";
     let label =
@@ -190,21 +184,14 @@ pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> 
 
 /// What works in injected pods, but perhaps not as their owner expects.
 pub(super) fn warnings(selection: &Selection<'_>) -> Option<String> {
-    let warned = |pod: &PodMeta| {
-        let text = pod.annotations().get(annotations::WARNINGS).cloned();
-        text.filter(|_| pods::is_injected(pod))
+    let warned = |class: &PodClass| {
+        let text = class.pod.annotations().get(annotations::WARNINGS).cloned();
+        text.filter(|_| class.is_injected())
     };
-    let mut texts: Vec<String> = selection.pods.iter().filter_map(|(pod, _)| warned(pod)).collect();
-    texts.sort_unstable();
-    let text = texts.into_iter().next()?;
-    let pods = selection
-        .pods
-        .iter()
-        .filter(|(pod, _)| warned(pod).as_ref() == Some(&text));
-    let names: Vec<String> = pods.map(|(pod, _)| pod.name_any()).collect();
+    let text = selection.classes().filter_map(warned).min()?;
+    let pods = selection.list(|class| warned(class).as_ref() == Some(&text))?;
     Some(format!(
-        "{} injected with a warning: {}",
-        list(&names),
+        "{pods} injected with a warning: {}",
         text.replace('\n', "; ")
     ))
 }

@@ -1,18 +1,16 @@
 //! The pods that a resource selects with their sidecars, and what conditions ask of them.
 
 use jiff::Timestamp;
-use kube::ResourceExt;
 use mcp_auth_crds::McpServerAuthStatus;
 
-use super::{ConditionDraft, SelectedPod, StatusInputs};
-
-/// How many pods a message names before it only counts them.
-const MAX_NAMED: usize = 3;
+use super::namespace_pods::Selected;
+use super::pod_classes::{PodClass, PodNames};
+use super::{ConditionDraft, StatusInputs};
 
 /// The pods that a resource selects, listed.
 pub(super) struct Selection<'a> {
     pub inputs: &'a StatusInputs<'a>,
-    pub pods: &'a [SelectedPod],
+    pub pods: &'a Selected<'a>,
     pub now: Timestamp,
 }
 
@@ -21,11 +19,21 @@ impl Selection<'_> {
         &self.inputs.resource.spec.server.name
     }
 
+    /// The pods that ought to have a sidecar.
+    pub fn classes(&self) -> impl Iterator<Item = &PodClass> {
+        self.pods.classes.iter().copied()
+    }
+
+    pub fn total(&self) -> usize {
+        self.pods.count(|_| true)
+    }
+
     /// The names of the pods that match, as a message lists them; `None` where there are none.
-    pub fn list(&self, matches: impl Fn(&&SelectedPod) -> bool) -> Option<String> {
-        let pods = self.pods.iter().filter(matches);
-        let names: Vec<String> = pods.map(|(pod, _)| pod.name_any()).collect();
-        (!names.is_empty()).then(|| list(&names))
+    pub fn list(&self, matches: impl Fn(&PodClass) -> bool) -> Option<String> {
+        let mut names = PodNames::default();
+        let matching = self.classes().filter(|class| matches(class));
+        matching.for_each(|class| names.merge(&class.names));
+        names.list()
     }
 
     /// What becomes of the restart that the resource waits for, as the end of a message.
@@ -36,7 +44,7 @@ impl Selection<'_> {
 
     /// A new leader does not know yet which sidecars there are: what its predecessor said holds for so long.
     pub fn kept_while_awaited(&self, type_: &'static str) -> Option<ConditionDraft> {
-        if !self.pods.iter().any(|pod| is_awaited(&pod)) {
+        if !self.classes().any(PodClass::is_awaited) {
             return None;
         }
         let conditions = previous_status(self.inputs).map(|status| &status.conditions[..]);
@@ -54,23 +62,16 @@ impl Selection<'_> {
     }
 }
 
-pub(super) fn is_awaited((_, sidecar): &&SelectedPod) -> bool {
-    sidecar.as_deref().is_some_and(|sidecar| sidecar.is_awaited)
+impl Selected<'_> {
+    /// How many pods that ought to have a sidecar match.
+    pub fn count(&self, matches: impl Fn(&PodClass) -> bool) -> usize {
+        let matching = self.classes.iter().filter(|class| matches(class));
+        matching.map(|class| class.names.count).sum()
+    }
 }
 
 /// Of this generation: one that changed is another task.
 pub(super) fn previous_status<'a>(inputs: &StatusInputs<'a>) -> Option<&'a McpServerAuthStatus> {
     let status = inputs.resource.status.as_ref();
     status.filter(|status| status.observed_generation == inputs.resource.metadata.generation)
-}
-
-pub(super) fn list(names: &[String]) -> String {
-    let (listed, rest) = names.split_at(names.len().min(MAX_NAMED));
-    let pods = if names.len() == 1 { "pod" } else { "pods" };
-    let more = if rest.is_empty() {
-        String::new()
-    } else {
-        format!(" and {} more", rest.len())
-    };
-    format!("{pods} {}{more}", listed.join(", "))
 }

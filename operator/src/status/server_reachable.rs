@@ -3,10 +3,11 @@
 
 use jiff::Timestamp;
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
+use mcp_auth_protocol::reachability::Reachability;
 
-use super::selection::{Selection, is_awaited};
-use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
+use super::pod_classes::PodClass;
+use super::selection::Selection;
+use super::{ConditionDraft, StatusInputs, first_draft};
 
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] =
     &[awaited, unreachable, reached, not_contacted];
@@ -25,21 +26,15 @@ fn draft(holds: Option<bool>, state: Reachability, message: String) -> Option<Co
 }
 
 fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    if !selection.pods.iter().any(|pod| is_awaited(&pod)) {
+    if !selection.classes().any(PodClass::is_awaited) {
         return None;
     }
     selection.kept_while_awaited(conditions::SERVER_REACHABLE)
 }
 
 fn unreachable(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    // The same one each time, whatever the order of the pods.
-    let first = selection
-        .pods
-        .iter()
-        .filter_map(|pod| failing(selection, pod))
-        .min_by_key(|known| (known.state, known.since))?;
-    let pods =
-        selection.list(|pod| failing(selection, pod).is_some_and(|known| known.state == first.state))?;
+    let (&state, failing) = selection.pods.learned.failing.first_key_value()?;
+    let (pods, first) = (failing.names.list()?, &failing.first);
     let since = Timestamp::from_second(first.since).unwrap_or_default();
     let detail = match first.detail.as_str() {
         "" => String::new(),
@@ -48,29 +43,23 @@ fn unreachable(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let url = &selection.inputs.resource.spec.server.url;
     let message = format!(
         "{pods} cannot reach {url} since {since}: {}{detail}. {}",
-        what(first.state),
-        advice(first.state)
+        what(state),
+        advice(state)
     );
-    draft(Some(false), first.state, message)
+    draft(Some(false), state, message)
 }
 
 fn reached(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let states = || selection.pods.iter().filter_map(|pod| known(selection, pod));
-    let answered: Vec<_> = states()
-        .filter(|known| known.state == Reachability::Answered)
-        .collect();
-    let total = selection.pods.len();
-    if let Some(first) = answered.iter().map(|known| known.since).min() {
+    let (learned, total) = (&selection.pods.learned, selection.total());
+    if let Some(first) = learned.answered_since {
         let first = Timestamp::from_second(first).unwrap_or_default();
         let message = format!(
             "the MCP server answers {} of {total} sidecars, the first since {first}",
-            answered.len()
+            learned.answered
         );
         return draft(Some(true), Reachability::Answered, message);
     }
-    let connected = states()
-        .filter(|known| known.state == Reachability::Connected)
-        .count();
+    let connected = learned.connected;
     (connected > 0).then_some(())?;
     let message = format!(
         "the MCP server takes connections of {connected} of {total} sidecars, and LiteLLM has not called it through \
@@ -83,14 +72,6 @@ fn reached(selection: &Selection<'_>) -> Option<ConditionDraft> {
 fn not_contacted(_: &Selection<'_>) -> Option<ConditionDraft> {
     let message = "no sidecar has spoken to the MCP server yet";
     draft(None, Reachability::NotContacted, message.to_owned())
-}
-
-fn known<'a>(selection: &Selection<'_>, (_, sidecar): &'a SelectedPod) -> Option<&'a ServerReachability> {
-    sidecar.as_deref()?.reachability.get(selection.server())
-}
-
-fn failing<'a>(selection: &Selection<'_>, pod: &'a SelectedPod) -> Option<&'a ServerReachability> {
-    known(selection, pod).filter(|known| known.state.is_reachable() == Some(false))
 }
 
 fn what(state: Reachability) -> &'static str {

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
 use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::{Problem, notices};
 
+use super::namespace_pods::Selected;
+use super::pod_classes::PodClass;
 use super::pods_injected::{draft, left_alone, none_selected, not_injected, warnings, webhook_not_reached};
-use super::selection::{Selection, is_awaited, previous_status};
-use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
+use super::selection::{Selection, previous_status};
+use super::{ConditionDraft, StatusInputs, first_draft};
 use crate::pods;
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
@@ -37,21 +38,21 @@ pub(super) fn check_pods(
         let unlisted = ConditionDraft::new(conditions::SIDECARS_SYNCED, None, reasons::PENDING, message);
         return (unlisted, None);
     };
-    if pods.iter().any(|pod| is_awaited(&pod))
+    if pods.classes.iter().any(|class| class.is_awaited())
         && let Some(counts) = previous_status(inputs).and_then(|status| status.sidecars.clone())
     {
         let selection = Selection { inputs, pods, now };
         return (first_draft(CHECKS, &selection), Some(counts));
     }
-    let (up_to_date, total) = (pods.iter().filter(is_up_to_date).count(), pods.len());
+    let (up_to_date, total) = (pods.count(PodClass::is_up_to_date), pods.count(|_| true));
     let counts = SidecarsStatus {
         synced: i32::try_from(up_to_date).unwrap_or(i32::MAX),
         total: i32::try_from(total).unwrap_or(i32::MAX),
         summary: format!("{up_to_date}/{total}"),
-        not_injected: count(pods, |(pod, _)| {
-            !pods::is_injected(pod) && !pods::is_starting(pod, now)
+        not_injected: count(pods, |class| {
+            !class.is_injected() && !pods::is_starting(&class.pod, now)
         }),
-        too_old: count(pods, |(_, sidecar)| sidecar.as_deref().is_some_and(is_too_old)),
+        too_old: count(pods, |class| class.sidecar().is_some_and(is_too_old)),
     };
     (
         first_draft(CHECKS, &Selection { inputs, pods, now }),
@@ -59,18 +60,17 @@ pub(super) fn check_pods(
     )
 }
 
-fn count(pods: &[SelectedPod], matches: impl Fn(&&SelectedPod) -> bool) -> i32 {
-    i32::try_from(pods.iter().filter(matches).count()).unwrap_or(i32::MAX)
+fn count(pods: &Selected<'_>, matches: impl Fn(&PodClass) -> bool) -> i32 {
+    i32::try_from(pods.count(matches)).unwrap_or(i32::MAX)
 }
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (pod, problem) = selection.pods.iter().find_map(|(pod, sidecar)| {
-        let problems = &sidecar.as_deref()?.problems;
-        Some((pod, concerning(problems, selection.server())?))
+    let (pod, problem) = selection.classes().find_map(|class| {
+        let problems = &class.sidecar()?.problems;
+        Some((class.names.first()?, concerning(problems, selection.server())?))
     })?;
     let message = format!(
-        "{} reports {}: {}{}",
-        pod.name_any(),
+        "{pod} reports {}: {}{}",
         problem.reason,
         problem.message,
         selection.restart_outcome()
@@ -84,9 +84,9 @@ fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
 
 /// A pod that is starting beside others that serve, as in a rollout, is no fault.
 fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let is_any_up_to_date = selection.pods.iter().any(|pod| is_up_to_date(&pod));
-    let is_excused = |(pod, _): &SelectedPod| is_any_up_to_date && pods::is_starting(pod, selection.now);
-    let pods = selection.list(|pod| !is_up_to_date(pod) && !is_excused(pod))?;
+    let is_any_up_to_date = selection.classes().any(PodClass::is_up_to_date);
+    let is_excused = |class: &PodClass| is_any_up_to_date && pods::is_starting(&class.pod, selection.now);
+    let pods = selection.list(|class| !class.is_up_to_date() && !is_excused(class))?;
     draft(
         false,
         reasons::SIDECARS_BEHIND,
@@ -97,7 +97,7 @@ fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
 fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let server = selection.server();
     let needs_restart = |sidecar: &Sidecar| sidecar.restart_needed_for.iter().any(|name| name == server);
-    let pods = selection.list(|(_, sidecar)| sidecar.as_deref().is_some_and(needs_restart))?;
+    let pods = selection.list(|class| class.sidecar().is_some_and(needs_restart))?;
     let message = format!(
         "LiteLLM reads its servers only at start: restart {pods} (`kubectl rollout restart`) to make it call \
          {server} this way{}",
@@ -125,9 +125,8 @@ fn is_for_the_reason(notice: &Problem) -> bool {
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (pods, notice) = first_notice(selection, is_for_the_reason)?;
     let all = selection
-        .pods
-        .iter()
-        .flat_map(|pod| concerning_notices(selection, pod));
+        .classes()
+        .flat_map(|class| concerning_notices(selection, class));
     let others: BTreeSet<&str> = all
         .filter(|other| is_for_the_reason(other) && other.reason != notice.reason)
         .map(|other| other.reason.as_str())
@@ -146,30 +145,30 @@ fn first_notice(
     is_wanted: impl Fn(&Problem) -> bool,
 ) -> Option<(String, Problem)> {
     let all = selection
-        .pods
-        .iter()
-        .flat_map(|pod| concerning_notices(selection, pod));
+        .classes()
+        .flat_map(|class| concerning_notices(selection, class));
     let wanted = all.filter(|notice| is_wanted(notice));
     let first = wanted.min_by_key(|notice| (notices::rank(&notice.reason), *notice))?;
-    let pods = selection.list(|pod| concerning_notices(selection, pod).any(|notice| notice == first))?;
+    let reports = |class: &PodClass| concerning_notices(selection, class).any(|notice| notice == first);
+    let pods = selection.list(reports)?;
     Some((pods, first.clone()))
 }
 
 /// What the sidecar of a pod has to say of it or of this server.
 fn concerning_notices<'a>(
     selection: &'a Selection<'_>,
-    (_, sidecar): &'a SelectedPod,
+    class: &'a PodClass,
 ) -> impl Iterator<Item = &'a Problem> {
     let server = selection.server();
-    let notices = sidecar.iter().flat_map(|sidecar| &sidecar.notices);
+    let notices = class.sidecar().into_iter().flat_map(|sidecar| &sidecar.notices);
     notices.filter(move |notice| concerns(notice, server))
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let starting = selection.list(|pod| !is_up_to_date(pod));
+    let starting = selection.list(|class| !class.is_up_to_date());
     let message = match starting {
         None => {
-            let total = selection.pods.len();
+            let total = selection.total();
             format!("{total} of {total} sidecars are up to date")
         }
         Some(pods) => format!("all sidecars are up to date; {pods} starting"),
@@ -180,10 +179,6 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let message = [Some(message), warnings(selection), cookies];
     let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
     draft(true, reasons::SYNCED, message)
-}
-
-fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
-    sidecar.as_deref().is_some_and(Sidecar::is_up_to_date)
 }
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.

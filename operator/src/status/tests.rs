@@ -1,11 +1,18 @@
+use std::sync::Arc;
+
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_credentials::{DiscoveredServer, LastError, NotServedError, NotServedReason, TokenInUse};
 use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::Problem;
 
+use super::learned::learned;
+use super::pod_classes::{PodWithSidecar, classes};
 use super::*;
+use crate::pods::WatchedPod;
+use crate::sidecars::Sidecar;
 
 mod pods;
+mod reachability;
 mod renewals;
 
 fn resource(url: &str) -> McpServerAuth {
@@ -25,7 +32,7 @@ fn now() -> Timestamp {
     "2026-11-23T12:00:00.5Z".parse().unwrap()
 }
 
-fn pod(name: &str, annotation: Option<&str>) -> Arc<PodMeta> {
+fn pod(name: &str, annotation: Option<&str>) -> Arc<WatchedPod> {
     let annotations = annotation.map(|key| serde_json::json!({key: "1"}));
     let metadata = serde_json::json!({"name": name, "annotations": annotations});
     Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
@@ -35,12 +42,12 @@ fn synced() -> Sidecar {
     Sidecar {
         sent_revision: Some("1".into()),
         applied: Some("1".into()),
-        reachability: vec![learned("tools", Reachability::Answered)].into(),
+        reachability: vec![of_server("tools", Reachability::Answered)].into(),
         ..Sidecar::default()
     }
 }
 
-fn learned(server: &str, state: Reachability) -> ServerReachability {
+fn of_server(server: &str, state: Reachability) -> ServerReachability {
     ServerReachability {
         server: server.into(),
         state,
@@ -55,8 +62,8 @@ struct Scenario<'a> {
     problem: Option<NotServedError>,
     token: TokenSnapshot,
     audit_keys_problem: Option<String>,
-    pods: Option<Vec<SelectedPod>>,
-    passed_over: Vec<Arc<PodMeta>>,
+    pods: Option<Vec<PodWithSidecar>>,
+    passed_over: Vec<Arc<WatchedPod>>,
     injection: InjectionFacts,
     expiries: Vec<CredentialExpiry>,
 }
@@ -96,11 +103,22 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         token: scenario.token.clone(),
         audit_keys_problem: scenario.audit_keys_problem.clone(),
     };
+    let passed_over: Vec<_> = scenario
+        .passed_over
+        .iter()
+        .map(|pod| (pod.clone(), None))
+        .collect();
+    let pods = scenario.pods.as_deref();
+    let [injectable, passed_over] = [pods.unwrap_or_default(), &passed_over].map(|pods| classes(pods, now));
+    let selected = pods.map(|pods| Selected {
+        classes: injectable.iter().collect(),
+        passed_over: passed_over.iter().collect(),
+        learned: learned(pods).remove("tools").unwrap_or_default(),
+    });
     let inputs = StatusInputs {
         resource: scenario.resource,
         issuance: &issuance,
-        pods: scenario.pods.clone(),
-        passed_over: scenario.passed_over.clone(),
+        pods: selected,
         injection: scenario.injection.clone(),
         expiries: scenario.expiries.clone(),
         managed_key: None,
@@ -326,7 +344,7 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
 }
 
 /// An injected pod, created so many seconds ago.
-fn pod_of_age(name: &str, seconds: i64) -> Arc<PodMeta> {
+fn pod_of_age(name: &str, seconds: i64) -> Arc<WatchedPod> {
     let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
     let metadata = serde_json::json!({
         "name": name, "annotations": {"mcpauth.dev/injected": "1"}, "creationTimestamp": created,
@@ -389,81 +407,6 @@ fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back
         condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
         "SidecarsBehind"
     );
-}
-
-/// One injected pod for each list of what its sidecar has learned.
-fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<SelectedPod>> {
-    let pods = learned.iter().enumerate().map(|(index, learned)| {
-        let sidecar = Sidecar {
-            reachability: learned.clone().into(),
-            ..synced()
-        };
-        let name = format!("litellm-{index}");
-        (pod(&name, Some("mcpauth.dev/injected")), Some(sidecar.into()))
-    });
-    Some(pods.collect())
-}
-
-#[test]
-fn a_server_that_one_pod_cannot_reach_is_not_reachable_and_the_message_says_what_to_do() {
-    let resource = resource("https://tools.example.com/mcp");
-    let untrusted = ServerReachability {
-        detail: "invalid peer certificate: UnknownIssuer".into(),
-        ..learned("tools", Reachability::CertificateNotTrusted)
-    };
-    let scenario = Scenario {
-        pods: with_learned(&[vec![learned("tools", Reachability::Answered)], vec![untrusted]]),
-        ..good(&resource)
-    };
-    let status = status(&scenario, now());
-    let (holds, reason, message) = condition(&status, conditions::SERVER_REACHABLE);
-    assert_eq!((&*holds, &*reason), ("False", "CertificateNotTrusted"));
-    for part in [
-        "pod litellm-1 ",
-        "https://tools.example.com/mcp",
-        "2026-11-23T12:00:00Z",
-        "UnknownIssuer",
-        "spec.server.tls.caBundle",
-    ] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    assert_eq!(ready(&scenario), pair("False", "CertificateNotTrusted"));
-}
-
-#[test]
-fn ready_claims_that_litellm_reaches_the_server_only_once_a_sidecar_has() {
-    let resource = resource("https://tools.example.com/mcp");
-    let of = |learned: &[Vec<ServerReachability>]| {
-        let scenario = Scenario {
-            pods: with_learned(learned),
-            ..good(&resource)
-        };
-        let status = status(&scenario, now());
-        let (holds, _, message) = condition(&status, conditions::READY);
-        (condition(&status, conditions::SERVER_REACHABLE), holds, message)
-    };
-    // A sidecar of an earlier version says nothing, and another server is another's matter.
-    for unknown in [
-        vec![],
-        vec![learned("tools", Reachability::NotContacted)],
-        vec![learned("other", Reachability::ConnectionFailed)],
-    ] {
-        let ((holds, reason, _), ready, message) = of(&[unknown]);
-        assert_eq!((&*holds, &*reason), ("Unknown", "NotContacted"));
-        assert!(
-            ready == "True" && message.contains("none has spoken to the server yet"),
-            "{message}"
-        );
-    }
-    let ((_, reason, message), _, _) = of(&[vec![learned("tools", Reachability::Connected)], vec![]]);
-    assert_eq!(reason, "Connected");
-    assert!(message.contains("1 of 2"), "{message}");
-    let ((_, reason, _), _, message) = of(&[
-        vec![learned("tools", Reachability::Connected)],
-        vec![learned("tools", Reachability::Answered)],
-    ]);
-    assert_eq!(reason, "Answered");
-    assert!(message.contains("LiteLLM reaches tools"), "{message}");
 }
 
 #[test]

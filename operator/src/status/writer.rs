@@ -24,21 +24,22 @@ use tracing::{instrument, warn};
 
 use super::credential_expiring::{CredentialExpiry, FoundReference, expiries};
 use super::events::events;
+use super::namespace_pods::{NamespacePods, NamespaceViews};
+use super::pod_classes::PodClass;
 use super::sidecars_synced::concerns;
 use super::write_records::WriteRecords;
-use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
+use super::{InjectionFacts, StatusInputs, fleet, status};
 use crate::api_server::{STATUS_MANAGER, with_deadline};
 use crate::certificates::certificate_expiry;
-use crate::entitlement::selects;
 use crate::event_recorder::EventRecorder;
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
-use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
+use crate::pods::Pods;
 use crate::references::References;
 use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
-use crate::sidecars::{GRACE, Sidecar, Sidecars};
+use crate::sidecars::{GRACE, Sidecars};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
 
@@ -81,6 +82,7 @@ pub struct StatusWriter {
     metrics: Metrics,
     events: EventSinks,
     records: WriteRecords,
+    views: NamespaceViews,
 }
 
 #[derive(Debug, Error)]
@@ -123,6 +125,9 @@ pub async fn run(
             if let Err(controller::Error::ObjectNotFound(deleted)) = result {
                 let (namespace, name) = (deleted.namespace.unwrap_or_default(), deleted.name);
                 writer.records.forget(&ResourceRef { namespace, name });
+                // It may have been the last one of its namespace.
+                let pods = &writer.observed.pods;
+                writer.views.retain(|namespace| pods.is_watched(namespace));
             }
             std::future::ready(())
         })
@@ -149,6 +154,7 @@ impl StatusWriter {
             observed,
             metrics,
             records: WriteRecords::default(),
+            views: NamespaceViews::default(),
         }
     }
 
@@ -164,9 +170,10 @@ impl StatusWriter {
         if self.records.last_written(resource).is_none() && is_said_already(resource, &state.issuance) {
             return Ok(Action::await_change());
         }
-        let (selected, passed_over) = self.selected_pods(resource, &resource_ref);
-        let lacks_sidecar = |(pod, _): &SelectedPod| !is_injected(pod);
-        let is_any_without = selected.iter().flatten().any(lacks_sidecar);
+        let pods = self.pods(&resource_ref.namespace);
+        let selected = pods.as_ref().map(|pods| pods.selected_by(resource));
+        let lacks_sidecar = |class: &&PodClass| !class.is_injected();
+        let is_any_without = selected.iter().flat_map(|it| &it.classes).any(lacks_sidecar);
         let namespace_opted_in = match is_any_without {
             true => self.namespaces.has_opted_in(&resource_ref.namespace).await,
             false => None,
@@ -175,7 +182,6 @@ impl StatusWriter {
             resource,
             issuance: &state.issuance,
             pods: selected,
-            passed_over,
             injection: InjectionFacts {
                 namespace_opted_in,
                 webhook_called: self.observed.webhook.is_called(),
@@ -188,9 +194,8 @@ impl StatusWriter {
         };
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
-        let is_taking_over =
-            |(_, sidecar): &SelectedPod| sidecar.as_deref().is_some_and(Sidecar::is_taking_over);
-        let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
+        let sidecars = self.observed.sidecars.revision_in(&resource_ref.namespace);
+        let needs_requeue = sidecars.is_any_taking_over();
         self.set_metrics(&resource_ref, &inputs, &state.connection, &new_status);
         self.tell_workloads(&inputs);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
@@ -211,23 +216,16 @@ impl StatusWriter {
         }
     }
 
-    fn selected_pods(
-        &self,
-        resource: &McpServerAuth,
-        resource_ref: &ResourceRef,
-    ) -> (Option<Vec<SelectedPod>>, Vec<Arc<PodMeta>>) {
-        let Some(pods) = self.observed.pods.in_namespace(&resource_ref.namespace) else {
-            return (None, Vec::new());
-        };
-        let matching = pods
-            .into_iter()
-            .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()) && !is_terminating(pod));
-        let (selected, passed_over): (Vec<_>, Vec<_>) = matching.partition(|pod| ought_to_be_injected(pod));
-        let with_sidecar = selected.into_iter().map(|pod| {
-            let sidecar = pod.uid().and_then(|uid| self.observed.sidecars.get(&uid));
-            (pod, sidecar)
-        });
-        (Some(with_sidecar.collect()), passed_over)
+    /// The pods of a namespace, once they have been listed.
+    fn pods(&self, namespace: &str) -> Option<Arc<NamespacePods>> {
+        let ObservedPods { pods, sidecars, .. } = &self.observed;
+        // Read before the pods, so that a change meanwhile is looked at again.
+        let revision = pods.revision(namespace)?;
+        let listed = || pods.in_namespace(namespace).unwrap_or_default();
+        Some(
+            self.views
+                .view(namespace, revision, listed, sidecars, self.clock.now()),
+        )
     }
 
     /// What the spec refers to, as it was last read, and when it ends.
@@ -248,8 +246,9 @@ impl StatusWriter {
     /// LiteLLM's configuration says something else may be meant, and the resource's own condition has it.
     fn tell_workloads(&self, inputs: &StatusInputs<'_>) {
         let spec = &inputs.resource.spec;
-        for (pod, sidecar) in inputs.pods.iter().flatten() {
-            let notices = sidecar.iter().flat_map(|sidecar| &sidecar.notices);
+        let namespace = inputs.resource.namespace().unwrap_or_default();
+        for class in inputs.pods.iter().flat_map(|pods| &pods.classes) {
+            let notices = class.sidecar().into_iter().flat_map(|sidecar| &sidecar.notices);
             let is_warning = |notice: &&Problem| {
                 let reason = notice.reason.as_str();
                 reason != notices::CONFIGURATION_DIFFERS && notices::WARNINGS.contains(&reason)
@@ -258,14 +257,9 @@ impl StatusWriter {
                 .filter(is_warning)
                 .filter(|notice| concerns(notice, &spec.server.name))
             {
-                let namespace = pod.namespace().unwrap_or_default();
                 let text = format!("{}: {}", notice.reason, notice.message);
-                self.events.workloads.tell_owner(
-                    &namespace,
-                    pod.owner_references(),
-                    NoticeKind::Sidecar,
-                    &text,
-                );
+                let (owner, kind) = (class.pod.owner(), NoticeKind::Sidecar);
+                self.events.workloads.tell_owner(&namespace, owner, kind, &text);
             }
         }
     }
@@ -284,9 +278,13 @@ impl StatusWriter {
         let seconds = |time: &Time| time.0.as_second();
         let shown = connection.client_certificate.as_ref();
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
-        let pods = inputs.pods.as_deref().unwrap_or_default();
+        let pods = inputs.pods.as_ref();
+        let [selected, passed_over] = [
+            pods.map(|pods| &pods.classes[..]).unwrap_or_default(),
+            pods.map(|pods| &pods.passed_over[..]).unwrap_or_default(),
+        ];
         let server = &inputs.resource.spec.server.name;
-        let fleet = fleet::count(pods, &inputs.passed_over, server, self.clock.now());
+        let fleet = fleet::count(selected, passed_over, server, self.clock.now());
         let now = self.clock.now();
         let ends = inputs.expiries.iter().filter_map(|expiry| {
             let end = expiry.end?.as_second();

@@ -9,7 +9,6 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use kube::ResourceExt;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{Credentials, ResourceRef, UserTokenExchanger};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;

@@ -5,15 +5,12 @@ use std::marker::PhantomData;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
 use mcp_auth_protocol::sync::Report;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
-use tokio_util::io::StreamReader;
-
-const FIRST_BUFFER_BYTES: usize = 512;
+use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
 #[derive(Debug, Error)]
 pub enum LineError {
@@ -36,17 +33,60 @@ pub fn reports(body: Body) -> impl Stream<Item = Result<Report, LineError>> + Se
 /// The values of a body, one a line, as they arrive; empty lines between them are heartbeats. Ends at the first
 /// error.
 pub fn lines<T: DeserializeOwned + Send>(
-    body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send,
+    body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send + Unpin,
     max_bytes: usize,
 ) -> impl Stream<Item = Result<T, LineError>> + Send {
-    let bytes = StreamReader::new(body.map_err(io::Error::other));
-    let decoder = LineDecoder {
-        codec: LinesCodec::new_with_max_length(max_bytes),
-        max_bytes,
-        value: PhantomData,
+    let reader = LineReader {
+        body: body.map_err(io::Error::other),
+        is_over: false,
+        buffer: BytesMut::new(),
+        decoder: LineDecoder {
+            codec: LinesCodec::new_with_max_length(max_bytes),
+            max_bytes,
+            value: PhantomData,
+        },
     };
-    // Most lines are short, and there is a reader for each sidecar.
-    FramedRead::with_capacity(bytes, decoder, FIRST_BUFFER_BYTES)
+    stream::unfold(reader, async |mut reader| {
+        let line = reader.next().await?;
+        Some((line, reader))
+    })
+}
+
+/// There is one for each sidecar, and most of the time none of them has anything to read: then it holds no buffer, and nothing of
+/// the connection's either, as tokio-util's readers do.
+struct LineReader<B, T> {
+    body: B,
+    is_over: bool,
+    /// What has arrived of the next line.
+    buffer: BytesMut,
+    decoder: LineDecoder<T>,
+}
+
+impl<B: Stream<Item = io::Result<Bytes>> + Unpin, T: DeserializeOwned> LineReader<B, T> {
+    async fn next(&mut self) -> Option<Result<T, LineError>> {
+        while !self.is_over {
+            match self.decoder.decode(&mut self.buffer) {
+                Ok(None) => {}
+                Ok(Some(value)) => return Some(Ok(value)),
+                Err(error) => return self.ended_by(error),
+            }
+            if self.buffer.is_empty() {
+                self.buffer = BytesMut::new();
+            }
+            match self.body.next().await {
+                Some(Ok(chunk)) => self.buffer.extend_from_slice(&chunk),
+                Some(Err(error)) => return self.ended_by(error.into()),
+                // A line that the end of the body cuts off is left out.
+                None => self.is_over = true,
+            }
+        }
+        None
+    }
+
+    fn ended_by(&mut self, error: LineError) -> Option<Result<T, LineError>> {
+        self.is_over = true;
+        Some(Err(error))
+    }
 }
 
 struct LineDecoder<T> {
@@ -55,10 +95,7 @@ struct LineDecoder<T> {
     value: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> Decoder for LineDecoder<T> {
-    type Item = T;
-    type Error = LineError;
-
+impl<T: DeserializeOwned> LineDecoder<T> {
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<T>, LineError> {
         let decode = |codec: &mut LinesCodec, buffer: &mut BytesMut| {
             codec.decode(buffer).map_err(|error| match error {
@@ -76,22 +113,10 @@ impl<T: DeserializeOwned> Decoder for LineDecoder<T> {
         }
         Ok(None)
     }
-
-    /// A line that the end of the body cuts off is left out.
-    fn decode_eof(&mut self, buffer: &mut BytesMut) -> Result<Option<T>, LineError> {
-        let report = self.decode(buffer)?;
-        if report.is_none() {
-            buffer.clear();
-        }
-        Ok(report)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Bytes;
-    use futures::StreamExt;
-
     use super::*;
 
     async fn read<T: AsRef<[u8]>>(chunks: &[T]) -> Vec<Result<Option<String>, String>> {
@@ -100,7 +125,7 @@ mod tests {
     }
 
     async fn read_all(chunks: Vec<Result<Bytes, axum::Error>>) -> Vec<Result<Option<String>, String>> {
-        let body = Body::from_stream(futures::stream::iter(chunks));
+        let body = Body::from_stream(stream::iter(chunks));
         let read = |report: Result<Report, LineError>| {
             report.map(|report| report.applied).map_err(|e| e.to_string())
         };

@@ -12,7 +12,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::channel::mpsc;
 use futures::{SinkExt, Stream, StreamExt};
-use kube::ResourceExt;
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Capability, Pod, RejectedToken, Report};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
@@ -25,7 +24,7 @@ use super::lines::{LineError, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
-use crate::pods::PodMeta;
+use crate::pods::WatchedPod;
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -230,7 +229,7 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
 
 /// The pod as it was looked at last, and the group that it then was of.
 struct Seen {
-    pod: Arc<PodMeta>,
+    pod: Arc<WatchedPod>,
     group: Arc<Group>,
 }
 

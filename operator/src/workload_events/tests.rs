@@ -63,8 +63,8 @@ impl World {
     }
 
     fn tell(&self, owner: &OwnerReference, text: &str) {
-        let owners = std::slice::from_ref(owner);
-        self.events.tell_owner("llm", owners, NoticeKind::Refused, text);
+        self.events
+            .tell_owner("llm", Some(owner), NoticeKind::Refused, text);
     }
 
     async fn next(&mut self) -> Value {
@@ -185,10 +185,10 @@ async fn a_pod_without_an_owner_and_a_full_queue_hold_nobody_up() {
         sender,
         queued: QueuedNotices::default(),
     };
-    events.tell_owner("llm", &[], NoticeKind::Skipped, "NotLiteLlm");
+    events.tell_owner("llm", None, NoticeKind::Skipped, "NotLiteLlm");
     for _ in 0..3 {
-        let owners = [owner("StatefulSet", "gateway")];
-        events.tell_owner("llm", &owners, NoticeKind::Skipped, "NotLiteLlm");
+        let owner = owner("StatefulSet", "gateway");
+        events.tell_owner("llm", Some(&owner), NoticeKind::Skipped, "NotLiteLlm");
     }
 }
 
@@ -199,14 +199,14 @@ async fn a_namespace_with_a_thousand_notices_leaves_room_for_those_of_others() {
         sender,
         queued: QueuedNotices::default(),
     };
-    let owners = [owner("StatefulSet", "gateway")];
+    let owner = owner("StatefulSet", "gateway");
     for _ in 0..1000 {
-        events.tell_owner("crowd", &owners, NoticeKind::Refused, "the same");
+        events.tell_owner("crowd", Some(&owner), NoticeKind::Refused, "the same");
     }
     for number in 0..1000 {
-        events.tell_owner("crowd", &owners, NoticeKind::Refused, &number.to_string());
+        events.tell_owner("crowd", Some(&owner), NoticeKind::Refused, &number.to_string());
     }
-    events.tell_owner("quiet", &owners, NoticeKind::Refused, "one");
+    events.tell_owner("quiet", Some(&owner), NoticeKind::Refused, "one");
     let mut queued = Vec::new();
     while let Ok(notice) = receiver.try_recv() {
         events.queued.remove(&notice);

@@ -10,7 +10,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::http::connect::{ConnectError, Io, Peer, Tls, connect_tcp};
+use super::io::Io;
+use super::tls::Tls;
+use super::transport::{Peer, TransportError, connect_tcp};
 
 /// A proxy and the server behind it.
 pub struct EgressProxy {
@@ -26,7 +28,7 @@ pub struct EgressProxy {
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
     #[error("no connection could be opened to the egress proxy")]
-    Unreachable(#[source] Box<ConnectError>),
+    Unreachable(#[source] TransportError),
     #[error("the egress proxy answers {0} to CONNECT{hint}", hint = hint(*.0))]
     Refused(StatusCode),
     #[error("the egress proxy gives no answer to CONNECT that can be read")]
@@ -68,15 +70,18 @@ impl EgressProxy {
     }
 
     /// A connection on which the server speaks next.
-    pub(super) async fn open_tunnel(&self, deadline: Instant) -> Result<Io, ConnectError> {
-        let unreachable = |error| TunnelError::Unreachable(Box::new(error));
-        let stream = connect_tcp(&self.peer, deadline).await.map_err(unreachable)?;
+    pub(super) async fn open_tunnel(&self, deadline: Instant) -> Result<Io, TunnelError> {
+        let stream = connect_tcp(&self.peer, deadline)
+            .await
+            .map_err(TunnelError::Unreachable)?;
         Ok(match &self.tls {
             None => Io::Plain(self.tunnel_over(stream).await?),
             Some(tls) => {
                 // Nothing but CONNECT is sent to the proxy, and that by HTTP/1.1.
                 let stream = tls.handshake(stream, false).await;
-                let stream = stream.map_err(ConnectError::Tls).map_err(unreachable)?;
+                let stream = stream
+                    .map_err(TransportError::Tls)
+                    .map_err(TunnelError::Unreachable)?;
                 Io::Tls(Box::new(self.tunnel_over(stream).await?))
             }
         })

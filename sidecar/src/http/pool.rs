@@ -25,7 +25,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use crate::http::connect::Io;
+use crate::http::io::Io;
 use crate::http::request_body::RequestBody;
 use crate::http::spurious_wakes::hold_wakes;
 use answer_deadline::{AnswerDeadline, AnswerDeadlines};

@@ -1,5 +1,6 @@
 //! TLS towards MCP servers: the platform's roots, a route's own CA bundle and its client certificate.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -7,8 +8,11 @@ use mcp_auth_protocol::sync::ClientCertificate;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, Der, PrivateKeyDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, Der, PrivateKeyDer, ServerName, TrustAnchor};
 use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// The name of HTTP/2 over TLS (RFC 9113 section 3.1).
 pub const HTTP2: &[u8] = b"h2";
@@ -54,6 +58,36 @@ pub enum ClientCertificateError {
         "tls.crt and tls.key cannot be used for TLS; RSA of 2048 bits or more, P-256, P-384 and Ed25519 can"
     )]
     Unsupported,
+}
+
+/// How the other side is verified: by a certificate for this name.
+pub struct Tls {
+    connector: TlsConnector,
+    /// Does not offer HTTP/2.
+    http1_connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    pub fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self {
+            http1_connector: Arc::new(http1_only(&config)).into(),
+            connector: config.into(),
+            name,
+        }
+    }
+
+    /// `offer_http2`: otherwise HTTP/1.1 alone is offered.
+    pub(super) async fn handshake<S>(&self, stream: S, offer_http2: bool) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connector = match offer_http2 {
+            true => &self.connector,
+            false => &self.http1_connector,
+        };
+        connector.connect(self.name.clone(), stream).await
+    }
 }
 
 impl TlsConfigs {

@@ -15,10 +15,13 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Io, Peer, Tls, Way, connect};
+use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Way, connect};
+use crate::http::io::Io;
 use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
 use crate::http::pool::{Connection, DEFAULT_IDLE, Lease, Pool, RequestError};
 use crate::http::request_body::RequestBody;
+use crate::http::tls::Tls;
+use crate::http::transport::Peer;
 
 /// Most attempts at a request that the other side says it did not process.
 const MAX_ATTEMPTS: usize = 3;

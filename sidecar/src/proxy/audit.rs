@@ -3,14 +3,12 @@
 //!
 //! A request pays for little of it: an [`AuditedCall`] notes what is at hand anyway ([`record`]) and hands it
 //! to a bounded queue when the call has ended. A thread of its own ([`writer`]) reads the message
-//! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`], or
+//! ([`message`]), finds the user ([`user`], by a token that [`jwt`](super::jwt) verifies) and writes the line ([`line`]) to the [`output`], or
 //! hands it to the OTLP exporter as a [`log_record`]. Where calls are traced, the call is a [`span_record`] as well. Where that is
 //! slower than the calls, lines are dropped and counted; a call never waits.
 
 mod client_key;
-mod fingerprint;
 mod fingerprint_cache;
-mod jwt;
 mod line;
 mod log_record;
 mod message;
@@ -28,6 +26,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Request};
 use mcp_auth_protocol::sync::Pod;
 
+use crate::proxy::fingerprint::Fingerprinter;
 use crate::proxy::metrics::{AuditDrop, Metrics};
 use crate::proxy::otlp::Exporter;
 use crate::proxy::request_id::RequestId;
@@ -35,8 +34,6 @@ use crate::proxy::routes::McpServer;
 use crate::proxy::trace_context::TraceParent;
 
 pub use client_key::ClientKeys;
-pub use fingerprint::{Fingerprint, Fingerprinter};
-pub use jwt::JwtVerifier;
 use output::LineWriter;
 pub use output::Output;
 use record::CallRecord;

@@ -11,6 +11,7 @@ mod cookie_arrivals;
 mod mcp_server;
 mod reachability;
 mod rejection_reports;
+mod route_error;
 mod sessions;
 mod target;
 mod tool_calls;
@@ -35,8 +36,7 @@ use access_token::AccessToken;
 pub use announced_endpoints::{AnnouncedEndpoints, Announcement};
 use cookie_arrivals::CookieArrivals;
 pub use mcp_server::{
-    AuditSettings, AuditUserSource, McpServer, RouteError, ServerState, ServiceCredential, UsableServer,
-    outbound_path,
+    AuditSettings, AuditUserSource, McpServer, ServerState, ServiceCredential, UsableServer, outbound_path,
 };
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;

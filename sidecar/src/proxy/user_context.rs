@@ -13,7 +13,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName};
 use mcp_auth_protocol::sync::SubjectTokenSource;
 
-use crate::proxy::audit::Fingerprint;
+use crate::proxy::fingerprint::Fingerprint;
 
 /// Longest context, in bytes of names and values together. It travels in one header, which LiteLLM's server
 /// bounds at 64 KiB together with all others.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::http::connect::UNACKNOWLEDGED_TIMEOUT;
+use crate::http::transport::UNACKNOWLEDGED_TIMEOUT;
 
 /// Longest headers of a request, all together, and the largest read buffer of a connection. Cookies of a large
 /// site come to tens of kilobytes.

@@ -1,28 +1,16 @@
 //! One accepted connection, served to its end: over HTTP/1.1, or over HTTP/2 if that is how the client
 //! begins.
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::bounds::MAX_HEADERS;
 use super::half::Half;
-use super::http2;
-use super::load::{Connection, Signal, WatchedBody};
-use crate::http::spurious_wakes::WakeFilter;
-use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
-use crate::proxy::inbound::client_address::ClientPeer;
+use super::load::Connection;
+use super::{http1, http2};
 
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -52,7 +40,7 @@ pub(super) async fn serve_connection(
         _ = stopped.wait_for(Option::is_some) => None,
     };
     match protocol {
-        Some(Protocol::Http1) => http1(worker, connection, stream, peer, half, &stopped).await,
+        Some(Protocol::Http1) => http1::serve(worker, connection, stream, peer, half, &stopped).await,
         // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
         Some(Protocol::Http2) => {
             Box::pin(http2::serve(worker, connection, stream, peer, half, stopped)).await
@@ -92,143 +80,10 @@ fn detect(first_bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
-async fn http1(
-    worker: usize,
-    watched: Connection,
-    stream: TcpStream,
-    peer: IpAddr,
-    half: Half,
-    stopped: &watch::Receiver<Option<Duration>>,
-) {
-    let peer = ClientPeer::from(peer);
-    let mut builder = http1::Builder::new();
-    // How long headers may take is up to the sweeps: a timer for each request would cost more than all of them.
-    builder
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEADERS as usize);
-    // All that are served at the end are told; this one may have come a moment later.
-    if stopped.borrow().is_some() {
-        watched.retire();
-    }
-    let wakes = WakeFilter::new();
-    let mut io = watched.watch(stream);
-    loop {
-        let service = service_fn(|request| answer(&half, &watched, worker, &peer, request));
-        let connection = builder.serve_connection(TokioIo::new(io), service);
-        // In a box: a parked connection needs no room for it.
-        let mut connection = Box::new(connection.with_upgrades());
-        let answering = poll_fn(|cx| wakes.poll(cx, |cx| Pin::new(&mut *connection).poll(cx)));
-        let signal = tokio::select! {
-            biased;
-            result = answering => return log_end(&half, worker, result),
-            signal = watched.signal() => signal,
-        };
-        match signal {
-            Signal::End => return log_no_progress(worker),
-            Signal::Retire => {
-                Pin::new(&mut *connection).graceful_shutdown();
-                return tokio::select! {
-                    biased;
-                    result = connection => log_end(&half, worker, result),
-                    () = watched.ended() => log_no_progress(worker),
-                };
-            }
-            Signal::Park => {}
-        }
-        let Some(parts) = connection.into_parts() else {
-            return;
-        };
-        // Even an empty one keeps its buffer alive.
-        let unread = Some(parts.read_buf).filter(|unread| !unread.is_empty());
-        if unread.is_none() {
-            drop(parts.io);
-            tokio::select! {
-                biased;
-                result = watched.parked() => if result.is_err() { return },
-                signal = watched.signal() => {
-                    if signal == Signal::End {
-                        log_no_progress(worker);
-                    }
-                    return;
-                }
-            }
-        }
-        match watched.resume(unread.unwrap_or_default()) {
-            Some(resumed) => io = resumed,
-            None => return log_no_progress(worker),
-        }
-    }
-}
-
-fn log_end(half: &Half, worker: usize, result: Result<(), hyper::Error>) {
-    if let Err(error) = result {
-        if let Some(reason) = parse_failure(&error) {
-            half.count_unparsed(reason);
-        }
-        // Mostly a client that went away. Its request went away with it.
-        tracing::debug!(worker, %error, "connection ended early");
-    }
-}
-
-fn log_no_progress(worker: usize) {
-    tracing::debug!(worker, "connection ended: its client made no progress");
-}
-
-/// Answers a request, unless there is no room for it.
-pub(super) async fn answer(
-    half: &Half,
-    connection: &Connection,
-    worker: usize,
-    peer: &ClientPeer,
-    request: Request<Incoming>,
-) -> Result<Response<WatchedBody>, Infallible> {
-    let (in_progress, response) = match connection.request() {
-        Ok(in_progress) => {
-            let response = half.answer(worker, peer, request, in_progress.body_progress());
-            let response = response.await;
-            (in_progress, response)
-        }
-        Err(refused) => (refused, half.refuse(request.method(), &ProxyError::Overloaded)),
-    };
-    Ok(in_progress.answer(response))
-}
-
-/// The same over HTTP/2, where a request may have to end while others of its connection go on.
-pub(super) async fn answer_stream(
-    half: &Half,
-    connection: &Connection,
-    worker: usize,
-    peer: &ClientPeer,
-    request: Request<Incoming>,
-) -> Result<Response<WatchedBody>, Infallible> {
-    let method = request.method().clone();
-    let (in_progress, response) = match connection.request() {
-        Ok(in_progress) => {
-            let response = tokio::select! {
-                biased;
-                response = half.answer(worker, peer, request, in_progress.body_progress()) => response,
-                () = in_progress.ended() => half.refuse(&method, &ProxyError::Overloaded),
-            };
-            (in_progress, response)
-        }
-        Err(refused) => (refused, half.refuse(&method, &ProxyError::Overloaded)),
-    };
-    Ok(in_progress.answer(response))
-}
-
-/// The reason for which the parser has answered by itself, if it has.
-fn parse_failure(error: &hyper::Error) -> Option<&'static str> {
-    if error.is_parse_too_large() {
-        Some(HEADERS_TOO_LARGE)
-    } else if error.is_parse() {
-        Some(REQUEST_MALFORMED)
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+
     use super::*;
 
     fn size_of_output<A, F: Future>(_: impl Fn(A) -> F) -> usize {

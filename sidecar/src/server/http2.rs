@@ -1,6 +1,7 @@
 //! Clients that speak HTTP/2 without TLS. Their requests are made what they would be over HTTP/1.1, so that
 //! the halves need not know the difference.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -18,10 +19,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::bounds::MAX_HEADERS;
-use super::connection::answer_stream;
 use super::half::Half;
-use super::load::Connection;
-use crate::proxy::error::OVERLOADED;
+use super::load::{Connection, WatchedBody};
+use crate::proxy::error::{OVERLOADED, ProxyError};
 use crate::proxy::inbound::client_address::ClientPeer;
 
 /// Requests of a connection that are answered at a time. An event stream takes one for hours.
@@ -72,7 +72,7 @@ pub(super) async fn serve(
         async move {
             let unanswered = Unanswered(Some(&events));
             as_http1(&mut request);
-            let response = answer_stream(&half, &watched, worker, &peer, request).await;
+            let response = answer(&half, &watched, worker, &peer, request).await;
             unanswered.answered();
             if half.is_draining() {
                 events.drain.notify_one();
@@ -124,6 +124,29 @@ pub(super) async fn serve(
         }
         () = watched.ended() => tracing::debug!(worker, "connection ended: its client made no progress"),
     }
+}
+
+/// Answers a request, unless there is no room for it. It may have to end while others of its connection go on.
+async fn answer(
+    half: &Half,
+    connection: &Connection,
+    worker: usize,
+    peer: &ClientPeer,
+    request: Request<Incoming>,
+) -> Result<Response<WatchedBody>, Infallible> {
+    let method = request.method().clone();
+    let (in_progress, response) = match connection.request() {
+        Ok(in_progress) => {
+            let response = tokio::select! {
+                biased;
+                response = half.answer(worker, peer, request, in_progress.body_progress()) => response,
+                () = in_progress.ended() => half.refuse(&method, &ProxyError::Overloaded),
+            };
+            (in_progress, response)
+        }
+        Err(refused) => (refused, half.refuse(&method, &ProxyError::Overloaded)),
+    };
+    Ok(in_progress.answer(response))
 }
 
 fn as_http1(request: &mut Request<Incoming>) {

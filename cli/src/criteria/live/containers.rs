@@ -30,7 +30,7 @@ pub struct LiteLlmPod {
 /// The facts, and the pods themselves.
 pub async fn pods(cluster: &Cluster, inventory: &Inventory) -> Result<Vec<(LiteLlmPod, Pod)>, CliError> {
     let mut found = Vec::new();
-    let injected = inventory.pods.iter().flatten().filter(|pod| is_injected(pod));
+    let injected = inventory.pods.iter().flatten().filter(is_injected);
     for meta in injected.take(MAX_PODS) {
         let namespace = meta.namespace().unwrap_or_default();
         let api = Api::<Pod>::namespaced(cluster.client.clone(), &namespace);

@@ -48,7 +48,7 @@ pub fn injected(facts: &Facts) -> Vec<Finding> {
     let Some(installed) = facts.installed_version() else {
         return findings;
     };
-    let with_sidecar = pods.iter().filter(|pod| mcp_auth_operator::is_injected(pod));
+    let with_sidecar = pods.iter().filter(mcp_auth_operator::is_injected);
     let of_other_version: Vec<String> = with_sidecar
         .filter(|pod| pod.annotations().get(annotations::INJECTED) != Some(&installed))
         .map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()))

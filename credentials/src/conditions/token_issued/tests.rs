@@ -108,13 +108,14 @@ fn users_tokens_at_their_limit_are_told_beside_a_token_that_serves_and_without_o
 fn with_usage(issued: u64, forecast: u64, quota: Option<u64>) -> Issuance {
     let mut issuance = Issuance::default();
     issuance.token.in_use = Some(TokenInUse::default());
-    issuance.token.usage = Some(TokenUsage {
+    issuance.token.usage = Some(crate::store::TokenUsage {
         today: IssuedToday {
             day: "2026-11-30".parse().unwrap(),
             issued,
             forecast,
         },
         quota,
+        client: None,
     });
     issuance
 }
@@ -204,5 +205,28 @@ fn what_the_metadata_state_is_told_before_the_first_answer_and_their_silence_aft
         "token_endpoint_auth_methods_supported",
     ] {
         assert!(after.message.contains(part), "{}", after.message);
+    }
+}
+
+#[test]
+fn where_resources_have_one_client_its_sum_counts_and_the_first_ten_are_named() {
+    let mut issuance = with_usage(3, 30, Some(100));
+    let resources = (0..12_u32).map(|index| (format!("tools-{index}"), u64::from(20 - index)));
+    issuance.token.usage.as_mut().unwrap().client = Some(crate::store::ClientUsage {
+        issued: 40,
+        forecast: 174,
+        resources: resources.collect(),
+    });
+    let told = first_draft(CHECKS, &issuance);
+    assert_eq!(
+        (told.holds, told.reason.as_str()),
+        (Some(true), reasons::QUOTA_FORECAST)
+    );
+    for part in [
+        "40 tokens were issued today (UTC), about 174 will be by midnight",
+        "to the client that 12 resources of this namespace have (by midnight: tools-0 20, tools-1 19, ",
+        "tools-9 11, and 2 others), and spec.oauth2.quota.tokensPerDay is 100",
+    ] {
+        assert!(told.message.contains(part), "{}", told.message);
     }
 }

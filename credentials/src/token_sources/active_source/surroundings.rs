@@ -51,7 +51,6 @@ impl Surroundings {
         &self,
         client: &oauth::Client,
         policy: Policy,
-        quota: Option<u64>,
         on_change: &OnChange,
     ) -> Arc<UserTokenExchanger> {
         let exchanger = UserTokenExchanger::new(
@@ -61,9 +60,7 @@ impl Surroundings {
             self.user_tokens.clone(),
             Arc::clone(on_change),
         );
-        let exchanger = exchanger.with_count(self.count.clone());
-        exchanger.set_quota(quota);
-        Arc::new(exchanger)
+        Arc::new(exchanger.with_count(self.count.clone()))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A pod of this age, with an annotation.
-fn annotated(name: &str, seconds: i64, annotations: serde_json::Value) -> Arc<PodMeta> {
+fn annotated(name: &str, seconds: i64, annotations: serde_json::Value) -> Arc<WatchedPod> {
     let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
     let metadata =
         serde_json::json!({"name": name, "annotations": annotations, "creationTimestamp": created});

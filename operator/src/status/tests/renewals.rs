@@ -16,7 +16,11 @@ fn a_forecast_changes_with_the_outcome_of_a_renewal_and_not_with_its_request() {
             issued,
             forecast,
         };
-        scenario.token.usage = Some(Usage { today, quota: None });
+        scenario.token.usage = Some(Usage {
+            today,
+            quota: None,
+            client: None,
+        });
         status(&scenario, now())
     };
     let usage = |status: &McpServerAuthStatus| {

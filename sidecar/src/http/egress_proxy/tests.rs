@@ -56,8 +56,7 @@ async fn error(address: SocketAddr) -> TunnelError {
         .open_tunnel(Instant::now() + CONNECT_TIMEOUT)
         .await;
     match opened {
-        Err(ConnectError::Tunnel(error)) => error,
-        Err(other) => panic!("{other}"),
+        Err(error) => error,
         Ok(_) => panic!("a tunnel was opened"),
     }
 }

@@ -3,9 +3,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
 use super::fingerprint_cache::FingerprintCache;
 use crate::http::framing::FramingError;
+use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Kind};
 
 /// Where LiteLLM looks for a key, in its order (1.109.1, `get_api_key`).
 const KEY_HEADERS: [HeaderName; 6] = [

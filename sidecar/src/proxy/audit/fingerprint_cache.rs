@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use parking_lot::Mutex;
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind};
+use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind};
 
 /// Fingerprints that are remembered. A fleet has some hundred keys, and a pod some hundred users at a time; with more, they
 /// are computed again.

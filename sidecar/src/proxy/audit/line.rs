@@ -4,8 +4,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::fingerprint::Fingerprint;
 use super::user::User;
+use crate::proxy::fingerprint::Fingerprint;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::trace_context::TraceId;
 

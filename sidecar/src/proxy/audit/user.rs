@@ -4,12 +4,13 @@
 use mcp_auth_protocol::sync::SubjectTokenSource;
 use serde::Serialize;
 
-use super::fingerprint::Fingerprint;
 use super::fingerprint_cache::FingerprintCache;
-use super::jwt::Jwt;
 use super::message::cut;
+use crate::proxy::fingerprint::Fingerprint;
+use crate::proxy::jwt::Jwt;
 use crate::proxy::routes::{AuditSettings, AuditUserSource, UsableServer};
 use crate::proxy::user_context::Context;
+use crate::proxy::user_problem::UserProblem;
 
 /// Who called.
 #[derive(Debug, Default, PartialEq, Serialize)]
@@ -30,28 +31,6 @@ pub struct User {
     /// Of the cookies and headers that say who the user is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub enum UserProblem {
-    /// The request has no such cookie or header.
-    Missing,
-    /// The value is no JSON Web Token.
-    NotAJwt,
-    /// The token has no such claim, or one that is no text and no number.
-    ClaimMissing,
-    /// The issuer's keys could not be fetched yet.
-    NoKeys,
-    /// The token is signed in a way that is not verified, or not at all.
-    AlgorithmUnsupported,
-    /// The issuer has no key of the token's `kid` and algorithm.
-    UnknownKey,
-    /// None of the issuer's keys has made the signature.
-    SignatureInvalid,
-    OtherIssuer,
-    OtherAudience,
-    Expired,
-    NotYetValid,
 }
 
 /// The user by what the request carried at `now`, in seconds since 1970. `None` where it carried nothing of a user
@@ -144,7 +123,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
-    use crate::proxy::audit::fingerprint::{Fingerprinter, Kind};
+    use crate::proxy::fingerprint::{Fingerprinter, Kind};
     use crate::proxy::routes::AuditUserSource;
 
     fn settings(from: SubjectTokenSource, claim: Option<&str>) -> AuditSettings {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_protocol::sync::Pod;
 
-use super::fingerprint::{Fingerprinter, Kind};
 use super::fingerprint_cache::FingerprintCache;
 use super::line::{Line, Origin, time};
 use super::log_record::log_record;
@@ -19,6 +18,7 @@ use super::record::{Body, CallRecord};
 use super::span_record::span_record;
 use super::user::identify;
 use super::{Inner, Item};
+use crate::proxy::fingerprint::{Fingerprinter, Kind};
 use crate::proxy::metrics::AuditDrop;
 use crate::proxy::otlp::{Exporter, Signal};
 use crate::proxy::routes::McpServer;

@@ -16,9 +16,11 @@ use tokio::time::timeout;
 
 use super::headers::OtlpHeaders;
 use super::queue::Signal;
-use crate::http::connect::{ConnectError, Peer, Tls, Way, connect};
+use crate::http::connect::{ConnectError, Way, connect};
 use crate::http::resolver::Resolver;
+use crate::http::tls::Tls;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
+use crate::http::transport::Peer;
 
 /// From the request to the end of the answer, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::http::connect::ConnectError;
 use crate::http::egress_proxy::TunnelError;
+use crate::http::transport::TransportError;
 use crate::http::upstream::UpstreamError;
 use crate::proxy::clock::unix_now;
 
@@ -226,13 +227,15 @@ fn of_connection(error: &ConnectError) -> (Reachability, String) {
         None => error.to_string(),
     };
     let state = match error {
-        ConnectError::Resolve(_) => Reachability::NameNotResolved,
-        ConnectError::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
+        ConnectError::Transport(TransportError::Resolve(_)) => Reachability::NameNotResolved,
+        ConnectError::Transport(TransportError::Connect(error))
+            if error.kind() == io::ErrorKind::TimedOut =>
+        {
             Reachability::ConnectionTimedOut
         }
-        ConnectError::Connect(_) => Reachability::ConnectionFailed,
+        ConnectError::Transport(TransportError::Connect(_)) => Reachability::ConnectionFailed,
         ConnectError::Timeout => Reachability::ConnectionTimedOut,
-        ConnectError::Tls(error) => of_handshake(error),
+        ConnectError::Transport(TransportError::Tls(error)) => of_handshake(error),
         ConnectError::Tunnel(TunnelError::Unreachable(_)) => Reachability::ProxyUnreachable,
         ConnectError::Tunnel(_) => Reachability::ProxyRefused,
     };
@@ -261,7 +264,7 @@ mod tests {
     use super::*;
 
     fn refused() -> ConnectError {
-        ConnectError::Connect(io::ErrorKind::ConnectionRefused.into())
+        TransportError::Connect(io::ErrorKind::ConnectionRefused.into()).into()
     }
 
     fn state(record: &ReachabilityRecord) -> Reachability {

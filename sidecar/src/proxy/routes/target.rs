@@ -10,11 +10,13 @@ use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret;
 use url::{Host, Url};
 
-use super::mcp_server::RouteError;
-use crate::http::connect::{Peer, Tls, Way};
+use super::route_error::RouteError;
+use crate::http::connect::Way;
 use crate::http::egress_proxy;
 use crate::http::resolver::Resolver;
+use crate::http::tls::Tls;
 use crate::http::tls::TlsConfigs;
+use crate::http::transport::Peer;
 use crate::http::upstream::Target;
 
 /// All that a connection to the MCP server depends on.

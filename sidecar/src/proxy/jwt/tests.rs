@@ -57,7 +57,7 @@ fn edwards() -> Issuer {
 }
 
 fn rsa(algorithm: &'static str, padding: &'static dyn ring::signature::RsaEncoding) -> Issuer {
-    let pem = include_bytes!("../../../../../oauth/src/jose/signing_key/testdata/rsa.pem");
+    let pem = include_bytes!("../../../../oauth/src/jose/signing_key/testdata/rsa.pem");
     let pem = std::str::from_utf8(pem).unwrap();
     let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     let der = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();

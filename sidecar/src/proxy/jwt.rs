@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use ring::digest;
 use serde_json::{Map, Value};
 
-use super::user::UserProblem;
+use super::user_problem::UserProblem;
 
 /// Longest token that is read: more does not fit into a request's headers.
 const MAX_TOKEN_LEN: usize = 64 * 1024;

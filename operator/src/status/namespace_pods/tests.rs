@@ -1,0 +1,414 @@
+//! Whatever happens to pods and sidecars, statuses by views and classes are those that a walk of all pods makes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use mcp_auth_crds::McpServerAuthStatus;
+use mcp_auth_credentials::{Issuance, TokenInUse, TokenSnapshot};
+use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
+use mcp_auth_protocol::sync::{Problem, Report};
+use proptest::prelude::*;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::*;
+use crate::inject::annotations;
+use crate::sidecars::SidecarEntry;
+use crate::status::{InjectionFacts, StatusInputs, fleet, status};
+
+const NAMESPACE: &str = "apps";
+const SERVERS: [&str; 2] = ["tools", "files"];
+const LABELS: [&[(&str, &str)]; 3] = [&[], &[("app", "litellm")], &[("app", "litellm"), ("team", "red")]];
+/// By which labels resources select.
+const SELECTORS: [&[(&str, &str)]; 3] = [&[], &[("app", "litellm")], &[("team", "red")]];
+const ANNOTATIONS: [&[(&str, &str)]; 6] = [
+    &[(annotations::INJECTED, "0.1.0")],
+    &[
+        (annotations::INJECTED, "0.1.0"),
+        (annotations::WARNINGS, "LowPort: 80"),
+    ],
+    &[],
+    &[(annotations::NOT_INJECTED, "HostNetwork: it uses the node's")],
+    &[
+        (annotations::NOT_INJECTED, "LiteLlmTls: it serves TLS"),
+        (annotations::WARNINGS, "LowPort: 80"),
+    ],
+    &[(annotations::SKIPPED, "NotLiteLlm")],
+];
+
+#[derive(Clone, Debug)]
+enum Happening {
+    /// A pod in this place is made, or another one instead of it.
+    Created {
+        place: usize,
+        labels: usize,
+        annotations: usize,
+        age: i64,
+    },
+    /// The kubelet or somebody else has changed the pod.
+    Annotated {
+        place: usize,
+        annotations: usize,
+    },
+    Ending {
+        place: usize,
+    },
+    Gone {
+        place: usize,
+    },
+    Connected {
+        place: usize,
+    },
+    Disconnected {
+        place: usize,
+    },
+    Sent {
+        place: usize,
+        revision: u8,
+    },
+    Applied {
+        place: usize,
+        revision: u8,
+    },
+    Reported {
+        place: usize,
+        report: usize,
+        state: usize,
+        since: i64,
+    },
+    Passed {
+        seconds: u64,
+    },
+    /// This replica begins to lead.
+    Leads,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let place = || 0..6_usize;
+    prop_oneof![
+        4 => (place(), 0..LABELS.len(), 0..ANNOTATIONS.len(), 0..120_i64).prop_map(
+            |(place, labels, annotations, age)| Happening::Created { place, labels, annotations, age }
+        ),
+        1 => (place(), 0..ANNOTATIONS.len())
+            .prop_map(|(place, annotations)| Happening::Annotated { place, annotations }),
+        1 => place().prop_map(|place| Happening::Ending { place }),
+        1 => place().prop_map(|place| Happening::Gone { place }),
+        4 => place().prop_map(|place| Happening::Connected { place }),
+        2 => place().prop_map(|place| Happening::Disconnected { place }),
+        4 => (place(), 0..3_u8).prop_map(|(place, revision)| Happening::Sent { place, revision }),
+        4 => (place(), 0..3_u8).prop_map(|(place, revision)| Happening::Applied { place, revision }),
+        4 => (place(), 0..6_usize, 0..Reachability::ALL.len(), 0..3_i64).prop_map(
+            |(place, report, state, since)| Happening::Reported { place, report, state, since }
+        ),
+        3 => (0..70_u64).prop_map(|seconds| Happening::Passed { seconds }),
+        1 => Just(Happening::Leads),
+    ]
+}
+
+fn report(number: usize, state: usize, since: i64) -> Report {
+    let reachability = |server: &str, state: Reachability| ServerReachability {
+        server: server.into(),
+        state,
+        since,
+        detail: format!("since {since}"),
+    };
+    let all = Reachability::ALL;
+    let reported = Report {
+        applied: Some("1".into()),
+        reachability: vec![
+            reachability(SERVERS[0], all[state]),
+            reachability(SERVERS[1], all[(state + since as usize) % all.len()]),
+        ],
+        ..Report::default()
+    };
+    match number {
+        0 => Report {
+            version: "0.0.9".into(),
+            ..reported
+        },
+        1 => Report {
+            problems: vec![Problem::new("ConfigNotYaml", "bad")],
+            ..reported
+        },
+        2 => Report {
+            restart_needed_for: vec!["tools".into()],
+            ..reported
+        },
+        3 => Report {
+            notices: vec![Problem::new("ServerUnderOtherName", "mcp_servers.crm").for_server("tools")],
+            ..reported
+        },
+        4 => Report {
+            notices: vec![Problem::new("ClientsCountAsExternal", "set it")],
+            ..reported
+        },
+        _ => reported,
+    }
+}
+
+struct World {
+    began: Instant,
+    pods: BTreeMap<usize, Arc<WatchedPod>>,
+    revision: u64,
+    entries: BTreeMap<usize, SidecarEntry>,
+    sidecars: Sidecars,
+    views: NamespaceViews,
+    resources: Vec<McpServerAuth>,
+}
+
+fn start() -> Timestamp {
+    "2026-11-23T12:00:00Z".parse().unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        let resource = |server: &str, selector: &[(&str, &str)]| {
+            let labels: BTreeMap<_, _> = selector.iter().copied().collect();
+            let resource = json!({
+                "apiVersion": "mcpauth.dev/v1alpha1",
+                "kind": "McpServerAuth",
+                "metadata": {"name": server, "namespace": NAMESPACE, "generation": 1},
+                "spec": {
+                    "server": {"name": server, "url": "https://tools.example.com/mcp"},
+                    "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+                    "podSelector": {"matchLabels": labels},
+                },
+            });
+            serde_json::from_value(resource).unwrap()
+        };
+        let of_selector = |selector: &[(&str, &str)]| SERVERS.map(|server| resource(server, selector));
+        Self {
+            began: Instant::now(),
+            pods: BTreeMap::new(),
+            revision: 1,
+            entries: BTreeMap::new(),
+            sidecars: Sidecars::new().0,
+            views: NamespaceViews::default(),
+            resources: SELECTORS.into_iter().flat_map(of_selector).collect(),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        start() + SignedDuration::try_from(self.began.elapsed()).unwrap()
+    }
+
+    async fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Created {
+                place,
+                labels,
+                annotations,
+                age,
+            } => {
+                self.revision += 1;
+                let created = self.now() - SignedDuration::from_secs(age);
+                let metadata = json!({
+                    "name": format!("litellm-{place}"), "uid": format!("uid-{}", self.revision),
+                    "creationTimestamp": created.to_string(),
+                    "labels": LABELS[labels].iter().copied().collect::<BTreeMap<_, _>>(),
+                    "annotations": ANNOTATIONS[annotations].iter().copied().collect::<BTreeMap<_, _>>(),
+                });
+                let pod = serde_json::from_value::<WatchedPod>(json!({"metadata": metadata})).unwrap();
+                self.entries.remove(&place);
+                self.pods.insert(place, Arc::new(pod));
+            }
+            Happening::Annotated { place, annotations } => self.change(place, |pod| {
+                let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+                pod.set_annotations(ANNOTATIONS[annotations].iter().map(own).collect());
+            }),
+            Happening::Ending { place } => {
+                self.change(place, |pod| pod.is_ending = true);
+            }
+            Happening::Gone { place } => {
+                self.revision += 1;
+                self.pods.remove(&place);
+            }
+            Happening::Connected { place } => {
+                if let Some(pod) = self.pods.get(&place) {
+                    let entry = self.sidecars.enter(&pod.uid, NAMESPACE, &pod.name);
+                    self.entries.insert(place, entry);
+                }
+            }
+            Happening::Disconnected { place } => drop(self.entries.remove(&place)),
+            Happening::Sent { place, revision } => {
+                if let Some(entry) = self.entries.get(&place) {
+                    entry.record_sent(&revision.to_string());
+                }
+            }
+            Happening::Applied { place, revision } => {
+                if let Some(entry) = self.entries.get(&place) {
+                    entry.record_applied(revision.to_string());
+                }
+            }
+            Happening::Reported {
+                place,
+                report: number,
+                state,
+                since,
+            } => {
+                if let Some(entry) = self.entries.get(&place) {
+                    entry.record_report(report(number, state, since));
+                }
+            }
+            Happening::Passed { seconds } => {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+            }
+            Happening::Leads => drop(self.sidecars.await_all()),
+        }
+    }
+
+    fn change(&mut self, place: usize, change: impl FnOnce(&mut WatchedPod)) {
+        self.revision += 1;
+        if let Some(pod) = self.pods.get_mut(&place) {
+            change(Arc::make_mut(pod));
+        }
+    }
+
+    fn view(&self) -> Arc<NamespacePods> {
+        let pods = || self.pods.values().cloned().collect();
+        self.views
+            .view(NAMESPACE, self.revision, pods, &self.sidecars, self.now())
+    }
+
+    /// By the view, of each resource.
+    fn told(&self) -> Vec<Told> {
+        let view = self.view();
+        let told = |resource: &McpServerAuth| self.tell(resource, view.selected_by(resource));
+        self.resources.iter().map(told).collect()
+    }
+
+    /// By a look at each pod, of each resource.
+    fn walked(&self) -> Vec<Told> {
+        let walk = |resource: &McpServerAuth| {
+            let pods = self
+                .pods
+                .values()
+                .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()) && !pod.is_ending);
+            let (injectable, passed_over): (Vec<_>, Vec<_>) =
+                pods.partition(|pod| ought_to_be_injected(&***pod));
+            let mut learned = LearnedOfServer::default();
+            let mut classes = Vec::new();
+            for pod in injectable {
+                let sidecar = self.sidecars.get(&pod.uid);
+                let known = sidecar.iter().flat_map(|sidecar| sidecar.reachability.iter());
+                known
+                    .filter(|known| known.server == resource.spec.server.name)
+                    .for_each(|known| learned.add(&pod.name, known));
+                classes.push(PodClass::of(&(pod.clone(), sidecar)));
+            }
+            let passed_over: Vec<_> = passed_over
+                .into_iter()
+                .map(|pod| PodClass::of(&(pod.clone(), None)))
+                .collect();
+            let selected = Selected {
+                classes: classes.iter().collect(),
+                passed_over: passed_over.iter().collect(),
+                learned,
+            };
+            self.tell(resource, selected)
+        };
+        self.resources.iter().map(walk).collect()
+    }
+
+    fn tell(&self, resource: &McpServerAuth, selected: Selected<'_>) -> Told {
+        let server = &resource.spec.server.name;
+        let fleet = fleet::count(&selected.classes, &selected.passed_over, server, self.now());
+        let issuance = Issuance {
+            token: TokenSnapshot {
+                in_use: Some(TokenInUse::default()),
+                ..TokenSnapshot::default()
+            },
+            ..Issuance::default()
+        };
+        let inputs = StatusInputs {
+            resource,
+            issuance: &issuance,
+            pods: Some(selected),
+            injection: InjectionFacts {
+                namespace_opted_in: Some(true),
+                webhook_called: false,
+                operator_started: start() - SignedDuration::from_secs(60),
+                webhook_port: 10250,
+            },
+            expiries: Vec::new(),
+            managed_key: None,
+            restart: None,
+        };
+        Told {
+            status: status(&inputs, self.now()),
+            fleet,
+        }
+    }
+}
+
+/// Of a resource.
+#[derive(Debug, PartialEq)]
+struct Told {
+    status: McpServerAuthStatus,
+    fleet: fleet::Fleet,
+}
+
+fn with_time(test: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(test)
+}
+
+proptest! {
+    #[test]
+    fn statuses_are_those_of_a_walk_whatever_happens_to_pods_and_sidecars(
+        happenings in prop::collection::vec(happening(), 1..60)
+    ) {
+        with_time(async {
+            let mut world = World::new();
+            for happening in happenings {
+                world.happens(happening).await;
+                prop_assert_eq!(world.told(), world.walked());
+            }
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_all_sidecars_take_over_is_no_new_look_at_them_and_one_that_stays_behind_is() {
+    let mut world = World::new();
+    for place in 0..6 {
+        let created = Happening::Created {
+            place,
+            labels: 1,
+            annotations: 0,
+            age: 600,
+        };
+        world.happens(created).await;
+        world.happens(Happening::Connected { place }).await;
+        world.happens(Happening::Sent { place, revision: 1 }).await;
+        world
+            .happens(Happening::Reported {
+                place,
+                report: 5,
+                state: 2,
+                since: 1,
+            })
+            .await;
+    }
+    let before = world.view();
+    for place in 0..6 {
+        world.happens(Happening::Sent { place, revision: 2 }).await;
+    }
+    assert!(Arc::ptr_eq(&before, &world.view()));
+    for place in 1..6 {
+        world.happens(Happening::Applied { place, revision: 2 }).await;
+    }
+    assert!(Arc::ptr_eq(&before, &world.view()));
+    world.happens(Happening::Passed { seconds: 11 }).await;
+    let behind = world.view();
+    assert!(!Arc::ptr_eq(&before, &behind));
+    assert!(
+        Arc::ptr_eq(&before.learned, &behind.learned),
+        "of servers they know what they knew"
+    );
+    let counts = world.told()[2].status.sidecars.clone().unwrap();
+    assert_eq!(counts.summary, "5/6");
+}
