@@ -14,6 +14,7 @@ use super::config::{
     WrapperOption, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
 };
 use super::environment::Environment;
+use super::environment_entries::copied;
 use super::error::InjectionError;
 use super::keepalive;
 use super::mesh;
@@ -30,7 +31,6 @@ use super::settings::{RoutesInPod, Settings};
 use super::shell_script::writes_file;
 use super::target::Target;
 use super::trusted_proxies;
-use super::variables::copied;
 use super::wrapper::{self, Placement, Wrapper};
 
 #[derive(Debug)]
