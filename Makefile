@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard packaging meshes generate site site-browser newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions fuzz check alerts dashboard packaging meshes generate site site-browser newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ e2e: cluster ## everything, on a real cluster with a real LiteLLM
 
 outage: ## LiteLLM's own client_credentials beside mcp-auth through outages of the OAuth2 server; writes docs/outage.md
 	@tests/outage/run
+
+gateways: ## gateways and LiteLLM's own OAuth2 beside mcp-auth, on loopback; installs them from package registries; writes docs/comparison.md
+	@tests/gateways/run
 
 # `make bench ROUNDS=1` takes a few minutes and leaves the document as it is.
 ROUNDS ?= 5

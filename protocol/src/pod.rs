@@ -69,6 +69,9 @@ pub const LITELLM_PORT: u16 = 16480;
 pub const OUTBOUND_PORT: u16 = 16481;
 pub const HEALTH_PORT: u16 = 16482;
 
+/// Name of the health port in the pod, which a PodMonitor selects the metrics by. At most 15 characters (RFC 6335 section 5.1).
+pub const METRICS_PORT_NAME: &str = "mcpauth-metrics";
+
 /// Folder of the overlay: an emptyDir that the sidecar writes and LiteLLM mounts read-only.
 pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";
 /// File in [`CONFIG_FOLDER`] with the complete `mcp_servers` that LiteLLM is to read.
