@@ -168,10 +168,24 @@ impl Client {
         }
     }
 
-    /// Makes one token request; a second one at the most for each of a refused client secret and a demanded
-    /// nonce.
+    /// Makes one token request; a second one at the most for each of a refused client secret, a demanded
+    /// nonce, and a grant that was refused by a server whose answer shows that the clock here is wrong.
     pub async fn request_token(&self, token_request: &TokenRequest) -> Result<IssuedToken, Error> {
         self.rediscover_after(token_request.rejections_in_a_row).await;
+        let offset_before = self.hints.clock_offset.seconds();
+        let outcome = self.request_by_grant(token_request).await;
+        let says_time = matches!(
+            self.registration.grant,
+            Grant::JwtBearer(Assertions::Signed(_)) | Grant::GitHubApp(_)
+        );
+        let is_refused = matches!(outcome, Err(Error::Rejected(_) | Error::Installation(_)));
+        if says_time && is_refused && self.hints.clock_offset.seconds() != offset_before {
+            return self.request_by_grant(token_request).await;
+        }
+        outcome
+    }
+
+    async fn request_by_grant(&self, token_request: &TokenRequest) -> Result<IssuedToken, Error> {
         let server = self.server().await?;
         let scopes = form::union(self.scopes(&server), &token_request.scopes);
         let parameters = self.parameters(&server, &scopes);

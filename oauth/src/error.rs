@@ -229,6 +229,12 @@ impl Error {
             Self::TooLarge { .. } => {
                 concat!("check that ", endpoint_fields!(), " leads to the endpoint itself")
             }
+            Self::NotJson {
+                shape: BodyShape::Compressed,
+                ..
+            } => {
+                "requests ask for answers as they are (Accept-Encoding: identity): let the server, or a proxy before it, keep to that"
+            }
             Self::NotJson { .. } => {
                 concat!(
                     "check that ",

@@ -11,9 +11,10 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::{Request, StatusCode};
 use jiff::Timestamp;
+use mcp_auth_http_auth::Challenge;
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 use url::Url;
@@ -28,6 +29,9 @@ use connect_error::ConnectError;
 
 /// Longest nonce kept, in bytes.
 const MAX_NONCE_LEN: usize = 1024;
+
+/// What some servers write before their JSON, and readers may pass over (RFC 8259 section 8.1).
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
@@ -74,6 +78,8 @@ pub(crate) struct Answer {
     pub location_host: Option<String>,
     /// The nonce for the next DPoP proof.
     pub dpop_nonce: Option<String>,
+    /// The error of a challenge: what some answers say in `WWW-Authenticate` alone.
+    pub challenge_error: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -148,6 +154,8 @@ impl Transport {
                 .and_then(|location| response.url().join(&location).ok())
                 .and_then(|location| location.host_str().map(str::to_owned)),
             dpop_nonce: text(response.headers(), DPOP_NONCE).filter(|nonce| is_nonce(nonce)),
+            challenge_error: Challenge::from_headers(response.headers())
+                .and_then(|challenge| challenge.error),
             body: Vec::new(),
         };
         answer.body = self.body(response).await?;
@@ -161,9 +169,12 @@ impl Transport {
     }
 
     async fn execute(&self, request: Request<Vec<u8>>) -> Result<Response, Error> {
-        let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
+        let mut request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
             problem: "cannot be requested",
         })?;
+        // Without it a server may compress as it likes (RFC 9110 section 12.5.3).
+        let identity = HeaderValue::from_static("identity");
+        request.headers_mut().insert(ACCEPT_ENCODING, identity);
         self.destinations
             .check(request.url())
             .map_err(|forbidden| Error::Connect(ConnectError::ForbiddenByPolicy(forbidden)))?;
@@ -197,6 +208,9 @@ impl Transport {
                 });
             }
             body.extend_from_slice(&chunk);
+        }
+        if body.starts_with(BYTE_ORDER_MARK) {
+            body.drain(..BYTE_ORDER_MARK.len());
         }
         Ok(body)
     }

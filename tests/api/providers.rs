@@ -13,6 +13,7 @@ use mcp_auth_tests::web::Web;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
 
+mod google_workload;
 mod stand_in;
 
 use self::stand_in::{APPLICATION, Provider, TENANT, providers};

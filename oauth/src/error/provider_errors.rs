@@ -60,9 +60,9 @@ const ENTRA: &[EntraError] = &[
                its Value into the Secret of clientSecretRef",
     },
     EntraError {
-        numbers: &["7000218"],
-        hint: "Entra wants this client to show a secret, a certificate or an assertion: state one in \
-               clientAuthentication",
+        numbers: &["7000218", "7000216"],
+        hint: "Entra saw no secret, certificate or assertion of this client: state one in clientAuthentication, and where a \
+               proxy takes the Authorization header off, by the method ClientSecretPost",
     },
     EntraError {
         numbers: &["700027"],
@@ -79,7 +79,7 @@ const ENTRA: &[EntraError] = &[
         numbers: &["70021", "700211", "700212", "700213"],
         hint: "no federated credential of the app registration fits the ServiceAccount: its issuer is the cluster's, \
                its subject system:serviceaccount:NAMESPACE:NAME and its audience api://AzureADTokenExchange (or \
-               workloadIdentity.audience), each to the letter",
+               workloadIdentity.audience), each to the letter, a slash at the end of the issuer included",
     },
     EntraError {
         numbers: &["1002012", "70011", "900144"],
@@ -87,7 +87,7 @@ const ENTRA: &[EntraError] = &[
                MCP server's app registration), or else scopes: [AUDIENCE/.default]",
     },
     EntraError {
-        numbers: &["500011", "650057"],
+        numbers: &["500011", "50001", "650057"],
         hint: "this tenant has no application of that name: audience (or scopes without /.default) is the Application \
                ID URI of the MCP server's app registration, Expose an API, which needs an enterprise application in \
                this tenant",

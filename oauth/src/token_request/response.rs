@@ -71,7 +71,7 @@ pub(crate) fn accept(
     let status = answer.status;
     let fields = match serde_json::from_slice(&answer.body) {
         Ok(Value::Object(fields)) => fields,
-        _ if !status.is_success() => return Err(http_status(&answer)),
+        _ if !status.is_success() => return Err(refused_without_words(&answer, redactor)),
         other => {
             return Err(Error::NotJson {
                 shape: BodyShape::classify(&answer.body, other.is_ok()),
@@ -86,7 +86,7 @@ pub(crate) fn accept(
         return Err(error);
     }
     if !status.is_success() {
-        return Err(http_status(&answer));
+        return Err(refused_without_words(&answer, redactor));
     }
     if expected.by == RequestedBy::IdJagExchange && !is_id_jag(&fields) {
         return Err(Error::NoIdJag);
@@ -152,15 +152,37 @@ pub(crate) fn error_response(
                 .unwrap_or_else(|| "unknown".into()),
         ),
     };
-    Some(Error::Rejected(ErrorResponse {
+    let description = text("error_description")
+        .or_else(|| text("errorSummary"))
+        .and_then(|words| redactor.redact(words, MAX_DESCRIPTION_CHARS));
+    Some(rejected(answer, code, description))
+}
+
+fn rejected(answer: &Answer, code: ErrorCode, description: Option<String>) -> Error {
+    Error::Rejected(ErrorResponse {
         code,
-        description: text("error_description")
-            .or_else(|| text("errorSummary"))
-            .and_then(|words| redactor.redact(words, MAX_DESCRIPTION_CHARS)),
+        description,
         status: answer.status.as_u16(),
         retry_after: answer.retry_after,
         advice: None,
-    }))
+    })
+}
+
+/// The body says nothing that can be read. The challenge may (RFC 6750 section 3), as where a gateway answers in the place of the
+/// authorization server.
+fn refused_without_words(answer: &Answer, redactor: &Redactor) -> Error {
+    let code = answer
+        .challenge_error
+        .as_deref()
+        .filter(|_| answer.status.is_client_error())
+        .and_then(|code| {
+            let extension = || Some(ErrorCode::extension(redactor.redact(code, MAX_CODE_CHARS)?));
+            ErrorCode::from_standard(code).or_else(extension)
+        });
+    match code {
+        Some(code) => rejected(answer, code, None),
+        None => http_status(answer),
+    }
 }
 
 pub(crate) fn http_status(answer: &Answer) -> Error {

@@ -13,13 +13,22 @@ pub enum BodyShape {
     BrokenJson,
     #[error("JSON without an object")]
     NoObject,
+    /// By gzip.
+    #[error("compressed")]
+    Compressed,
     #[error("other text")]
     Other,
 }
 
+/// RFC 1952 section 2.3.1.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
 impl BodyShape {
     /// What a body looks like of which is known whether it is JSON.
     pub(crate) fn classify(body: &[u8], is_json: bool) -> Self {
+        if body.starts_with(GZIP) {
+            return Self::Compressed;
+        }
         let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])
             .trim_start_matches('\u{feff}')
             .trim_start()

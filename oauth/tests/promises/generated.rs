@@ -112,6 +112,7 @@ fn answer(status: u16, body: Vec<u8>) -> Answer {
         date: None,
         location_host: None,
         dpop_nonce: None,
+        challenge_error: None,
         body,
     }
 }

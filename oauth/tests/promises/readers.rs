@@ -33,6 +33,7 @@ pub fn token_response(data: &[u8]) {
         date: None,
         location_host: None,
         dpop_nonce: None,
+        challenge_error: None,
         body: body.to_vec(),
     };
     let expected = ExpectedToken {

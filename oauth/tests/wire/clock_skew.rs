@@ -1,8 +1,11 @@
 //! A clock that differs from the authorization server's: assertions and proofs say the server's time.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    AssertionAudience, Client, ClientAuthentication, Clock, Registration, SigningKey, TokenRequest, TokenType,
+    AssertionAudience, AssertionSigner, Assertions, Client, ClientAuthentication, Clock, Grant, Registration,
+    SigningKey, TokenRequest, TokenType,
 };
 
 use crate::server::{self, Server, answer, header};
@@ -75,6 +78,51 @@ async fn an_assertion_that_was_refused_for_its_time_is_made_again_by_the_servers
         "{}",
         client.clock_offset()
     );
+}
+
+/// As a key file of Google has it, and as the app of GitHub does, whose clocks take no excuse.
+#[tokio::test]
+async fn a_grant_that_was_refused_for_its_time_is_signed_again_by_the_servers_clock() {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let signer = AssertionSigner {
+        key: SigningKey::parse(&pair.serialize_pem(), None, None).unwrap(),
+        issuer: "tools@p.iam.gserviceaccount.com".into(),
+        subject: "tools@p.iam.gserviceaccount.com".into(),
+        audience: AssertionAudience::Issuer,
+        claims: [].into(),
+    };
+    let refusal =
+        r#"{"error":"invalid_grant","error_description":"Invalid JWT: Token must be a short-lived token"}"#;
+    let refused = dated("400 Bad Request", refusal);
+    let mut server = Server::answering([refused.clone(), dated("200 OK", TOKEN)]).await;
+    let client = |server: &Server| {
+        server::install_provider();
+        let registration = Registration {
+            client_id: None,
+            grant: Grant::JwtBearer(Assertions::Signed(Arc::new(signer.clone()))),
+            ..server.registration(ClientAuthentication::None)
+        };
+        let clock = Clock::starting_at(at(NOW));
+        Client::new(registration).unwrap().with_clock(clock)
+    };
+    client(&server)
+        .request_token(&TokenRequest::default())
+        .await
+        .unwrap();
+    let mut issued_at = Vec::new();
+    for _ in 0..2 {
+        let (_, form) = server.form().await;
+        let (_, claims) = jwt::verify(&form["assertion"], pair.public_key_raw());
+        issued_at.push(claims["iat"].as_i64().unwrap() + BACKDATED);
+    }
+    assert_eq!(issued_at[0], NOW);
+    assert!((issued_at[1] - NOW - AHEAD).abs() <= 1, "{issued_at:?}");
+
+    // What is refused by the right time too is not asked a third time.
+    let server = Server::answering([refused]).await;
+    let error = client(&server).request_token(&TokenRequest::default()).await;
+    assert_eq!(error.unwrap_err().code(), "invalid_grant");
+    assert_eq!(server.connections(), 2);
 }
 
 #[tokio::test]

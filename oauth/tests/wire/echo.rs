@@ -15,7 +15,7 @@ const ASSERTION: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJjbGllbnQifQ.c2lnbmF0dXJ
 const SUBJECT: &str = "us3r's own/token+value";
 
 /// Parameters and headers whose values are no secrets.
-const INNOCENT: [&str; 12] = [
+const INNOCENT: [&str; 13] = [
     "grant_type",
     "client_id",
     "client_assertion_type",
@@ -23,6 +23,7 @@ const INNOCENT: [&str; 12] = [
     "token_type_hint",
     "host",
     "accept",
+    "accept-encoding",
     "user-agent",
     "content-type",
     "content-length",

@@ -12,6 +12,7 @@ mod grants;
 mod id_jag;
 mod identity;
 mod jwt;
+mod odd_answers;
 mod peculiar;
 mod proofs;
 mod provider_errors;
@@ -86,6 +87,7 @@ async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_header() {
     assert_eq!(
         head,
         [
+            "accept-encoding: identity",
             "accept: application/json",
             // client%3Aid:s%3Ae%2Fc%2Br%26e%3Dt+%25-long-enough
             "authorization: Basic Y2xpZW50JTNBaWQ6cyUzQWUlMkZjJTJCciUyNmUlM0R0KyUyNS1sb25nLWVub3VnaA==",

@@ -50,6 +50,13 @@ const REFUSALS: &[Refusal] = &[
     ),
     (
         "Entra",
+        "the secret does not arrive, as with a proxy that takes the header off",
+        401,
+        "invalid_client",
+        "AADSTS7000218: The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
+    ),
+    (
+        "Entra",
         "the certificate is not uploaded",
         401,
         "invalid_client",
@@ -302,6 +309,13 @@ const REFUSALS: &[Refusal] = &[
         400,
         "invalid_request",
         "Standard token exchange is not enabled for the requested client",
+    ),
+    (
+        "Keycloak",
+        "the user's token does not name the client",
+        403,
+        "access_denied",
+        "Client is not within the token audience",
     ),
     (
         "Salesforce",

@@ -33,6 +33,7 @@ fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
         date: None,
         location_host: None,
         dpop_nonce: None,
+        challenge_error: None,
         body: body.into(),
     }
 }
