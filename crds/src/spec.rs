@@ -243,8 +243,9 @@ pub struct EgressProxy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<SecretName>,
 
-    /// Hosts that are reached without the proxy, as in `NO_PROXY`: a domain with all that is below it, an IP address, a
-    /// range of them (`10.0.0.0/8`), or `*` for all.
+    /// Hosts that are reached without the proxy, as programs in Go read `NO_PROXY`: a domain with all that is below it
+    /// (`.example.com` and `*.example.com`: only what is below it), an IP address, either with a port where that alone is meant, a
+    /// range of addresses (`10.0.0.0/8`), or `*` for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),

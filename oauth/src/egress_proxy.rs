@@ -1,7 +1,7 @@
 //! Egress proxy: which requests go through an HTTP proxy, and how the client authenticates there. Requests by TLS go
 //! through a tunnel (CONNECT), so that the proxy sees host and port and nothing else.
 //!
-//! Which hosts are reached without the proxy is decided by the rules of `NO_PROXY`, as hyper-util reads them.
+//! Which hosts are reached without the proxy is decided by the rules of `NO_PROXY` ([`NoProxy`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use crate::no_proxy::NoProxy;
+
 /// Schemes of requests.
 const SCHEMES: [&str; 2] = ["https", "http"];
 
-/// A host that no proxy's list of exceptions names.
+/// Any host: the matchers that read a proxy's URL have no exceptions.
 const ANY_HOST: &str = "egress-proxy.invalid";
 
 /// The proxies of a client, and the hosts that are reached without them. Cheap to clone.
@@ -23,10 +25,9 @@ const ANY_HOST: &str = "egress-proxy.invalid";
 pub struct EgressProxy(Arc<Proxies>);
 
 struct Proxies {
-    /// With the exceptions.
-    matcher: Matcher,
-    /// As they were stated.
-    exceptions: String,
+    exceptions: NoProxy,
+    /// As the exceptions were stated.
+    stated_exceptions: String,
     servers: Vec<ProxyServer>,
     /// Whether a resource names it, whose author is not trusted as far as who runs this program.
     of_resource: bool,
@@ -90,11 +91,10 @@ impl EgressProxy {
             .filter(|(_, _, value)| value.is_some())
             .map(|(scheme, field, _)| ProxyServer::read(&builder().build(), scheme, field))
             .collect::<Result<_, _>>()?;
-        let exceptions = no_proxy.unwrap_or_default().to_owned();
-        let matcher = builder().no(exceptions.as_str()).build();
+        let stated_exceptions = no_proxy.unwrap_or_default().to_owned();
         Ok(Some(Self(Arc::new(Proxies {
-            matcher,
-            exceptions,
+            exceptions: NoProxy::read(&stated_exceptions),
+            stated_exceptions,
             servers,
             of_resource: false,
         }))))
@@ -118,11 +118,10 @@ impl EgressProxy {
                 })
             })
             .collect::<Result<_, _>>()?;
-        let exceptions = no_proxy.join(",");
-        let matcher = Matcher::builder().all(url).no(exceptions.as_str()).build();
+        let stated_exceptions = no_proxy.join(",");
         Ok(Self(Arc::new(Proxies {
-            matcher,
-            exceptions,
+            exceptions: NoProxy::read(&stated_exceptions),
+            stated_exceptions,
             servers,
             of_resource: true,
         })))
@@ -130,8 +129,9 @@ impl EgressProxy {
 
     /// Whether a request for this URL goes through a proxy.
     pub(crate) fn applies_to(&self, url: &Url) -> bool {
+        let has_proxy = self.0.servers.iter().any(|server| server.scheme == url.scheme());
         let uri = url.as_str().parse::<Uri>();
-        uri.is_ok_and(|uri| self.0.matcher.intercept(&uri).is_some())
+        has_proxy && uri.is_ok_and(|uri| !self.0.exceptions.includes(&uri))
     }
 
     /// The proxy that requests for this URL go through; none where they do not.
@@ -159,7 +159,7 @@ impl EgressProxy {
                 authorization.unwrap_or_default().to_owned(),
             ]
         });
-        servers.chain([self.0.exceptions.clone()])
+        servers.chain([self.0.stated_exceptions.clone()])
     }
 
     pub(crate) fn is_of_resource(&self) -> bool {
@@ -286,7 +286,13 @@ mod tests {
     #[test]
     fn a_star_reaches_everything_directly() {
         let proxy = EgressProxy::new("http://proxy:3128", None, &["*".into()]).unwrap();
-        assert!(!applies(&proxy, "https://login.example.com/token"));
+        for direct in [
+            "https://login.example.com/token",
+            "https://10.1.2.3/token",
+            "https://[fd00::1]/token",
+        ] {
+            assert!(!applies(&proxy, direct), "{direct}");
+        }
     }
 
     #[test]

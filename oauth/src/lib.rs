@@ -18,6 +18,7 @@ mod error;
 mod issuer;
 mod jose;
 mod key_set;
+mod no_proxy;
 mod preflight;
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/readers.rs"]
@@ -51,6 +52,7 @@ pub use jose::assertion::{
 pub use jose::service_account_key::ServiceAccountKey;
 pub use jose::signing_key::{Algorithm, CertificateThumbprints, GeneratedKey, KeyError, SigningKey};
 pub use key_set::{KeySetError, KeySetLocation, PublicKey, read_key_set};
+pub use no_proxy::NoProxy;
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use preflight::{PreflightProblem, TokenUse};
