@@ -46,7 +46,7 @@ pub enum ApiGroup {
 impl Cluster {
     /// Connects, and waits for a first answer.
     pub async fn connect(options: &ClusterOptions) -> Result<Self, CliError> {
-        let mut config = kubeconfig::load(options).await?;
+        let mut config = kubeconfig::load(options)?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         // A repeated request would only hide what the first one was answered with.
         config.default_retry = false;

@@ -1,12 +1,11 @@
 //! The kubeconfig, found where kubectl finds it, to a client's configuration; and what is wrong with it in words that never
 //! repeat its content, which may hold a token.
 
-use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
+use kube::config::{InClusterError, Kubeconfig, KubeconfigError, LoadDataError};
 use mcp_auth_operator::kubeconfig::{self, ProxyError};
 use thiserror::Error;
 
@@ -29,45 +28,59 @@ pub enum LoadError {
         "no cluster is configured: there is no {place}, and this is no pod; name a kubeconfig with --kubeconfig or KUBECONFIG"
     )]
     NoCluster { place: String },
+    #[error(
+        "the ServiceAccount of this pod cannot be used: {problem}: let the pod have its token \
+         (automountServiceAccountToken), or name a kubeconfig with --kubeconfig or KUBECONFIG"
+    )]
+    Pod { problem: InClusterError },
 }
 
 /// What the command line names, else `KUBECONFIG`, else `~/.kube/config`; in a pod, the pod's own ServiceAccount.
-pub async fn load(options: &ClusterOptions) -> Result<Config, LoadError> {
+pub fn load(options: &ClusterOptions) -> Result<Config, LoadError> {
     let place = place(options.kubeconfig.as_deref(), std::env::var(VARIABLE).ok());
-    let by_context = KubeConfigOptions {
-        context: options.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    let error = match from_file(options.kubeconfig.as_deref(), &by_context).await {
+    let error = match from_file(options) {
         Ok(config) => return Ok(config),
         Err(kubeconfig::LoadError::Proxy(problem)) => return Err(LoadError::Proxy { place, problem }),
-        Err(kubeconfig::LoadError::Kubeconfig(error)) => error,
+        Err(error) => error,
     };
-    let is_default = options.kubeconfig.is_none() && options.context.is_none();
-    if is_default && let Ok(config) = Config::incluster() {
-        return Ok(config);
-    }
-    let is_nowhere = is_default && std::env::var_os(VARIABLE).is_none_or(|value| value.is_empty());
-    Err(match &error {
-        KubeconfigError::ReadConfig(error, _) if is_nowhere && error.kind() == io::ErrorKind::NotFound => {
-            LoadError::NoCluster { place }
+    if options.kubeconfig.is_none() && options.context.is_none() {
+        match Config::incluster() {
+            Ok(config) => return Ok(config),
+            // It is no pod.
+            Err(InClusterError::ReadEnvironmentVariable(_)) => {}
+            Err(problem) if is_nowhere(&error) => return Err(LoadError::Pod { problem }),
+            Err(_) => {}
         }
-        error => LoadError::Unusable {
-            problem: problem(error, &place),
-            place,
+        if is_nowhere(&error) {
+            return Err(LoadError::NoCluster { place });
+        }
+    }
+    Err(LoadError::Unusable {
+        problem: match &error {
+            kubeconfig::LoadError::Kubeconfig(error) => problem(error, &place),
+            error => error.to_string(),
         },
+        place,
     })
 }
 
-async fn from_file(
-    path: Option<&Path>,
-    options: &KubeConfigOptions,
-) -> Result<Config, kubeconfig::LoadError> {
-    let kubeconfig = match path {
+fn from_file(options: &ClusterOptions) -> Result<Config, kubeconfig::LoadError> {
+    let kubeconfig = match &options.kubeconfig {
         Some(path) => Kubeconfig::read_from(path)?,
         None => Kubeconfig::read()?,
     };
-    kubeconfig::load(kubeconfig, options).await
+    kubeconfig::load(kubeconfig, options.context.as_deref())
+}
+
+/// Whether none is named, and none is where one would be.
+fn is_nowhere(error: &kubeconfig::LoadError) -> bool {
+    let is_named = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
+    match error {
+        kubeconfig::LoadError::Kubeconfig(KubeconfigError::ReadConfig(error, _)) => {
+            !is_named && error.kind() == io::ErrorKind::NotFound
+        }
+        _ => false,
+    }
 }
 
 /// Where it is looked for, as people name it.
@@ -118,8 +131,7 @@ fn problem(error: &KubeconfigError, place: &str) -> String {
         KubeconfigError::LoadCertificateAuthority(error) => data("certificate-authority", error),
         KubeconfigError::LoadClientCertificate(error) => data("client-certificate", error),
         KubeconfigError::LoadClientKey(error) => data("client-key", error),
-        KubeconfigError::ParseClusterUrl(error) => with_field("the server of its cluster is no URL", error),
-        KubeconfigError::ParseCertificates(error) => with_field("its certificate-authority is no PEM", error),
+        KubeconfigError::ParseClusterUrl(error) => format!("the server of its cluster is no URL: {error}"),
         error => error.to_string(),
     }
 }
@@ -146,10 +158,6 @@ fn data(field: &str, error: &LoadDataError) -> String {
     }
 }
 
-fn with_field(what: &str, error: &impl Display) -> String {
-    format!("{what}: {error}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,7 +170,7 @@ users: [{name: u, user: {token: s3cret}}]
 contexts: [{name: here, context: {cluster: c, user: u}}]
 ";
 
-    async fn told(text: Option<&str>, context: Option<&str>) -> Result<(), String> {
+    fn told(text: Option<&str>, context: Option<&str>) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config");
         if let Some(text) = text {
@@ -172,14 +180,14 @@ contexts: [{name: here, context: {cluster: c, user: u}}]
             kubeconfig: Some(path.clone()),
             context: context.map(str::to_owned),
         };
-        let text = load(&options).await.map_err(|error| error.to_string());
+        let text = load(&options).map_err(|error| error.to_string());
         text.map(drop)
             .map_err(|text| text.replace(path.to_str().unwrap(), "FILE"))
     }
 
-    #[tokio::test]
-    async fn what_is_wrong_is_told_with_the_file_and_a_way_out_and_without_its_content() {
-        assert_eq!(told(Some(CONFIG), None).await, Ok(()));
+    #[test]
+    fn what_is_wrong_is_told_with_the_file_and_a_way_out_and_without_its_content() {
+        assert_eq!(told(Some(CONFIG), None), Ok(()));
         let stray = CONFIG.replace("token: s3cret}", "token: s3cret");
         for (text, context, expected) in [
             (
@@ -214,8 +222,13 @@ contexts: [{name: here, context: {cluster: c, user: u}}]
                 None,
                 "its certificate-authority names",
             ),
+            (
+                Some(&*CONFIG.replace("6443'", "6443', certificate-authority-data: czNjcmV0")),
+                None,
+                "its certificate-authority holds no certificate in PEM",
+            ),
         ] {
-            let error = told(text, context).await.unwrap_err();
+            let error = told(text, context).unwrap_err();
             let beginning = "the kubeconfig FILE cannot be used: ";
             assert!(
                 error.starts_with(beginning) && error.contains(expected),

@@ -16,6 +16,7 @@ use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
 use mcp_auth_credentials::conditions::seconds;
 
 use crate::api_server::{STATUS_MANAGER, with_deadline};
+use crate::kubeconfig::{self, FindError};
 
 /// Longest time for all of it: an upgrade waits for it.
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -43,9 +44,18 @@ pub struct NotWatchedReport {
     pub failed: bool,
 }
 
+/// Nothing could be begun.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWatchedError {
+    #[error(transparent)]
+    Unknown(#[from] FindError),
+    #[error("the Kubernetes client cannot be configured: {0}")]
+    Client(#[from] kube::Error),
+}
+
 /// Marks the resources of the namespaces, by the rights of the environment: those of a pod, or of a kubeconfig.
-pub async fn mark_not_watched(args: &NotWatchedArgs) -> kube::Result<NotWatchedReport> {
-    let client = Client::try_default().await?;
+pub async fn mark_not_watched(args: &NotWatchedArgs) -> Result<NotWatchedReport, NotWatchedError> {
+    let client = Client::try_from(kubeconfig::find()?)?;
     let mut report = NotWatchedReport::default();
     let marking = async {
         for namespace in &args.namespaces {

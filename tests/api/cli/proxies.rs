@@ -40,7 +40,7 @@ impl Proxy {
 
     async fn socks(folder: &Path) -> Self {
         let (port, log) = (free_port(), folder.join("microsocks.log"));
-        let mut program = Command::new(setting("MCPAUTH_TEST_SOCKS"));
+        let mut program = Command::new(microsocks().await);
         let said = std::fs::File::create(&log).unwrap();
         program
             .args(["-i", "127.0.0.1", "-p", &port.to_string()])
@@ -64,6 +64,18 @@ impl Proxy {
         let log = std::fs::read_to_string(&self.log).unwrap();
         log.lines().filter(|line| line.contains(name)).count()
     }
+}
+
+/// The program, which is fetched where this machine has none. Nothing else of the tests needs it.
+async fn microsocks() -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/microsocks");
+    let mut program = Command::new(script);
+    program
+        .env("MCPAUTH_TEST_ENGINE", "none")
+        .stderr(Stdio::inherit());
+    let printed = program.output().await.unwrap();
+    assert!(printed.status.success(), "{script}: {}", printed.status);
+    String::from_utf8(printed.stdout).unwrap().trim_end().to_owned()
 }
 
 /// The tests' own kubeconfig, with more of its cluster.
@@ -173,9 +185,19 @@ async fn the_environment_s_proxy_is_taken_unless_no_proxy_names_the_api_server()
         "it was not asked again"
     );
 
-    let printed = status(&elsewhere, &[through[0], ("NO_PROXY", "a,,b")]).await;
-    assert!(
-        printed.err.contains("NO_PROXY has an entry that is empty"),
-        "{printed:?}"
+    // As kubectl: an entry may have a port and a star, and one that is empty or names no host is skipped.
+    for exceptions in ["*.corp.invalid:6443,", "a,,api.corp.invalid,/var/run/docker.sock"] {
+        let printed = status(&elsewhere, &[through[0], ("NO_PROXY", exceptions)]).await;
+        assert_ne!(printed.code, 0);
+        assert!(!printed.err.contains("PROXY"), "{exceptions}: {printed:?}");
+    }
+    assert_eq!(
+        proxy.mentions("CONNECT api.corp.invalid:6443"),
+        1,
+        "it was not asked again"
     );
+    // On this machine neither counts.
+    let here = kubeconfig(&folder, json!({}));
+    let printed = status(&here, &[through[0], ("NO_PROXY", "localhost,127.0.0.1,")]).await;
+    assert_eq!(printed.code, 0, "{printed:?}");
 }
