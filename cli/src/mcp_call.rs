@@ -47,8 +47,9 @@ pub enum McpCallError {
         status: StatusCode,
         words: String,
     },
-    #[error("LiteLLM does not let this key use the server {server}{words}")]
-    NotAllowed { server: String, words: String },
+    /// LiteLLM says the same of both.
+    #[error("LiteLLM does not know the server {server}, or does not let this key use it{words}")]
+    UnknownOrNotAllowed { server: String, words: String },
     #[error("LiteLLM's answer to {method} is no JSON-RPC response: {problem}")]
     NoResponse { method: &'static str, problem: String },
     #[error("LiteLLM answers {method} with an error: {words}")]

@@ -148,7 +148,7 @@ fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
         CallOutcome::Failed { pod, problem } => (Outcome::Fault, format!("through {pod}: {problem}")),
         CallOutcome::Failing(problem)
         | CallOutcome::KeyUnusable(problem)
-        | CallOutcome::KeyNotAllowed(problem) => (Outcome::Fault, problem.clone()),
+        | CallOutcome::ServerUnknownOrNotAllowed(problem) => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }
@@ -180,7 +180,7 @@ fn tools_are_listed(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
         CallOutcome::Failed { problem, .. }
         | CallOutcome::Failing(problem)
         | CallOutcome::KeyUnusable(problem)
-        | CallOutcome::KeyNotAllowed(problem) => (Outcome::Fault, problem.clone()),
+        | CallOutcome::ServerUnknownOrNotAllowed(problem) => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }

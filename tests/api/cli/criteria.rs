@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::stand_ins::{KEY, KEY_REFUSED, KEY_WITHOUT_TOOLS, LiteLlm, McpServer};
+use super::stand_ins::{
+    KEY, KEY_OF_OTHERS, KEY_REFUSED, KEY_THAT_BREAKS_OFF, KEY_WITHOUT_SERVERS, LiteLlm, McpServer,
+};
 use super::{Printed, file, litellm, path, run};
 
 /// Ports of the pod.
@@ -302,7 +304,11 @@ async fn a_key_that_may_not_use_the_server_is_named_as_the_fault_and_not_the_hea
     let server = McpServer::start().await;
     tools(&world, &server).await;
     let _pod = serving_pod(&world, &kubelet).await;
-    for (name, key) in [("refused", KEY_REFUSED), ("without-tools", KEY_WITHOUT_TOOLS)] {
+    for (name, key) in [
+        ("refused", KEY_REFUSED),
+        ("without-servers", KEY_WITHOUT_SERVERS),
+        ("of-others", KEY_OF_OTHERS),
+    ] {
         let key_file = file(&format!("criteria-key-{name}"), key);
         let (printed, criteria) = criteria(NAMESPACE, &["--litellm-key-file", path(&key_file)]).await;
         assert_eq!(
@@ -313,7 +319,7 @@ async fn a_key_that_may_not_use_the_server_is_named_as_the_fault_and_not_the_hea
         for criterion in &criteria[3..] {
             let told = finding(criterion);
             assert!(
-                told.contains("does not let this key use the server tools"),
+                told.contains("does not know the server tools, or does not let this key use it"),
                 "{name}: {told}"
             );
             assert!(!told.contains("came to the sidecar"), "{name}: {told}");
@@ -326,4 +332,9 @@ async fn a_key_that_may_not_use_the_server_is_named_as_the_fault_and_not_the_hea
             "{name}: {printed:?}"
         );
     }
+    // What was found is not lost where LiteLLM does not tell which servers the key may use.
+    let key_file = file("criteria-key-that-breaks-off", KEY_THAT_BREAKS_OFF);
+    let (_, criteria) = criteria(NAMESPACE, &["--litellm-key-file", path(&key_file)]).await;
+    let told = finding(&criteria[3]);
+    assert!(told.contains("came to the sidecar"), "{told}");
 }

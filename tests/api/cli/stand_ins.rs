@@ -12,9 +12,20 @@ use tokio::task::JoinHandle;
 
 /// LiteLLM's.
 pub const KEY: &str = "sk-the-key-of-a-litellm-in-tests";
-/// Keys that may not use the server `tools`, as LiteLLM 1.110.2 and 1.80.17 answer them.
+/// Keys that may not use the server `tools`: as LiteLLM 1.110.2 answers them, and as 1.80.17 does where they may use no server, and
+/// where they may use `others`.
 pub const KEY_REFUSED: &str = "sk-a-key-that-1.110.2-refuses-tools";
-pub const KEY_WITHOUT_TOOLS: &str = "sk-a-key-that-1.80.17-lists-no-tools";
+pub const KEY_WITHOUT_SERVERS: &str = "sk-a-key-that-1.80.17-lists-no-tools";
+pub const KEY_OF_OTHERS: &str = "sk-a-key-that-1.80.17-lists-other-tools";
+/// Is listed no tools, and LiteLLM breaks off where it is asked which servers the key may use.
+pub const KEY_THAT_BREAKS_OFF: &str = "sk-a-key-whose-servers-are-not-told";
+const KEYS: [&str; 5] = [
+    KEY,
+    KEY_REFUSED,
+    KEY_WITHOUT_SERVERS,
+    KEY_OF_OTHERS,
+    KEY_THAT_BREAKS_OFF,
+];
 
 /// An MCP server that refuses whatever has no token.
 pub struct McpServer {
@@ -121,13 +132,16 @@ impl State {
     async fn answer(&self, request: &Request) -> String {
         let key = request.header("x-litellm-api-key").unwrap_or_default();
         let key = key.strip_prefix("Bearer ").unwrap_or(key);
-        if ![KEY, KEY_REFUSED, KEY_WITHOUT_TOOLS].contains(&key) {
+        if !KEYS.contains(&key) {
             let message = format!("Virtual Key expected. Received={key}");
             return http("401 Unauthorized", &json!({"error": {"message": message}}));
         }
         if request.head.starts_with("GET /v1/mcp/server ") {
             let servers = match key {
                 KEY => json!([{"server_id": "1", "server_name": "tools", "alias": null}]),
+                KEY_WITHOUT_SERVERS => json!([]),
+                // The connection is closed.
+                KEY_THAT_BREAKS_OFF => return String::new(),
                 _ => json!([{"server_id": "2", "server_name": "others", "alias": null}]),
             };
             return http("200 OK", &servers);
@@ -140,8 +154,11 @@ impl State {
             return http("404 Not Found", &Value::Null);
         }
         let tools = match &request.message["method"] {
-            method if method == "tools/list" && key == KEY_WITHOUT_TOOLS => json!([]),
-            method if method == "tools/list" => self.tools(request.header("mcpauth-context")).await,
+            method if method == "tools/list" => match key {
+                KEY_WITHOUT_SERVERS | KEY_THAT_BREAKS_OFF => json!([]),
+                KEY_OF_OTHERS => json!([{"name": "others-search"}]),
+                _ => self.tools(request.header("mcpauth-context")).await,
+            },
             _ => Value::Null,
         };
         answer(&request.message, "litellm-mcp-server", &tools)

@@ -66,7 +66,7 @@ pub enum CallOutcome {
     /// What the command line names as LiteLLM's key is none.
     KeyUnusable(String),
     /// LiteLLM does not let the key use the server.
-    KeyNotAllowed(String),
+    ServerUnknownOrNotAllowed(String),
     /// Nothing was called, and why.
     NotMade(String),
 }
@@ -166,7 +166,9 @@ impl Calls<'_> {
                 Err(McpCallError::Cluster(error)) if !matches!(error, CliError::Api { .. }) => {
                     return Err(error);
                 }
-                Err(error @ McpCallError::NotAllowed { .. }) => CallOutcome::KeyNotAllowed(error.to_string()),
+                Err(error @ McpCallError::UnknownOrNotAllowed { .. }) => {
+                    CallOutcome::ServerUnknownOrNotAllowed(error.to_string())
+                }
                 Err(error) => CallOutcome::Failed {
                     pod: name,
                     problem: error.to_string(),

@@ -18,6 +18,12 @@ const OTHER_COOKIE: &str = "mcpauth_check_other";
 /// The header by which users choose among LiteLLM's MCP servers.
 const SERVERS_HEADER: HeaderName = HeaderName::from_static("x-mcp-servers");
 
+/// Words of LiteLLM's for a key, and for one that is bound to an agent.
+const REFUSALS_OF_SERVERS: [&str; 2] = [
+    "not allowed to access the requested MCP servers",
+    "is not available to this key",
+];
+
 /// LiteLLM in a pod, and the sidecar beside it.
 pub struct LiteLlmPorts<'a> {
     pub inbound: PodPort<'a>,
@@ -136,7 +142,7 @@ impl UserCall {
             Sent::Requests(_) => ports.sent(&value).await?.of_server(server),
             unknown => unknown,
         };
-        if tools == 0 && !sent.has_requests() {
+        if !sent.has_requests() {
             ports.require_server_of_key(server, key).await?;
         }
         let tools_without_user = match (tools, passed_on.is_empty()) {
@@ -296,27 +302,19 @@ impl LiteLlmPorts<'_> {
     ) -> Result<usize, McpCallError> {
         headers.extend(HeaderValue::from_str(server).map(|server| (SERVERS_HEADER, server)));
         let counted = count_tools(&self.inbound, &self.path, Caller { key, headers }).await;
-        counted.map_err(|error| match error {
-            // So LiteLLM 1.110.2 opens no session for a server that the key may not use.
-            McpCallError::Status {
-                method: "initialize",
-                status: StatusCode::FORBIDDEN,
-                words,
-            } => McpCallError::NotAllowed {
-                server: server.to_owned(),
-                words,
-            },
-            error => error,
-        })
+        counted.map_err(|error| of_server(error, server))
     }
 
-    /// An error where the key may not use the server. LiteLLM 1.80.17 lists no tools then, as if there were none.
+    /// An error where the server is none of those that the key may use. LiteLLM 1.80.17 then lists the tools of those that it may
+    /// use, or none. Where LiteLLM does not tell which these are, nothing speaks against what was found before.
     async fn require_server_of_key(&self, server: &str, key: &SecretString) -> Result<(), McpCallError> {
-        match servers_of_key(&self.inbound, &self.servers_path, key).await? {
-            Some(names) if !names.iter().any(|name| name == server) => Err(McpCallError::NotAllowed {
-                server: server.to_owned(),
-                words: String::new(),
-            }),
+        match servers_of_key(&self.inbound, &self.servers_path, key).await {
+            Ok(Some(names)) if !names.iter().any(|name| name.eq_ignore_ascii_case(server)) => {
+                Err(McpCallError::UnknownOrNotAllowed {
+                    server: server.to_owned(),
+                    words: String::new(),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -331,6 +329,24 @@ impl LiteLlmPorts<'_> {
             .send("the sidecar's context check", request, String::new())
             .await?;
         Ok(said(&head, &body))
+    }
+}
+
+/// As LiteLLM 1.110.2 opens no session for a server that the key may not use. Other refusals with 403, such as by the client's address
+/// or by the routes that a key may call, are not about the server.
+fn of_server(error: McpCallError, server: &str) -> McpCallError {
+    match error {
+        McpCallError::Status {
+            method: "initialize",
+            status: StatusCode::FORBIDDEN,
+            words,
+        } if REFUSALS_OF_SERVERS.iter().any(|refusal| words.contains(refusal)) => {
+            McpCallError::UnknownOrNotAllowed {
+                server: server.to_owned(),
+                words,
+            }
+        }
+        error => error,
     }
 }
 

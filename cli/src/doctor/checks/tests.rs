@@ -157,11 +157,11 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         },
     ),
     (
-        "a key of LiteLLM that may not use the server",
+        "a server that LiteLLM does not know, or does not let the key use",
         "call through LiteLLM",
         |facts| {
-            let problem = "LiteLLM does not let this key use the server tools";
-            facts.live.calls[0].outcome = CallOutcome::KeyNotAllowed(problem.to_owned());
+            let problem = "LiteLLM does not know the server tools, or does not let this key use it";
+            facts.live.calls[0].outcome = CallOutcome::ServerUnknownOrNotAllowed(problem.to_owned());
         },
     ),
     (

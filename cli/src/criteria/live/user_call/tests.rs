@@ -215,3 +215,41 @@ fn nobody_is_asked_for_where_the_server_has_said_nothing_of_the_user() {
     assert!(asked(vec![request("initialize", &["session_id"], Some(401))]));
     assert!(Sent::Unknown("of an earlier version".to_owned()).may_be_the_user_s());
 }
+
+#[test]
+fn a_refusal_with_403_is_of_the_server_only_where_litellm_names_the_servers() {
+    let told = |method: &'static str, words: &str| {
+        let error = McpCallError::Status {
+            method,
+            status: StatusCode::FORBIDDEN,
+            words: words.to_owned(),
+        };
+        of_server(error, "tools").to_string()
+    };
+    for words in [
+        ": The key is not allowed to access the requested MCP servers: tools",
+        ": MCP server 'tools' is not available to this key: the key is bound to agent 'a'",
+    ] {
+        let told = told("initialize", words);
+        assert!(
+            told.starts_with("LiteLLM does not know the server tools, or does not let"),
+            "{told}"
+        );
+        assert!(told.ends_with(words), "{told}");
+    }
+    for (method, words) in [
+        ("initialize", ": Access forbidden: IP address not allowed."),
+        (
+            "initialize",
+            ": Virtual key is not allowed to call this route. Tried to call route: /mcp/",
+        ),
+        ("initialize", ""),
+        (
+            "tools/list",
+            ": The key is not allowed to access the requested MCP servers: tools",
+        ),
+    ] {
+        let expected = format!("LiteLLM answers {method} with 403 Forbidden{words}");
+        assert_eq!(told(method, words), expected);
+    }
+}
