@@ -29,6 +29,9 @@ use crate::proxy::trace_context::TraceParent;
 const GATHER: Duration = Duration::from_millis(20);
 /// Most bytes that are written at once.
 const MAX_WRITE: usize = 64 * 1024;
+/// Most calls that are told by one reading of the clocks: calls may come as fast as they are taken, and users' tokens expire
+/// meanwhile.
+const MAX_CALLS_OF_READING: usize = 256;
 /// Between two warnings about lines that could not be written.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -51,8 +54,7 @@ pub(super) struct Writer {
     log: Weak<Inner>,
     /// The server of the last line, and how its lines begin.
     origin: Option<(Arc<McpServer>, Arc<[u8]>)>,
-    /// Of the calls that are gathered now.
-    clock: Clock,
+    clocks: Clocks,
     time: LineTime,
     lines: Vec<u8>,
     line_count: u64,
@@ -77,7 +79,7 @@ impl Writer {
             sessions: cache(Kind::Session),
             log,
             origin: None,
-            clock: Clock::now(),
+            clocks: Clocks::default(),
             time: LineTime::default(),
             lines: Vec::new(),
             line_count: 0,
@@ -89,7 +91,7 @@ impl Writer {
     pub fn run(mut self, items: &Receiver<Item>) {
         while let Ok(first) = items.recv() {
             let mut confirmations = Vec::new();
-            self.clock = Clock::now();
+            self.clocks = Clocks::default();
             self.take(first, &mut confirmations);
             if confirmations.is_empty() {
                 std::thread::sleep(GATHER);
@@ -118,7 +120,7 @@ impl Writer {
                 }
                 if self.lines.len() >= MAX_WRITE {
                     self.write();
-                    self.clock = Clock::now();
+                    self.clocks = Clocks::default();
                 }
             }
         }
@@ -138,7 +140,8 @@ impl Writer {
         let settings = record.server.audit.as_ref();
         let with_argument_names = settings.is_some_and(|settings| settings.argument_names);
         let messages = message::read(body, with_argument_names);
-        let start = self.clock.time_of(record.started);
+        let now = self.clocks.of_next_call();
+        let start = now.time_of(record.started);
         if let (Some(exporter), Some(span)) = (&self.spans, &record.span)
             && let Some(span) = span_record(record, span, messages.first(), start)
         {
@@ -152,7 +155,7 @@ impl Writer {
             record.server.usable(),
             record.context.as_ref(),
             &self.users,
-            self.clock.timestamp.as_second(),
+            now.timestamp.as_second(),
         );
         let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
         let of_header = match &record.span {
@@ -261,13 +264,32 @@ impl Writer {
     }
 }
 
-/// Both clocks at one moment. Read once for many lines.
-struct Clock {
+/// Both clocks, which are read once for many calls.
+#[derive(Default)]
+struct Clocks {
+    /// With the number of calls that it may still be used for.
+    reading: Option<(Reading, usize)>,
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy)]
+struct Reading {
     instant: Instant,
     timestamp: Timestamp,
 }
 
-impl Clock {
+impl Clocks {
+    fn of_next_call(&mut self) -> Reading {
+        let (reading, left) = match self.reading {
+            Some((reading, left @ 1..)) => (reading, left - 1),
+            Some((_, 0)) | None => (Reading::now(), MAX_CALLS_OF_READING - 1),
+        };
+        self.reading = Some((reading, left));
+        reading
+    }
+}
+
+impl Reading {
     fn now() -> Self {
         Self {
             instant: Instant::now(),
@@ -296,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_time_of_a_moment_is_as_far_from_the_clocks_as_the_moment() {
-        let clock = Clock::now();
+        let clock = Reading::now();
         let second = Duration::from_secs(1);
         for (instant, seconds) in [
             (clock.instant - second, -1),
@@ -306,5 +328,21 @@ mod tests {
             let expected = clock.timestamp + SignedDuration::from_secs(seconds);
             assert_eq!(clock.time_of(instant), expected);
         }
+    }
+
+    #[test]
+    fn the_clocks_are_read_anew_after_a_number_of_calls_however_fast_these_come() {
+        let earlier = Reading {
+            timestamp: Timestamp::UNIX_EPOCH,
+            ..Reading::now()
+        };
+        let mut clocks = Clocks {
+            reading: Some((earlier, MAX_CALLS_OF_READING)),
+        };
+        for _ in 0..MAX_CALLS_OF_READING {
+            assert_eq!(clocks.of_next_call().timestamp, earlier.timestamp);
+        }
+        let before = Timestamp::now();
+        assert!(clocks.of_next_call().timestamp >= before);
     }
 }
