@@ -73,9 +73,9 @@ ENOUGH = 20
 
 
 def source(mesh):
-    """The folder with the source of the mesh, or why there is none."""
+    """The folder with the source of the mesh and its version; or nothing, and why there is none."""
     if folder := os.environ.get(mesh.setting):
-        return pathlib.Path(folder), None
+        return pathlib.Path(folder), f"of {mesh.setting}, whose version is not looked at"
     command = ["go", "mod", "download", "-json", f"{mesh.module}@{mesh.version}"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
@@ -83,7 +83,7 @@ def source(mesh):
     except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         return None, str(error)
     if "Dir" in module:
-        return pathlib.Path(module["Dir"]), None
+        return pathlib.Path(module["Dir"]), mesh.version
     return None, module.get("Error", answer.stderr).strip().splitlines()[-1]
 
 
@@ -205,14 +205,14 @@ def main():
     operator = sys.argv[1]
     failed = skipped = 0
     for mesh in MESHES:
-        folder, why_not = source(mesh)
+        folder, version_or_why_not = source(mesh)
         if folder is None:
             skipped += 1
-            print(f"skipped: {mesh.name} {mesh.version}: {why_not} (set {mesh.setting} to a folder with its source)")
+            print(f"skipped: {mesh.name} {mesh.version}: {version_or_why_not} (set {mesh.setting} to a folder with its source)")
             continue
         count, wrong = look_at(mesh, folder, operator)
         failed += bool(wrong)
-        print(f"{'FAILED' if wrong else 'passed'}: {mesh.name} {mesh.version}: {count} pods")
+        print(f"{'FAILED' if wrong else 'passed'}: {mesh.name} {version_or_why_not}: {count} pods")
         for fault in wrong:
             print(f"  {fault}")
     passed = len(MESHES) - failed - skipped
