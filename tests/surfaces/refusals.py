@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """What LiteLLM makes of the sidecar's own errors, by each way that it offers, with the newest LiteLLM and the oldest that is
 supported: of a call that is answered by the result of a tool that failed, and of sessions and listings that are answered by a
-status. Fails where that differs from the table in docs/errors.md. Needs what `make surfaces` prepares.
+status. Fails where that differs from refusal_table.py, and where the table in docs/errors.md is not the one that follows from it;
+--write writes it anew. Needs what `make surfaces` prepares.
 """
 
+import argparse
 import asyncio
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -21,14 +22,17 @@ sys.path += [str(TESTS / "loopback"), os.environ["MCPAUTH_TEST_PROGRAMS"]]
 
 import aiohttp
 import kubernetes
+from document import put_into, text_between
 from ground import KEY, Ground, litellm_config, setting
 from litellm_calls import Call, Failure, McpSession, base_url, browser, chat, responses
 from processes import Broken, Processes
+from refusal_table import RESULT, STATUS, differences, render
 from ways import messages, server_id
 
-# How the sidecar refuses: a call with the result of a tool that failed, whose session is open; and all, the opening of a session
-# too, with a status.
-RESULT, STATUS = "by a result", "by a status"
+DOCUMENT = TESTS.parent / "docs" / "errors.md"
+BEGIN = "<!-- what follows is written by tests/surfaces/refusals.py -->"
+END = "<!-- what tests/surfaces/refusals.py writes ends here -->"
+
 REQUIRED = {"userContext": "Required", "cookiePassthrough": {"enabled": True, "cookieNames": ["session_id"]}}
 
 Way = Callable[[aiohttp.ClientSession, Call], Awaitable[str]]
@@ -104,52 +108,17 @@ def taken(url: str) -> dict[str, str]:
     return asyncio.run(all_ways())
 
 
-# By how the sidecar refuses, and for each way what LiteLLM makes of it, as regular expressions that have to be found: with the
-# newest LiteLLM, and where it is different with the oldest.
-MESSAGE = "McpServerAuth tools demands user context"
-NO_TOOLS = "^done$"
-NO_MCP_TOOLS = "^failure: status 500"
-EXPECTED: dict[str, dict[str, tuple[str, str | None]]] = {
-    RESULT: {
-        "a call at /mcp": (f'"reason": "user_context_required".*{MESSAGE}.*"isError": true', None),
-        "a call at /mcp-rest": (f'^200 .*"reason":"user_context_required".*{MESSAGE}.*"isError":true', None),
-        "a listing at /mcp": ('"tools": \\[{', None),
-        "a listing at /mcp-rest": ('^200 .*"tools":\\[{', None),
-        "chat": (f"^{MESSAGE}", None),
-        "responses": (f"^{MESSAGE}", None),
-        "messages": (f"^{MESSAGE}", NO_MCP_TOOLS),
-    },
-    STATUS: {
-        "a call at /mcp": ("HTTPStatusError: .*'502 Bad Gateway' for url .*\"isError\": true", 'ExceptionGroup: [^"]*".*"isError": true'),
-        "a call at /mcp-rest": ("^200 .*HTTPStatusError: .*'502 Bad Gateway' for url", '^200 .*"ExceptionGroup: [^"]*".*"isError":true'),
-        "a listing at /mcp": ("^failure: tools/list: Every MCP server in scope failed to list tools", '^{"tools": \\[\\]}$'),
-        "a listing at /mcp-rest": (
-            '^200 .*"tools":\\[\\],"error":"partial_failure".*"tools":{"status":"upstream_error","http_status":502}',
-            '^200 {"tools":\\[\\],"error":null',
-        ),
-        "chat": (NO_TOOLS, None),
-        "responses": (NO_TOOLS, None),
-        "messages": (NO_TOOLS, NO_MCP_TOOLS),
-    },
-}
-
-
-def differences(found: dict[str, dict[str, dict[str, str]]]) -> list[str]:
-    newest, told = next(iter(found)), []
-    for version, by in found.items():
-        for how, ways in by.items():
-            for name, text in ways.items():
-                expected, of_oldest = EXPECTED[how][name]
-                if version != newest:
-                    expected = of_oldest or expected
-                if not re.search(expected, text, re.DOTALL):
-                    told.append(f"LiteLLM {version}, refused {how}, {name}: {text[:600]!r} is not {expected!r}")
-    return told
-
-
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/errors.md")
+    options = parser.parse_args()
     # Whoever ends this program ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    table = render(importlib.metadata.version("litellm"), setting("MCPAUTH_SURFACES_OLD_VERSION"))
+    if not options.write and text_between(DOCUMENT, BEGIN, END) != table:
+        # Before the minutes that it takes to measure.
+        print(f"error: the table in {DOCUMENT} is not:\n{table}\nrun tests/surfaces/run --write", file=sys.stderr)
+        return 1
     folder = Path(tempfile.mkdtemp(prefix="mcp-auth-refusals."))
     try:
         with Processes(folder) as processes:
@@ -160,6 +129,8 @@ def main() -> int:
         print("error: docs/errors.md says otherwise what LiteLLM makes of refusals:", *told, sep="\n   - ", file=sys.stderr)
         print(f"   the logs are in {folder}", file=sys.stderr)
         return 1
+    if options.write:
+        put_into(DOCUMENT, BEGIN, END, table)
     print("refusals: LiteLLM makes of them what docs/errors.md says")
     shutil.rmtree(folder)
     return 0

@@ -24,6 +24,7 @@ import aiohttp
 import exposition
 import kubernetes
 from collected import Collector
+from document import put_into, text_between
 from ground import KEY, Ground, litellm_config, local, setting
 from litellm_calls import Failure, browser
 from matrix import STARTUP, Row, problems, render, row, unequal
@@ -121,17 +122,11 @@ async def taken(session: aiohttp.ClientSession, server: str) -> list[dict]:
         return await answer.json()
 
 
-def parts(document: Path) -> tuple[str, str, str]:
-    before, _, rest = document.read_text().partition(BEGIN)
-    within, _, after = rest.partition(END)
-    return before, within.strip(), after
-
-
 def as_documented(table: str, write: bool) -> bool:
-    before, documented, after = parts(DOCUMENT)
     if write:
-        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+        put_into(DOCUMENT, BEGIN, END, table)
         return True
+    documented = text_between(DOCUMENT, BEGIN, END)
     for old, new in zip(documented.splitlines(), table.splitlines()):
         if old != new:
             say(f"- {old}\n   + {new}")
