@@ -135,8 +135,11 @@ async fn serve(
                 }
             }
             report = reports.next() => {
-                tokio::time::sleep_until(next_report_at).await;
-                next_report_at = Instant::now() + MIN_REPORT_INTERVAL;
+                let now = Instant::now();
+                if now < next_report_at {
+                    tokio::time::sleep_until(next_report_at).await;
+                }
+                next_report_at = now.max(next_report_at) + MIN_REPORT_INTERVAL;
                 match report {
                     Some(Ok(Report { acknowledged: Some(revision), .. })) => entry.record_applied(revision),
                     Some(Ok(report)) => {
