@@ -41,8 +41,8 @@ def method(rounds: int) -> str:
 - The outage began right after a token had been issued to the candidate, {outages};
   the calls and token requests of its first {OUTAGE_SECONDS} s are counted. The {STEADY_SECONDS} s without a fault began so too.
 - Processor time is that of the program beside LiteLLM during {CALLS} calls, less what it takes in as long a time without calls, for each
-  request that reached the MCP server. mcp-auth wrote its audit log, as it does unless it is told
-  not to; the others wrote no line for a call that is answered."""
+  request that reached the MCP server. mcp-auth wrote its audit log, as it does unless it is told not to; the others wrote no line for a
+  call that is answered."""
 
 
 def missing_columns(document: str, results: list[tuple[Candidate, Found]]) -> list[str]:

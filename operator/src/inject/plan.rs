@@ -450,13 +450,20 @@ fn check_keeps_modules(
         wrapper.placement,
         Placement::FileElsewhere { python_path: Some(_) }
     );
-    let is_lost = removal(container, environment, name) == Some(Removal::Certain)
-        || ignores_python_variables(&invocation.words);
-    match is_needed && is_lost {
-        true => Err(InjectionError::ScriptSetsConfig {
-            container: container.name.clone(),
-            name,
-        }),
-        false => Ok(()),
+    if !is_needed {
+        return Ok(());
     }
+    let container_name = || container.name.clone();
+    if removal(container, environment, name) == Some(Removal::Certain) {
+        return Err(InjectionError::ScriptSetsConfig {
+            container: container_name(),
+            name,
+        });
+    }
+    if ignores_python_variables(&invocation.words) {
+        return Err(InjectionError::PythonIgnoresPath {
+            container: container_name(),
+        });
+    }
+    Ok(())
 }
