@@ -93,8 +93,6 @@ class Phases:
     async def long_token(self, candidate: Candidate, authority: Authority) -> None:
         """Until the token in use is one that lives for long."""
         await authority.live_for(LONG)
-        if candidate.give_token:
-            return await asyncio.to_thread(candidate.give_token)
         issued = (await authority.counts()).issued
         end = time.monotonic() + LIMIT
         while (await authority.counts()).issued == issued and time.monotonic() < end:
