@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper::Uri;
 use jiff::Timestamp;
 use kube::Client;
 use kube::core::Status;
@@ -26,6 +27,8 @@ const NOTICE_AFTER: Duration = Duration::from_secs(4);
 pub struct Cluster {
     pub client: Client,
     pub url: String,
+    /// The proxy that it is reached through, as `http://proxy:3128`.
+    proxy: Option<String>,
     /// Of the kubeconfig's context.
     pub default_namespace: String,
 }
@@ -48,11 +51,13 @@ impl Cluster {
         // A repeated request would only hide what the first one was answered with.
         config.default_retry = false;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let proxy = config.proxy_url.as_ref().and_then(without_credentials);
         let default_namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(|error| CliError::Client(error.to_string()))?;
         let cluster = Self {
             client,
             url,
+            proxy,
             default_namespace,
         };
         cluster
@@ -136,9 +141,17 @@ impl Cluster {
 
     fn silent(&self, limit: Duration) -> CliError {
         CliError::Silent {
-            url: self.url.clone(),
+            url: self.way(),
             limit,
             remedy: "`kubectl version` asks the same cluster",
+        }
+    }
+
+    /// Where it is, with the proxy, which may be what does not answer.
+    fn way(&self) -> String {
+        match &self.proxy {
+            Some(proxy) => format!("{} through the proxy {proxy}", self.url),
+            None => self.url.clone(),
         }
     }
 
@@ -148,7 +161,7 @@ impl Cluster {
             // TCP or TLS, of which an API server that does not answer finishes one at most.
             error if has_timed_out(&error) => self.silent(CONNECT_TIMEOUT),
             error => CliError::Unreachable {
-                url: self.url.clone(),
+                url: self.way(),
                 cause: innermost(&error),
             },
         }
@@ -176,6 +189,12 @@ impl Cluster {
             },
         }
     }
+}
+
+fn without_credentials(proxy: &Uri) -> Option<String> {
+    let authority = proxy.authority()?.as_str();
+    let (_, server) = authority.rsplit_once('@').unwrap_or(("", authority));
+    Some(format!("{}://{server}", proxy.scheme_str()?))
 }
 
 fn has_timed_out(error: &(dyn std::error::Error + 'static)) -> bool {

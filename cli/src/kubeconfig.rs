@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
+use mcp_auth_operator::kubeconfig::{self, ProxyError};
 use thiserror::Error;
 
 const VARIABLE: &str = "KUBECONFIG";
@@ -22,11 +23,8 @@ pub struct ClusterOptions {
 pub enum LoadError {
     #[error("the kubeconfig {place} cannot be used: {problem}")]
     Unusable { place: String, problem: String },
-    #[error(
-        "the kubeconfig {place} cannot be used: its cluster has a proxy-url, and this program connects to API servers directly: \
-         reach it by `kubectl proxy`, and name a kubeconfig with that address by --kubeconfig"
-    )]
-    Proxied { place: String },
+    #[error("the cluster of the kubeconfig {place} cannot be reached: {problem}")]
+    Proxy { place: String, problem: ProxyError },
     #[error(
         "no cluster is configured: there is no {place}, and this is no pod; name a kubeconfig with --kubeconfig or KUBECONFIG"
     )]
@@ -41,9 +39,9 @@ pub async fn load(options: &ClusterOptions) -> Result<Config, LoadError> {
         ..KubeConfigOptions::default()
     };
     let error = match from_file(options.kubeconfig.as_deref(), &by_context).await {
-        Ok(config) if config.proxy_url.is_some() => return Err(LoadError::Proxied { place }),
         Ok(config) => return Ok(config),
-        Err(error) => error,
+        Err(kubeconfig::LoadError::Proxy(problem)) => return Err(LoadError::Proxy { place, problem }),
+        Err(kubeconfig::LoadError::Kubeconfig(error)) => error,
     };
     let is_default = options.kubeconfig.is_none() && options.context.is_none();
     if is_default && let Ok(config) = Config::incluster() {
@@ -61,33 +59,15 @@ pub async fn load(options: &ClusterOptions) -> Result<Config, LoadError> {
     })
 }
 
-async fn from_file(path: Option<&Path>, options: &KubeConfigOptions) -> Result<Config, KubeconfigError> {
+async fn from_file(
+    path: Option<&Path>,
+    options: &KubeConfigOptions,
+) -> Result<Config, kubeconfig::LoadError> {
     let kubeconfig = match path {
         Some(path) => Kubeconfig::read_from(path)?,
         None => Kubeconfig::read()?,
     };
-    let states_proxy = states_proxy(&kubeconfig, options);
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, options).await?;
-    if !states_proxy {
-        // HTTPS_PROXY, whatever NO_PROXY says of this API server. No connection of this program takes a proxy.
-        config.proxy_url = None;
-    }
-    Ok(config)
-}
-
-/// Whether the cluster of the context in use has a `proxy-url`.
-fn states_proxy(kubeconfig: &Kubeconfig, options: &KubeConfigOptions) -> bool {
-    let context = options.context.as_ref().or(kubeconfig.current_context.as_ref());
-    let context = kubeconfig
-        .contexts
-        .iter()
-        .find(|named| Some(&named.name) == context);
-    let context = context.and_then(|named| named.context.as_ref());
-    let mut clusters = kubeconfig.clusters.iter();
-    let cluster = clusters.find(|named| context.is_some_and(|context| context.cluster == named.name));
-    let cluster = cluster.and_then(|named| named.cluster.as_ref());
-    let proxy = cluster.and_then(|cluster| cluster.proxy_url.as_deref());
-    proxy.is_some_and(|proxy| !proxy.is_empty())
+    kubeconfig::load(kubeconfig, options).await
 }
 
 /// Where it is looked for, as people name it.
@@ -139,9 +119,6 @@ fn problem(error: &KubeconfigError, place: &str) -> String {
         KubeconfigError::LoadClientCertificate(error) => data("client-certificate", error),
         KubeconfigError::LoadClientKey(error) => data("client-key", error),
         KubeconfigError::ParseClusterUrl(error) => with_field("the server of its cluster is no URL", error),
-        KubeconfigError::ParseProxyUrl(error) => {
-            with_field("the proxy-url of its cluster, or HTTPS_PROXY, is no URL", error)
-        }
         KubeconfigError::ParseCertificates(error) => with_field("its certificate-authority is no PEM", error),
         error => error.to_string(),
     }
@@ -224,11 +201,6 @@ contexts: [{name: here, context: {cluster: c, user: u}}]
                 Some(&*CONFIG.replace("cluster: c,", "cluster: d,")),
                 None,
                 "its context names the cluster d, which it has not",
-            ),
-            (
-                Some(&*CONFIG.replace("6443'", "6443', proxy-url: 'http://user:s3cret@127.0.0.1:3128'")),
-                None,
-                "its cluster has a proxy-url, and this program connects to API servers directly",
             ),
             (Some(&stray), None, "it is no YAML of a kubeconfig, at line"),
             (Some("garbage"), None, "it is no YAML of a kubeconfig"),

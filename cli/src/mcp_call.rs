@@ -47,6 +47,8 @@ pub enum McpCallError {
         status: StatusCode,
         words: String,
     },
+    #[error("LiteLLM does not let this key use the server {server}{words}")]
+    NotAllowed { server: String, words: String },
     #[error("LiteLLM's answer to {method} is no JSON-RPC response: {problem}")]
     NoResponse { method: &'static str, problem: String },
     #[error("LiteLLM answers {method} with an error: {words}")]
@@ -99,6 +101,27 @@ pub async fn count_tools(port: &PodPort<'_>, path: &str, caller: Caller<'_>) -> 
         method: "tools/list",
         problem: "it has no list of tools".to_owned(),
     })
+}
+
+/// The names of the MCP servers that this key may use, as LiteLLM lists them at this path; none where it does not say.
+pub async fn servers_of_key(
+    port: &PodPort<'_>,
+    path: &str,
+    key: &SecretString,
+) -> Result<Option<Vec<String>>, McpCallError> {
+    let request = Request::get(path).header(KEY_HEADER, bearer(key)?);
+    let (head, body) = port
+        .send("the list of MCP servers", request, String::new())
+        .await?;
+    let listed = serde_json::from_slice::<Value>(&body).ok();
+    let listed = listed.filter(|_| head.status == StatusCode::OK);
+    Ok(listed.as_ref().and_then(Value::as_array).map(|servers| {
+        let names = |server: &Value| {
+            let names = [&server["server_name"], &server["alias"]].map(Value::as_str);
+            names.into_iter().flatten().map(str::to_owned).collect::<Vec<_>>()
+        };
+        servers.iter().flat_map(names).collect()
+    }))
 }
 
 /// Parameters of the first request.
@@ -181,7 +204,11 @@ fn bearer(key: &SecretString) -> Result<HeaderValue, McpCallError> {
 /// its hash.
 fn words(text: &[u8], key: &SecretString) -> String {
     let document: Value = serde_json::from_slice(text).unwrap_or_default();
-    let message = [&document["error"]["message"], &document["detail"]];
+    let message = [
+        &document["error"]["message"],
+        &document["detail"]["error"],
+        &document["detail"],
+    ];
     let message = message.into_iter().find_map(|message| message.as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(text), Into::into);
     let text = text.replace(key.expose_secret(), "(the key)");
@@ -242,6 +269,10 @@ mod tests {
         assert_eq!(
             words("d\u{e9}j\u{e0} feed 0af7".as_bytes(), &key),
             "d\u{e9}j\u{e0} feed 0af7"
+        );
+        assert_eq!(
+            words(br#"{"detail":{"error":"The key is not allowed"}}"#, &key),
+            "The key is not allowed"
         );
         let long = format!("{}sk-a-key-of-somebody", "x".repeat(MAX_WORDS - 5));
         assert!(

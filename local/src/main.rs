@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use mcp_auth_sidecar::log::{DroppedLines, LossyWriter, log_filter};
 use tracing::warn;
 
@@ -47,13 +47,21 @@ fn main() -> ExitCode {
     let forbidden = processes::forbid_inspection();
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
+        Err(mut error) => {
+            let forgets_dashes =
+                error.kind() == ErrorKind::UnknownArgument && !std::env::args_os().any(|word| word == "--");
+            if forgets_dashes {
+                // It would have the option passed on without the command that it belongs to.
+                error.remove(ContextKind::Suggested);
+            }
             // Help and version are no errors; without a terminal nobody reads either.
             let _ = error.print();
-            if error.kind() == ErrorKind::UnknownArgument && !std::env::args_os().any(|word| word == "--") {
+            if forgets_dashes {
+                let is_check = std::env::args_os().nth(1).is_some_and(|word| word == "check");
+                let command = if is_check { "check" } else { "exec" };
                 let _ = writeln!(
                     io::stderr(),
-                    "\nThe command stands behind `--`: mcp-auth exec -- litellm --config config.yaml"
+                    "\nThe command stands behind `--`: mcp-auth {command} -- litellm --config config.yaml"
                 );
             }
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });

@@ -14,6 +14,7 @@ mod event_recorder;
 mod http;
 pub mod inject;
 mod inject_command;
+pub mod kubeconfig;
 mod leader;
 mod leader_client;
 mod liveness;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
@@ -24,6 +25,7 @@ use crate::certificates::{
 use crate::event_recorder::EventRecorder;
 use crate::http::{Health, serve_health, serve_plain, serve_tls};
 use crate::inject::{Settings, lenient_settings};
+use crate::kubeconfig::{self, LoadError};
 use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
@@ -66,9 +68,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(proxy) = &egress_proxy {
         info!(?proxy, "authorization servers are reached by a proxy");
     }
-    let mut client_config = Config::infer().await.context("finding the API server")?;
-    // Outside of a cluster kube takes one from HTTPS_PROXY, which is the way to authorization servers.
-    client_config.proxy_url = None;
+    let client_config = client_config().await.context("finding the API server")?;
+    if client_config.proxy_url.is_some() {
+        info!("the API server is reached by the proxy of the kubeconfig or of the environment");
+    }
     let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         source: certificate_source(&args),
@@ -362,6 +365,20 @@ fn certificate_source(args: &Args) -> Source {
             namespace: args.namespace.clone(),
             name: args.certificate_secret.clone(),
         }),
+    }
+}
+
+/// As kubectl finds it, with its proxy; in a pod by the pod's own ServiceAccount and directly, since HTTPS_PROXY is the way to
+/// authorization servers there.
+async fn client_config() -> anyhow::Result<Config> {
+    let loaded = match Kubeconfig::read() {
+        Ok(kubeconfig) => kubeconfig::load(kubeconfig, &KubeConfigOptions::default()).await,
+        Err(error) => Err(error.into()),
+    };
+    match loaded {
+        Ok(config) => Ok(config),
+        Err(error @ LoadError::Proxy(_)) => Err(error.into()),
+        Err(error @ LoadError::Kubeconfig(_)) => Config::incluster().map_err(|_| error.into()),
     }
 }
 

@@ -18,6 +18,8 @@ pub mod env {
     /// LiteLLM's own `FORWARDED_ALLOW_IPS`: the addresses and networks, separated by commas, whose `X-Forwarded-`
     /// headers it trusts.
     pub const FORWARDED_ALLOW_IPS: &str = "MCPAUTH_FORWARDED_ALLOW_IPS";
+    /// LiteLLM's own `MCP_TOOL_PREFIX_SEPARATOR`: what stands between a server's name and that of its tool.
+    pub const TOOL_PREFIX_SEPARATOR: &str = "MCPAUTH_TOOL_PREFIX_SEPARATOR";
     /// The routes known at admission, a JSON array of [`Route`](crate::sync::Route). They hold no secret.
     pub const ROUTES: &str = "MCPAUTH_ROUTES";
     /// Path of LiteLLM's own configuration file; absent where it has none (configuration in its database).
@@ -53,6 +55,11 @@ pub mod env {
 /// What uvicorn trusts where `FORWARDED_ALLOW_IPS` is not set.
 pub const DEFAULT_FORWARDED_ALLOW_IPS: &str = "127.0.0.1,::1";
 
+/// Variable of LiteLLM by which its users choose what stands between a server's name and that of its tool.
+pub const TOOL_PREFIX_SEPARATOR: &str = "MCP_TOOL_PREFIX_SEPARATOR";
+/// What LiteLLM takes where it is not set.
+pub const DEFAULT_TOOL_PREFIX_SEPARATOR: &str = "-";
+
 /// Audience of the token a sidecar presents to the operator.
 pub const AUDIENCE: &str = "mcp-auth-operator";
 
@@ -61,6 +68,9 @@ pub const AUDIENCE: &str = "mcp-auth-operator";
 pub const LITELLM_PORT: u16 = 16480;
 pub const OUTBOUND_PORT: u16 = 16481;
 pub const HEALTH_PORT: u16 = 16482;
+
+/// Name of the health port in the pod, which a PodMonitor selects the metrics by. At most 15 characters (RFC 6335 section 5.1).
+pub const METRICS_PORT_NAME: &str = "mcpauth-metrics";
 
 /// Folder of the overlay: an emptyDir that the sidecar writes and LiteLLM mounts read-only.
 pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";

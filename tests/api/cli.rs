@@ -18,6 +18,7 @@ use tokio::process::Command;
 
 mod criteria;
 mod logs;
+mod proxies;
 mod render;
 mod stand_ins;
 mod token;

@@ -24,11 +24,12 @@ class Ground:
         self.folder = processes.folder
         self.next_port = int(os.environ.get("MCPAUTH_TEST_PORT", "16443")) + OPERATOR_PORTS
 
-    def servers(self, name: str, program: Path | None = None, lifetime: int = 60) -> dict[str, str]:
+    def servers(self, name: str, program: Path | None = None, lifetime: int = 60, default_resource: bool = False) -> dict[str, str]:
         """An authorization server whose tokens live for `lifetime` seconds, and an MCP server that takes them:
-        `program`, or the tests' usual one. Both answer.
+        `program`, or the tests' usual one. Both answer. With `default_resource` a token that is requested for no resource is
+        one for that MCP server too.
         """
-        started = self.start_servers(name, program, lifetime)
+        started = self.start_servers(name, program, lifetime, default_resource)
         self.until_authorization_server(started)
         self.until_mcp_server(started)
         return started
@@ -39,12 +40,14 @@ class Ground:
     def until_mcp_server(self, servers: dict[str, str]) -> None:
         self.processes.until_up(f"{servers['name']}-mcp", f"{servers['mcp'].removesuffix('/mcp')}/healthz")
 
-    def start_servers(self, name: str, program: Path | None = None, lifetime: int = 60) -> dict[str, str]:
+    def start_servers(self, name: str, program: Path | None = None, lifetime: int = 60, default_resource: bool = False) -> dict[str, str]:
         """The same, and neither is waited for."""
         port, admin, mcp = self.port(), self.port(), self.port()
         issuer, url = local(port), local(mcp)
         secret = secrets.token_hex(16)
         configuration = {"issuer": issuer, "port": port, "adminPort": admin, "lifetime": lifetime}
+        if default_resource:
+            configuration["defaultResource"] = f"{url}/mcp"
         configuration["clients"] = [{"id": kubernetes.CLIENT, "secret": secret}]
         oauth = Path(setting("MCPAUTH_LOOPBACK_OAUTH_SERVER"))
         file = self.write(f"{name}-oauth.json", json.dumps(configuration))
@@ -146,6 +149,20 @@ def litellm_config(entry: dict, models: list[dict] | None = None) -> dict:
     entry = entry | {"transport": "http", "allow_all_keys": True}
     settings = {"master_key": "os.environ/MASTER_KEY"}
     return {"model_list": models or [], "general_settings": settings, "mcp_servers": {"tools": entry}}
+
+
+def own_oauth2_entry(servers: dict[str, str]) -> dict:
+    """An MCP server whose tokens LiteLLM requests itself, with the secret in MCP_CLIENT_SECRET of its environment."""
+    return {
+        "url": servers["mcp"],
+        "auth_type": "oauth2",
+        "oauth2_flow": "client_credentials",
+        "token_url": servers["token"],
+        "client_id": kubernetes.CLIENT,
+        "client_secret": "os.environ/MCP_CLIENT_SECRET",
+        "token_endpoint_auth_method": "client_secret_basic",
+        "upstream_resource": servers["mcp"],
+    }
 
 
 def local(port: int) -> str:

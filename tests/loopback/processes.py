@@ -51,8 +51,10 @@ class Processes:
 
     def wait(self, name: str) -> int:
         """Until the program ends by itself; its exit code."""
-        process = next(process for known, process in self.running if known == name)
-        return process.wait(LIMIT)
+        return self.process(name).wait(LIMIT)
+
+    def process(self, name: str) -> subprocess.Popen:
+        return next(process for known, process in self.running if known == name)
 
     def start_again(self, name: str, *more: str) -> None:
         """As it was, with these arguments besides, of which it does not know the next time."""
@@ -65,7 +67,7 @@ class Processes:
 
     def until_up(self, name: str, url: str) -> None:
         """Asks until the program answers at this URL with 200."""
-        process = next(process for known, process in self.running if known == name)
+        process = self.process(name)
         end = time.monotonic() + LIMIT
         while time.monotonic() < end and process.poll() is None:
             try:

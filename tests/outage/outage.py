@@ -18,11 +18,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "loopback"))
 
 from authority import Authority
 from calls import Callers, browser
+from document import put_into
 from ground import KEY, Ground
 from processes import Broken, Processes
 from situations import SITUATIONS, Bench, Measured, Situation
 from stands import Stand, raise_up
-from table import Results, put_into, render
+from table import BEGIN, END, Results, render
 from verdict import broken
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "outage.md"
@@ -108,7 +109,7 @@ def main() -> int:
         say(f"the logs are in {folder}")
         return 1
     if not options.only:
-        put_into(DOCUMENT, text)
+        put_into(DOCUMENT, BEGIN, END, text)
     shutil.rmtree(folder)
     return 0
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 
 import kubernetes
-from ground import Ground, litellm_config, local
+from ground import Ground, litellm_config, local, own_oauth2_entry
 
 
 @dataclass
@@ -41,18 +41,8 @@ def raise_up(ground: Ground, replicas: int) -> list[Stand]:
 
 
 def own_litellm(ground: Ground, servers: dict[str, str], number: int) -> tuple[str, str]:
-    entry = {
-        "url": servers["mcp"],
-        "auth_type": "oauth2",
-        "oauth2_flow": "client_credentials",
-        "token_url": servers["token"],
-        "client_id": kubernetes.CLIENT,
-        "client_secret": "os.environ/MCP_CLIENT_SECRET",
-        "token_endpoint_auth_method": "client_secret_basic",
-        "upstream_resource": servers["mcp"],
-    }
     name = f"own-litellm-{number}"
-    config = ground.write(f"{name}.yaml", json.dumps(litellm_config(entry)))
+    config = ground.write(f"{name}.yaml", json.dumps(litellm_config(own_oauth2_entry(servers))))
     port = ground.port()
     ground.litellm(name, port, config, {"MCP_CLIENT_SECRET": servers["secret"]})
     return name, local(port)

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 from calls import GAVE_UP
 from situations import CALLERS, Measured, Situation
@@ -48,10 +47,3 @@ def spread(rounds: list[Measured], value: Callable[[Measured], float], show: Cal
     values = sorted(map(value, rounds))
     middle, least, most = show(statistics.median(values)), show(values[0]), show(values[-1])
     return middle if least == most else f"{middle} ({least} to {most})"
-
-
-def put_into(document: Path, text: str) -> None:
-    """Replaces what is between the two marks."""
-    before, _, rest = document.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

@@ -146,9 +146,9 @@ fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
             }
         }
         CallOutcome::Failed { pod, problem } => (Outcome::Fault, format!("through {pod}: {problem}")),
-        CallOutcome::Failing(problem) | CallOutcome::KeyUnusable(problem) => {
-            (Outcome::Fault, problem.clone())
-        }
+        CallOutcome::Failing(problem)
+        | CallOutcome::KeyUnusable(problem)
+        | CallOutcome::KeyNotAllowed(problem) => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }
@@ -179,7 +179,8 @@ fn tools_are_listed(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
         }
         CallOutcome::Failed { problem, .. }
         | CallOutcome::Failing(problem)
-        | CallOutcome::KeyUnusable(problem) => (Outcome::Fault, problem.clone()),
+        | CallOutcome::KeyUnusable(problem)
+        | CallOutcome::KeyNotAllowed(problem) => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }

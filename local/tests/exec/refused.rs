@@ -21,6 +21,21 @@ fn an_older_litellm_is_ended_and_named() {
 }
 
 #[test]
+fn a_command_without_the_dashes_is_told_where_they_stand_for_the_subcommand_that_was_given() {
+    for subcommand in ["exec", "check"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+            .args([subcommand, "--config", "config.yaml"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        let told = message(&output);
+        let command = format!("mcp-auth {subcommand} -- litellm --config config.yaml");
+        assert!(told.contains(&command), "{told}");
+        assert!(!told.contains("tip:"), "one way out, not two: {told}");
+    }
+}
+
+#[test]
 fn what_is_wrong_ends_before_litellm_starts_with_a_message_and_a_code_of_its_own() {
     let ground = Ground::new("mcp_servers: {tools: {url: 'https://tools.example.com', auth: {oauth: {}}}}");
     let check = |command: &mut Command, code: i32, expected: &str| {

@@ -1,14 +1,15 @@
 //! The sidecar's container and its volumes.
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, Lifecycle,
-    LifecycleHandler, ObjectFieldSelector, Probe, ProjectedVolumeSource, ServiceAccountTokenProjection,
-    Volume, VolumeMount, VolumeProjection,
+    Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
+    Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, ProjectedVolumeSource,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{
-    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, OVERLAY_FILE, PROGRAM, TOKEN_FILE, env, health,
+    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, METRICS_PORT_NAME, OVERLAY_FILE, PROGRAM, TOKEN_FILE, env,
+    health,
 };
 use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
@@ -38,6 +39,7 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
         args: Some(vec!["serve".to_owned()]),
         restart_policy: Some("Always".to_owned()),
         env: Some(environment(plan, settings)),
+        ports: Some(vec![metrics_port(plan)]),
         startup_probe: Some(Probe {
             period_seconds: Some(1),
             failure_threshold: Some(wait.saturating_add(START_MARGIN)),
@@ -119,6 +121,17 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
         .collect()
 }
 
+/// Prometheus finds only what is declared. The other ports are not: the one of LiteLLM's users keeps the name that LiteLLM's container
+/// gives it, and the others are on loopback.
+fn metrics_port(plan: &Plan) -> ContainerPort {
+    ContainerPort {
+        name: Some(METRICS_PORT_NAME.to_owned()),
+        container_port: i32::from(plan.ports.health.port()),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
 fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
     let ports = &plan.ports;
     let mut variables = Vec::new();
@@ -127,6 +140,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         variables.push(literal(env::LITELLM, &format!("127.0.0.1:{}", ports.litellm)));
         variables.extend(plan.forwarded_allow_ips.clone());
         variables.extend(plan.keepalive.clone());
+        variables.extend(plan.tool_prefix_separator.clone());
     }
     variables.push(literal(env::OUTBOUND, &format!("127.0.0.1:{}", ports.outbound)));
     variables.push(literal(env::HEALTH, &ports.health.to_string()));

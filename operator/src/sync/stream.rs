@@ -150,9 +150,12 @@ async fn serve(
                 }
             }
             report = reports.next() => {
-                tokio::time::sleep_until(next_report_at).await;
-                next_report_at = Instant::now() + MIN_REPORT_INTERVAL;
-                answers.heard(Instant::now());
+                let now = Instant::now();
+                if now < next_report_at {
+                    tokio::time::sleep_until(next_report_at).await;
+                }
+                next_report_at = now.max(next_report_at) + MIN_REPORT_INTERVAL;
+                answers.heard(now);
                 match report {
                     Some(Ok(Line::Heartbeat)) => {}
                     Some(Ok(Line::Value(Report { acknowledged: Some(revision), .. }))) => {

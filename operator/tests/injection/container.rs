@@ -8,6 +8,40 @@ use crate::api_server::{API_TOKEN_FOLDER, admitted};
 use crate::input::{injecting, list, sidecar};
 
 #[test]
+fn a_pod_monitor_finds_the_metrics_by_a_port_that_has_no_other_name_or_number_in_the_pod() {
+    for (input, _, injected) in injecting() {
+        let injected = admitted(&injected);
+        let ours = sidecar(&injected);
+        let variables = list(ours, "env");
+        let health = variables
+            .iter()
+            .find(|variable| variable["name"] == "MCPAUTH_HEALTH")
+            .expect("the sidecar is told where it answers");
+        let (_, health) = health["value"].as_str().unwrap().rsplit_once(':').unwrap();
+        let number: u16 = health.parse().unwrap();
+        let expected = json!([{"name": "mcpauth-metrics", "containerPort": number, "protocol": "TCP"}]);
+        assert_eq!(ours["ports"], expected, "{}", input.name);
+
+        let spec = &injected["spec"];
+        let others = list(spec, "containers")
+            .iter()
+            .chain(list(spec, "initContainers"));
+        for port in others
+            .filter(|other| other["name"] != ours["name"])
+            .flat_map(|other| list(other, "ports"))
+        {
+            assert_ne!(port["name"], "mcpauth-metrics", "{}", input.name);
+            let is_tcp = port.get("protocol").is_none_or(|protocol| protocol == "TCP");
+            assert!(
+                !is_tcp || port["containerPort"] != number,
+                "{}: {port}",
+                input.name
+            );
+        }
+    }
+}
+
+#[test]
 fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
     for (input, pod, injected) in injecting() {
         let injected = admitted(&injected);
@@ -32,11 +66,7 @@ fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
         let pod_user = pod.pointer("/spec/securityContext/runAsUser");
         let user = context.get("runAsUser").or(pod_user);
         assert_ne!(user, Some(&json!(0)), "{}: root", input.name);
-        assert!(
-            context.get("privileged").is_none()
-                && ours.get("ports").is_none()
-                && ours.get("livenessProbe").is_none()
-        );
+        assert!(context.get("privileged").is_none() && ours.get("livenessProbe").is_none());
         for name in ["cpu", "memory"] {
             let of_pod = pod.pointer(&format!("/spec/resources/requests/{name}"));
             let requested = ours["resources"].pointer(&format!("/requests/{name}"));
@@ -133,6 +163,7 @@ fn ports_of_a_pod_are_all_different() {
             .iter()
             .chain(list(&injected["spec"], "initContainers"));
         let declared: Vec<u64> = containers
+            .filter(|container| container["name"] != "mcpauth-sidecar")
             .flat_map(|c| list(c, "ports"))
             .map(|port| port["containerPort"].as_u64().unwrap())
             .collect();

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::stand_ins::{KEY, LiteLlm, McpServer};
+use super::stand_ins::{KEY, KEY_REFUSED, KEY_WITHOUT_TOOLS, LiteLlm, McpServer};
 use super::{Printed, file, litellm, path, run};
 
 /// Ports of the pod.
@@ -292,4 +292,38 @@ async fn a_pod_that_runs_another_image_than_its_workload_names_is_a_modified_lit
         found.contains("runs litellm, and its workload names the-original"),
         "{found}"
     );
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_use_the_server_is_named_as_the_fault_and_not_the_headers() {
+    const NAMESPACE: &str = "cli-key-without-access";
+    let world = World::new(NAMESPACE, true).await;
+    let kubelet = Kubelet::start(&world.client, NAMESPACE).await;
+    let server = McpServer::start().await;
+    tools(&world, &server).await;
+    let _pod = serving_pod(&world, &kubelet).await;
+    for (name, key) in [("refused", KEY_REFUSED), ("without-tools", KEY_WITHOUT_TOOLS)] {
+        let key_file = file(&format!("criteria-key-{name}"), key);
+        let (printed, criteria) = criteria(NAMESPACE, &["--litellm-key-file", path(&key_file)]).await;
+        assert_eq!(
+            outcomes(&criteria),
+            ["Passed", "Passed", "Passed", "Fault", "Fault"],
+            "{name}: {criteria:#?}"
+        );
+        for criterion in &criteria[3..] {
+            let told = finding(criterion);
+            assert!(
+                told.contains("does not let this key use the server tools"),
+                "{name}: {told}"
+            );
+            assert!(!told.contains("came to the sidecar"), "{name}: {told}");
+        }
+        assert!(!format!("{printed:?}").contains(key), "{name}");
+        let printed = run(&["doctor", "-n", NAMESPACE, "--litellm-key-file", path(&key_file)]).await;
+        assert_ne!(printed.code, 0, "{name}");
+        assert!(
+            printed.out.contains("grant the server to the key"),
+            "{name}: {printed:?}"
+        );
+    }
 }

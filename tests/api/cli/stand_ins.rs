@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 
 /// LiteLLM's.
 pub const KEY: &str = "sk-the-key-of-a-litellm-in-tests";
+/// Keys that may not use the server `tools`, as LiteLLM 1.110.2 and 1.80.17 answer them.
+pub const KEY_REFUSED: &str = "sk-a-key-that-1.110.2-refuses-tools";
+pub const KEY_WITHOUT_TOOLS: &str = "sk-a-key-that-1.80.17-lists-no-tools";
 
 /// An MCP server that refuses whatever has no token.
 pub struct McpServer {
@@ -117,14 +120,27 @@ impl LiteLlm {
 impl State {
     async fn answer(&self, request: &Request) -> String {
         let key = request.header("x-litellm-api-key").unwrap_or_default();
-        if key != format!("Bearer {KEY}") {
+        let key = key.strip_prefix("Bearer ").unwrap_or(key);
+        if ![KEY, KEY_REFUSED, KEY_WITHOUT_TOOLS].contains(&key) {
             let message = format!("Virtual Key expected. Received={key}");
             return http("401 Unauthorized", &json!({"error": {"message": message}}));
+        }
+        if request.head.starts_with("GET /v1/mcp/server ") {
+            let servers = match key {
+                KEY => json!([{"server_id": "1", "server_name": "tools", "alias": null}]),
+                _ => json!([{"server_id": "2", "server_name": "others", "alias": null}]),
+            };
+            return http("200 OK", &servers);
+        }
+        if key == KEY_REFUSED {
+            let refusal = "The key is not allowed to access the requested MCP servers: tools";
+            return http("403 Forbidden", &json!({"detail": {"error": refusal}}));
         }
         if !request.head.starts_with("POST /mcp/ ") || request.header("x-mcp-servers") != Some("tools") {
             return http("404 Not Found", &Value::Null);
         }
         let tools = match &request.message["method"] {
+            method if method == "tools/list" && key == KEY_WITHOUT_TOOLS => json!([]),
             method if method == "tools/list" => self.tools(request.header("mcpauth-context")).await,
             _ => Value::Null,
         };
@@ -210,7 +226,7 @@ where
     (address, task)
 }
 
-/// A request, and the one JSON object of its body.
+/// A request, and the one JSON object of its body, which a GET has not.
 async fn read(stream: &mut TcpStream) -> Option<Request> {
     let mut request = Vec::new();
     // Head and body may come apart.
@@ -223,7 +239,11 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
         let Some((head, body)) = text.split_once("\r\n\r\n") else {
             continue;
         };
-        if let Ok(message) = serde_json::from_str(body) {
+        let message = match head.starts_with("GET ") {
+            true => Ok(Value::Null),
+            false => serde_json::from_str(body),
+        };
+        if let Ok(message) = message {
             return Some(Request {
                 head: head.to_owned(),
                 message,

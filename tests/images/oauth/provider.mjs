@@ -68,7 +68,7 @@ export function createProvider({ issuer, aliases, configuration, clients, state,
       },
       resourceIndicators: {
         enabled: true,
-        defaultResource: () => [],
+        defaultResource: () => configuration.defaultResource ?? [],
         getResourceServerInfo(_ctx, resource, client) {
           if (resources && !resources.includes(resource)) throw new errors.InvalidTarget();
           const accessTokenFormat = clients.wishes(client.clientId).opaque ? "opaque" : "jwt";

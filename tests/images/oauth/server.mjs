@@ -6,6 +6,7 @@
 //   lifetime          of tokens, in seconds
 //   clients           [{id, secret}] or [{id, jwks}]; administration.mjs has more fields
 //   resources         URLs that tokens are issued for; absent: any
+//   defaultResource   whom a token is for that is requested for none; absent: nobody
 //   tls               {certificate, key}, paths of PEM files: https instead of http
 //   secure            {issuer, port, certificate, key, authority, certificatePort}: the same server under a second
 //                     issuer, by https; certificatePort is where it asks for client certificates, and authority a

@@ -36,6 +36,7 @@ const ONLY_USERS_TOKENS: &str =
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// LiteLLM's MCP endpoint. Some versions redirect it without the slash.
 const MCP_PATH: &str = "/mcp/";
+const SERVERS_PATH: &str = "/v1/mcp/server";
 /// Path in front of all of LiteLLM's.
 const ROOT_PATH_VARIABLE: &str = "SERVER_ROOT_PATH";
 const EVENT_STREAM: &str = "text/event-stream";
@@ -64,6 +65,8 @@ pub enum CallOutcome {
     Failing(String),
     /// What the command line names as LiteLLM's key is none.
     KeyUnusable(String),
+    /// LiteLLM does not let the key use the server.
+    KeyNotAllowed(String),
     /// Nothing was called, and why.
     NotMade(String),
 }
@@ -163,6 +166,7 @@ impl Calls<'_> {
                 Err(McpCallError::Cluster(error)) if !matches!(error, CliError::Api { .. }) => {
                     return Err(error);
                 }
+                Err(error @ McpCallError::NotAllowed { .. }) => CallOutcome::KeyNotAllowed(error.to_string()),
                 Err(error) => CallOutcome::Failed {
                     pod: name,
                     problem: error.to_string(),
@@ -202,6 +206,7 @@ fn litellm_ports<'a>(cluster: &'a Cluster, pod: &Pod) -> Option<LiteLlmPorts<'a>
         health: port(known.health)?,
         pod_uid: pod.uid()?,
         path: format!("{}{MCP_PATH}", root_path(pod)),
+        servers_path: format!("{}{SERVERS_PATH}", root_path(pod)),
     })
 }
 

@@ -10,7 +10,7 @@ use mcp_auth_protocol::context_check::{CheckValue, SentRequest, SentRequests};
 use mcp_auth_protocol::pod::health;
 use secrecy::SecretString;
 
-use crate::mcp_call::{Caller, McpCallError, PodPort, count_tools};
+use crate::mcp_call::{Caller, McpCallError, PodPort, count_tools, servers_of_key};
 use crate::outcome::Outcome;
 
 /// A cookie that no resource lists.
@@ -25,6 +25,8 @@ pub struct LiteLlmPorts<'a> {
     pub pod_uid: String,
     /// Path of LiteLLM's MCP endpoint.
     pub path: String,
+    /// Where LiteLLM lists the MCP servers that a key may use.
+    pub servers_path: String,
 }
 
 /// Names of what a server gets of users.
@@ -134,6 +136,9 @@ impl UserCall {
             Sent::Requests(_) => ports.sent(&value).await?.of_server(server),
             unknown => unknown,
         };
+        if tools == 0 && !sent.has_requests() {
+            ports.require_server_of_key(server, key).await?;
+        }
         let tools_without_user = match (tools, passed_on.is_empty()) {
             (0, false) if sent.may_be_the_user_s() => Some(ports.tools(server, HeaderMap::new(), key).await?),
             _ => None,
@@ -267,6 +272,10 @@ impl Sent {
         }
     }
 
+    fn has_requests(&self) -> bool {
+        matches!(self, Self::Requests(requests) if !requests.is_empty())
+    }
+
     fn of_server(self, server: &str) -> Self {
         match self {
             Self::Requests(mut requests) => {
@@ -286,7 +295,30 @@ impl LiteLlmPorts<'_> {
         key: &SecretString,
     ) -> Result<usize, McpCallError> {
         headers.extend(HeaderValue::from_str(server).map(|server| (SERVERS_HEADER, server)));
-        count_tools(&self.inbound, &self.path, Caller { key, headers }).await
+        let counted = count_tools(&self.inbound, &self.path, Caller { key, headers }).await;
+        counted.map_err(|error| match error {
+            // So LiteLLM 1.110.2 opens no session for a server that the key may not use.
+            McpCallError::Status {
+                method: "initialize",
+                status: StatusCode::FORBIDDEN,
+                words,
+            } => McpCallError::NotAllowed {
+                server: server.to_owned(),
+                words,
+            },
+            error => error,
+        })
+    }
+
+    /// An error where the key may not use the server. LiteLLM 1.80.17 lists no tools then, as if there were none.
+    async fn require_server_of_key(&self, server: &str, key: &SecretString) -> Result<(), McpCallError> {
+        match servers_of_key(&self.inbound, &self.servers_path, key).await? {
+            Some(names) if !names.iter().any(|name| name == server) => Err(McpCallError::NotAllowed {
+                server: server.to_owned(),
+                words: String::new(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Asks the sidecar. The first time it begins to look out for the value.

@@ -27,6 +27,13 @@ pub fn called_through_litellm(facts: &Facts) -> Vec<Finding> {
                 "name a Secret of LiteLLM's namespace and the key in it that has LiteLLM's key, as in \
                  --litellm-key-secret litellm/master-key",
             ),
+            CallOutcome::KeyNotAllowed(problem) => Finding::fault(
+                CHECK,
+                subject,
+                problem,
+                "grant the server to the key or its team in LiteLLM, or to every key by spec.liteLLM.allowAllKeys; or give \
+                 a key that may use it, such as the master key",
+            ),
             CallOutcome::Failing(problem) => Finding::not_checked(CHECK, subject, problem),
             CallOutcome::Failed { pod, problem } => Finding::fault(
                 CHECK,

@@ -157,6 +157,14 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         },
     ),
     (
+        "a key of LiteLLM that may not use the server",
+        "call through LiteLLM",
+        |facts| {
+            let problem = "LiteLLM does not let this key use the server tools";
+            facts.live.calls[0].outcome = CallOutcome::KeyNotAllowed(problem.to_owned());
+        },
+    ),
+    (
         "a Secret of LiteLLM's key that is not there",
         "call through LiteLLM",
         |facts| {
