@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions fuzz check alerts dashboard packaging generate site site-browser newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions fuzz check alerts dashboard packaging meshes generate site site-browser newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ check: ## format, lints, dependencies, rooms, documents, generated files, workfl
 
 packaging: ## the wheel by uv, and the Dockerfile and the compose file for one machine, also for real where docker or podman is there
 	@tests/packaging/run
+
+meshes: ## pods that the injectors of Istio, Linkerd and Kuma have written, with LiteLLM in them, injected by the operator
+	@tests/meshes/run
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool; looks whether the dashboard and its pictures fit
 	@tests/alerts/run

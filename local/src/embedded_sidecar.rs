@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
+use mcp_auth_protocol::pod::{
+    DEFAULT_FORWARDED_ALLOW_IPS, DEFAULT_TOOL_PREFIX_SEPARATOR, TOOL_PREFIX_SEPARATOR, env,
+};
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::context_checks::ContextChecks;
@@ -20,6 +22,7 @@ use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Destinations, Output};
 use mcp_auth_sidecar::proxy::fingerprint::Fingerprinter;
+use mcp_auth_sidecar::proxy::inbound::LitellmServer;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
 use mcp_auth_sidecar::proxy::otlp::{ExportSettings, Exporter, OtlpArgs, resource};
@@ -182,7 +185,10 @@ impl Ground {
         let outbound_secret = OutboundSecret::generate();
         let static_headers = StaticHeaders::resume(self.overlay.parent().unwrap_or(Path::new(".")));
         let proxies = Proxies::new(Wiring {
-            litellm: Some(litellm.into()),
+            litellm: Some(LitellmServer {
+                tool_prefix_separator: tool_prefix_separator(),
+                ..LitellmServer::from(litellm)
+            }),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
             outbound_secret: outbound_secret.clone(),
@@ -282,6 +288,15 @@ impl EmbeddedSidecar {
             warn!("audit lines of the last calls may be missing: the output takes no more");
         }
     }
+}
+
+/// As LiteLLM reads it, from the same environment.
+fn tool_prefix_separator() -> Box<str> {
+    let separator = std::env::var(TOOL_PREFIX_SEPARATOR);
+    separator
+        .as_deref()
+        .unwrap_or(DEFAULT_TOOL_PREFIX_SEPARATOR)
+        .into()
 }
 
 /// As LiteLLM's server reads its `FORWARDED_ALLOW_IPS`, which it has from the same environment.

@@ -150,6 +150,28 @@ spec: {containers: [{name: litellm, image: litellm, args: [--port, '4000'], port
 }
 
 #[test]
+fn a_workload_of_another_controller_is_taken_by_its_pod_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let resources = file(&folder, "resources.yaml", RESOURCES);
+    let workload = DEPLOYMENT.replace("kind: Deployment", "kind: CloneSet");
+    let arguments = ["--file", "-", "--resources", resources.to_str().unwrap()];
+    let run = inject(&arguments, &workload);
+    assert!(
+        run.out.contains("# reason: Injected"),
+        "{} {}",
+        run.out,
+        run.error
+    );
+    assert!(run.out.contains("# warning: RoutesWithheld"), "{}", run.out);
+    assert_eq!(
+        run.out.matches("# pod: ").count(),
+        1,
+        "the Service is none: {}",
+        run.out
+    );
+}
+
+#[test]
 fn a_pod_that_no_resource_selects_is_skipped_and_unchanged() {
     let run = inject(&["--file", "-"], DEPLOYMENT);
     assert_eq!(run.code, Some(0), "{}", run.error);

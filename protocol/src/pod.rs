@@ -18,6 +18,8 @@ pub mod env {
     /// LiteLLM's own `FORWARDED_ALLOW_IPS`: the addresses and networks, separated by commas, whose `X-Forwarded-`
     /// headers it trusts.
     pub const FORWARDED_ALLOW_IPS: &str = "MCPAUTH_FORWARDED_ALLOW_IPS";
+    /// LiteLLM's own `MCP_TOOL_PREFIX_SEPARATOR`: what stands between a server's name and that of its tool.
+    pub const TOOL_PREFIX_SEPARATOR: &str = "MCPAUTH_TOOL_PREFIX_SEPARATOR";
     /// The routes known at admission, a JSON array of [`Route`](crate::sync::Route). They hold no secret.
     pub const ROUTES: &str = "MCPAUTH_ROUTES";
     /// Path of LiteLLM's own configuration file; absent where it has none (configuration in its database).
@@ -52,6 +54,11 @@ pub mod env {
 
 /// What uvicorn trusts where `FORWARDED_ALLOW_IPS` is not set.
 pub const DEFAULT_FORWARDED_ALLOW_IPS: &str = "127.0.0.1,::1";
+
+/// Variable of LiteLLM by which its users choose what stands between a server's name and that of its tool.
+pub const TOOL_PREFIX_SEPARATOR: &str = "MCP_TOOL_PREFIX_SEPARATOR";
+/// What LiteLLM takes where it is not set.
+pub const DEFAULT_TOOL_PREFIX_SEPARATOR: &str = "-";
 
 /// Audience of the token a sidecar presents to the operator.
 pub const AUDIENCE: &str = "mcp-auth-operator";

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
+use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, DEFAULT_TOOL_PREFIX_SEPARATOR, env};
 use mcp_auth_protocol::sync::Route;
 
 use crate::control::sync_client::Endpoint;
@@ -96,6 +96,11 @@ pub struct Serve {
     #[arg(long, env = env::FORWARDED_ALLOW_IPS, value_name = "ADDRESSES",
           default_value = DEFAULT_FORWARDED_ALLOW_IPS)]
     pub forwarded_allow_ips: TrustedProxies,
+
+    /// What LiteLLM puts between a server's name and that of its tool (MCP_TOOL_PREFIX_SEPARATOR).
+    #[arg(long, env = env::TOOL_PREFIX_SEPARATOR, value_name = "TEXT", allow_hyphen_values = true,
+          default_value = DEFAULT_TOOL_PREFIX_SEPARATOR)]
+    pub tool_prefix_separator: String,
 
     /// JSON array of the routes known at admission.
     #[arg(long, env = env::ROUTES, default_value = "[]", hide_env_values = true)]

@@ -3,6 +3,7 @@
 //! the token sources of the same process (`mcp-auth exec`).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -176,7 +177,7 @@ impl DataPath for DataPathState {
         self.routes.notices()
     }
 
-    fn set_aliases(&self, aliases: Vec<String>) {
+    fn set_aliases(&self, aliases: BTreeMap<String, String>) {
         self.routes.set_aliases(aliases);
     }
 }

@@ -121,6 +121,7 @@ async fn run(
         litellm_keepalive_seconds,
         keepalive_seconds,
         forwarded_allow_ips,
+        tool_prefix_separator,
         routes,
         original_config,
         overlay,
@@ -167,6 +168,7 @@ async fn run(
             let server = LitellmServer::from(litellm.address);
             LitellmServer {
                 keep_alive: litellm_keep_alive.unwrap_or(server.keep_alive),
+                tool_prefix_separator: tool_prefix_separator.into(),
                 ..server
             }
         }),

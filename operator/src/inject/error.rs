@@ -89,8 +89,8 @@ pub enum InjectionError {
     )]
     ConfigNotYaml { path: String },
     #[error(
-        "the start command of the container `{container}` sets or unsets {name}, which hides what injection sets; set it \
-         in `env` instead"
+        "the start command of the container `{container}` sets, unsets or ignores {name}, which hides what injection sets; \
+         leave it to `env` instead"
     )]
     ScriptSetsConfig { container: String, name: &'static str },
     #[error(

@@ -47,6 +47,7 @@ static WRAPPERS: [Wrapper; 25] = [
         &[
             "catatonit",
             "nohup",
+            "setsid",
             "with-contenv",
             "nvidia_entrypoint.sh",
             "component_entrypoint.sh",

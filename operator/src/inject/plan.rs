@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     Container, EnvVar, NodeSelectorTerm, Pod, PodSpec, ResourceRequirements, SecurityContext, Volume,
     VolumeMount,
 };
+use mcp_auth_protocol::pod::{TOOL_PREFIX_SEPARATOR, env};
 use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
@@ -13,6 +14,7 @@ use super::config::{
     WrapperOption, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
 };
 use super::environment::Environment;
+use super::environment_entries::copied;
 use super::error::InjectionError;
 use super::keepalive;
 use super::mesh;
@@ -21,7 +23,7 @@ use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
-use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::role::{ArgumentsPlace, Invocation, Role, Start, ignores_python_variables};
 use super::script_variables::{Removal, removal, sets_variable};
 use super::security_context::security_context;
 use super::server_variables::ServerVariables;
@@ -55,6 +57,8 @@ pub(super) struct Plan {
     pub forwarded_allow_ips: Option<EnvVar>,
     /// How long connections without a request are kept, for the sidecar.
     pub keepalive: Vec<EnvVar>,
+    /// What LiteLLM puts between a server's name and that of its tool, for the sidecar.
+    pub tool_prefix_separator: Option<EnvVar>,
     pub resources: ResourceRequirements,
     /// Where audit lines go, for the sidecar.
     pub audit: AuditPlan,
@@ -128,7 +132,7 @@ pub(super) fn plan(
         check_written_before(spec, container, &wrapper, path)?;
     }
     if previous.is_none() {
-        check_keeps_modules(container, &environment, &wrapper)?;
+        check_keeps_modules(container, &environment, invocation, &wrapper)?;
     }
     let ports = ports::choose(
         spec,
@@ -169,6 +173,7 @@ pub(super) fn plan(
         resources: sidecar_resources(pod, spec, settings)?,
         audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
+        tool_prefix_separator: copied(container, TOOL_PREFIX_SEPARATOR, env::TOOL_PREFIX_SEPARATOR),
         security_context: security_context(spec, &settings.security_context, &options.security_context),
         has_mesh: mesh::takes_inbound_connections(pod, spec),
         may_replace_configuration,
@@ -183,9 +188,6 @@ fn check_pod(
     container: &Container,
     previous: Option<&PreviousInjection>,
 ) -> Result<(), InjectionError> {
-    if spec.host_network == Some(true) {
-        return Err(InjectionError::HostNetwork);
-    }
     let selects_windows = |labels: &BTreeMap<String, String>| {
         labels
             .get("kubernetes.io/os")
@@ -196,6 +198,9 @@ fn check_pod(
         || requires_windows(spec)
     {
         return Err(InjectionError::Windows);
+    }
+    if spec.host_network == Some(true) {
+        return Err(InjectionError::HostNetwork);
     }
     let reserved = |what: String| Err(InjectionError::Reserved { what });
     if spec.containers.iter().any(|container| container.name == SIDECAR) {
@@ -437,6 +442,7 @@ fn check_script(
 fn check_keeps_modules(
     container: &Container,
     environment: &Environment,
+    invocation: &Invocation,
     wrapper: &Wrapper,
 ) -> Result<(), InjectionError> {
     let name = "PYTHONPATH";
@@ -444,7 +450,9 @@ fn check_keeps_modules(
         wrapper.placement,
         Placement::FileElsewhere { python_path: Some(_) }
     );
-    match is_needed && removal(container, environment, name) == Some(Removal::Certain) {
+    let is_lost = removal(container, environment, name) == Some(Removal::Certain)
+        || ignores_python_variables(&invocation.words);
+    match is_needed && is_lost {
         true => Err(InjectionError::ScriptSetsConfig {
             container: container.name.clone(),
             name,

@@ -89,6 +89,8 @@ const LAUNCHER: &str = "gateway.launch";
 /// The Python module of LiteLLM's command line, and its script.
 const COMMAND_LINE_MODULE: &str = "litellm.proxy.proxy_cli";
 const COMMAND_LINE_SCRIPT: &str = "litellm/proxy/proxy_cli.py";
+/// The Python module with LiteLLM's application.
+const SERVER_MODULE: &str = "litellm.proxy.proxy_server";
 
 pub(super) fn invocation(container: &Container, environment: &Environment) -> Invocation {
     let command = environment.expand_all(container.command.as_ref());
@@ -208,10 +210,7 @@ fn command_line(after: Words) -> Role {
 }
 
 fn python(words: Words) -> Role {
-    let mut rest = words
-        .iter()
-        .flatten()
-        .skip_while(|word| word.starts_with('-') && *word != "-m" && *word != "-c");
+    let (_, mut rest) = python_options(words);
     match rest.next().map(String::as_str) {
         Some("-m") => match rest.next().map(String::as_str) {
             Some("uvicorn" | "granian") => application(words, Start::Server),
@@ -229,6 +228,7 @@ fn python(words: Words) -> Role {
             Some(code) if code.contains(COMMAND_LINE_MODULE) && code.contains("run_server") => {
                 Role::LiteLlm(Start::CommandLine)
             }
+            Some(code) if code.contains(COMMAND_LINE_MODULE) || code.contains(SERVER_MODULE) => Role::Program,
             _ => Role::Other,
         },
         Some(script) if script.ends_with("/bin/litellm") || script.ends_with(COMMAND_LINE_SCRIPT) => {
@@ -239,6 +239,29 @@ fn python(words: Words) -> Role {
         Some(_) => Role::Program,
         None => Role::Other,
     }
+}
+
+/// Whether these words have Python ignore its variables, such as PYTHONPATH: by `-I` or `-E`.
+pub(super) fn ignores_python_variables(words: Words) -> bool {
+    let Some((Some(first), after)) = words.split_first() else {
+        return false;
+    };
+    let ignores = |option: &&str| !option.starts_with("--") && option.contains(['I', 'E']);
+    program_name(first).starts_with("python") && python_options(after).0.iter().any(ignores)
+}
+
+/// Python's own options, without those that take a word, and what comes behind them.
+fn python_options(words: Words<'_>) -> (Vec<&str>, impl Iterator<Item = &String>) {
+    let mut rest = words.iter().flatten().peekable();
+    let mut options = Vec::new();
+    while let Some(option) = rest.next_if(|word| word.starts_with('-') && *word != "-m" && *word != "-c") {
+        match option.as_str() {
+            "-W" | "-X" => drop(rest.next()),
+            option if option.starts_with("-W") || option.starts_with("-X") => {}
+            option => options.push(option),
+        }
+    }
+    (options, rest)
 }
 
 /// What an ASGI server serves.

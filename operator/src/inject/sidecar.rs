@@ -140,6 +140,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         variables.push(literal(env::LITELLM, &format!("127.0.0.1:{}", ports.litellm)));
         variables.extend(plan.forwarded_allow_ips.clone());
         variables.extend(plan.keepalive.clone());
+        variables.extend(plan.tool_prefix_separator.clone());
     }
     variables.push(literal(env::OUTBOUND, &format!("127.0.0.1:{}", ports.outbound)));
     variables.push(literal(env::HEALTH, &ports.health.to_string()));

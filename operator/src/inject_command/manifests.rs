@@ -180,9 +180,13 @@ fn pod_of(object: Value, namespace: &str) -> Option<PodManifest> {
             let has_workload = is_controlled(&object);
             (object, has_workload)
         }
-        None => return None,
-        Some((_, pointer, is_found)) => {
+        // Another controller's, such as a CloneSet: a review finds none of them.
+        found => {
+            let (pointer, is_found) = found.map_or(("/spec/template", false), |(_, pointer, is_found)| {
+                (*pointer, *is_found)
+            });
             let mut pod = object.pointer(pointer)?.clone();
+            pod.pointer("/spec/containers")?.as_array()?;
             pod["apiVersion"] = json!("v1");
             pod["kind"] = json!("Pod");
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -193,7 +197,7 @@ fn pod_of(object: Value, namespace: &str) -> Option<PodManifest> {
             if matches!(kind.as_str(), "Job" | "CronJob" | "ScaledJob") {
                 pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] = json!(name);
             }
-            (pod, *is_found)
+            (pod, is_found)
         }
     };
     set_namespace(&mut pod, namespace);

@@ -166,6 +166,7 @@ fn the_sidecar_has_what_it_needs_and_litellm_its_words_whichever_webhook_comes_f
 fn the_documentation_lists_every_neighbour() {
     let text = include_str!("../../../docs/tasks/service-mesh.md");
     let (_, table) = text.split_once("## Injectors and webhooks").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
     let rows: Vec<&str> = table
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| ")?.split_once(" | ")?.0))

@@ -1,4 +1,5 @@
-//! What other injectors make of a pod: the changes of their own webhooks, as their releases make them.
+//! What other injectors make of a pod: the changes of their own webhooks, as their releases make them. `tests/meshes` has
+//! pods that those of Istio, Linkerd and Kuma have written.
 
 use serde_json::{Value, json};
 
@@ -102,7 +103,7 @@ pub const ALL: &[Neighbour] = &[
                 "initContainers",
                 json!({"name": "kuma-init", "image": "kumahq/kuma-init"}),
             );
-            rewrite_probes(pod, 9000, "");
+            rewrite_probes_as_kuma(pod);
             annotate(pod, "kuma.io/sidecar-injected", "true");
         },
     },
@@ -112,7 +113,7 @@ pub const ALL: &[Neighbour] = &[
         native: &[],
         redirector: Some("kuma-init"),
         inject: |pod| {
-            last(
+            first(
                 pod,
                 "containers",
                 json!({"name": "kuma-sidecar", "image": "kumahq/kuma-dp"}),
@@ -122,7 +123,7 @@ pub const ALL: &[Neighbour] = &[
                 "initContainers",
                 json!({"name": "kuma-init", "image": "kumahq/kuma-init"}),
             );
-            rewrite_probes(pod, 9000, "");
+            rewrite_probes_as_kuma(pod);
             annotate(pod, "kuma.io/sidecar-injected", "true");
         },
     },
@@ -347,6 +348,21 @@ fn rewrite_probes(pod: &mut Value, port: u16, prefix: &str) {
             ] {
                 if let Some(get) = container.pointer_mut(&format!("/{field}/httpGet")) {
                     *get = json!({"path": format!("{prefix}/{name}/{path}"), "port": port});
+                }
+            }
+        }
+    }
+}
+
+/// The kubelet asks Kuma's proxy of probes, by the port and the path of the container's own.
+fn rewrite_probes_as_kuma(pod: &mut Value) {
+    for list in ["initContainers", "containers"] {
+        for container in items(pod, list) {
+            for field in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                if let Some(get) = container.pointer_mut(&format!("/{field}/httpGet")) {
+                    let port = get["port"].as_u64().unwrap_or(4000);
+                    let path = get["path"].as_str().unwrap();
+                    *get = json!({"path": format!("/{port}{path}"), "port": 9000});
                 }
             }
         }

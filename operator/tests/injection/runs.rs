@@ -23,7 +23,7 @@ const PROGRAMS: [&str; 7] = [
     "python3",
 ];
 /// Each drops its own words and runs the rest.
-const WRAPPERS: [&str; 11] = [
+const WRAPPERS: [&str; 12] = [
     "tini",
     "dumb-init",
     "ddtrace-run",
@@ -35,9 +35,12 @@ const WRAPPERS: [&str; 11] = [
     "vault-env",
     "doppler",
     "own-tool",
+    "conda",
 ];
+/// Each runs what stands behind the first dashes.
+const WITH_DASHES: [&str; 4] = ["chamber", "infisical", "py-spy", "runuser"];
 /// Options of wrappers whose value is the next word.
-const WITH_VALUE: &str = "--from|--with|--python|--project|-p|-e|--rewrite|-r|-C";
+const WITH_VALUE: &str = "--from|--with|--python|--project|-p|-e|--rewrite|-r|-C|-n";
 
 /// What is true of the LiteLLM in a pod before anything is injected.
 pub struct Original<'a> {
@@ -66,10 +69,12 @@ impl StandIns {
         );
         let programs = PROGRAMS.map(|name| (name, tell));
         let wrappers = WRAPPERS.map(|name| (name, run_rest.as_str()));
+        let behind_dashes = "while [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
         // Applets of busybox that are programs here.
         for (name, script) in programs
             .into_iter()
             .chain(wrappers)
+            .chain(WITH_DASHES.map(|name| (name, behind_dashes)))
             .chain([("busybox", "exec \"$@\"\n")])
         {
             let path = folder.path().join(name);

@@ -2,6 +2,7 @@
 //! routes, LiteLLM's overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when
 //! something has happened.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,8 +43,8 @@ pub trait DataPath {
 
     /// What should be known of the servers although they are served.
     fn notices(&self) -> Vec<Problem>;
-    /// What LiteLLM calls these servers beside their names.
-    fn set_aliases(&self, aliases: Vec<String>);
+    /// What LiteLLM calls these servers beside their names, and their names.
+    fn set_aliases(&self, aliases: BTreeMap<String, String>);
 }
 
 /// Paths and addresses that the controller works with.

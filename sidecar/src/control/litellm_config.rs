@@ -71,8 +71,8 @@ pub struct Overlay {
     pub files: Vec<(PathBuf, String)>,
     /// The managed servers in it.
     pub servers: BTreeMap<String, Address>,
-    /// What LiteLLM calls them beside their names.
-    pub aliases: Vec<String>,
+    /// What LiteLLM calls them beside their names, and their names.
+    pub aliases: BTreeMap<String, String>,
     pub problems: Vec<Problem>,
     /// What keeps nothing from working and should be known all the same, such as what resources and the user's
     /// configuration contradict each other in.
@@ -116,7 +116,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
         Err(unusable) => Overlay {
             files: vec![(input.overlay.to_owned(), "{}\n".to_owned())],
             servers: BTreeMap::new(),
-            aliases: Vec::new(),
+            aliases: BTreeMap::new(),
             problems: vec![Problem {
                 reason: unusable.error.reason().to_owned(),
                 message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
@@ -144,8 +144,8 @@ impl fmt::Debug for Overlay {
 /// What there is to say about the servers.
 #[derive(Default)]
 struct Remarks {
-    /// Of the managed ones.
-    aliases: Vec<String>,
+    /// Of the managed ones, and their names.
+    aliases: BTreeMap<String, String>,
     problems: Vec<Problem>,
     notices: Vec<Problem>,
 }
@@ -203,7 +203,8 @@ fn merge(
         };
         match managed(route, original, input.outbound, surroundings, budget) {
             Ok((managed, address)) => {
-                remarks.aliases.extend(managed.alias);
+                let alias = managed.alias.map(|alias| (alias, route.server.clone()));
+                remarks.aliases.extend(alias);
                 remarks.problems.extend(managed.problems);
                 remarks.notices.extend(managed.notices);
                 servers.insert(route.server.clone(), address);
@@ -223,8 +224,8 @@ fn merge(
         }
     }
     if input.inbound {
-        let notice = client_addresses::notice(config.general.as_deref(), &pairs, budget)?;
-        remarks.notices.extend(notice);
+        let notices = client_addresses::notices(config.general.as_deref(), &pairs, input.routes, budget)?;
+        remarks.notices.extend(notices);
     }
     Ok(Node::mapping(pairs))
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{HeaderMap, HeaderName};
+use http::header::Entry;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mcp_auth_protocol::pod::{OUTBOUND_SECRET_FILE, OUTBOUND_SECRET_HEADER};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
@@ -61,10 +62,15 @@ impl OutboundSecret {
         self.0.expose_secret()
     }
 
-    /// Whether the request states it, and no other beside it.
-    pub fn is_stated(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(HEADER).iter().peekable();
-        values.peek().is_some() && values.all(|value| is_equal(value.as_bytes(), self.expose().as_bytes()))
+    /// Whether the request states it, and no other beside it. It is taken out of the headers: no server is to see it.
+    pub fn take_from(&self, headers: &mut HeaderMap) -> bool {
+        let Entry::Occupied(stated) = headers.entry(HEADER) else {
+            return false;
+        };
+        let is_secret = |value: &HeaderValue| is_equal(value.as_bytes(), self.expose().as_bytes());
+        let is_stated = stated.iter().all(is_secret);
+        stated.remove();
+        is_stated
     }
 }
 
@@ -83,8 +89,6 @@ fn is_equal(stated: &[u8], secret: &[u8]) -> bool {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use http::HeaderValue;
-
     use super::*;
 
     fn stating(values: &[&str]) -> HeaderMap {
@@ -96,8 +100,11 @@ mod tests {
     fn only_the_secret_itself_counts() {
         let secret = OutboundSecret::generate();
         let text = secret.expose().to_owned();
-        assert!(secret.is_stated(&stating(&[&text])));
-        assert!(secret.is_stated(&stating(&[&text, &text])));
+        for stated in [&[&*text][..], &[&text, &text]] {
+            let mut headers = stating(stated);
+            assert!(secret.take_from(&mut headers));
+            assert!(headers.is_empty());
+        }
         let other = OutboundSecret::generate().expose().to_owned();
         for values in [
             &[][..],
@@ -107,7 +114,9 @@ mod tests {
             &[&format!("{text}A")],
             &[&text, &other],
         ] {
-            assert!(!secret.is_stated(&stating(values)), "{values:?}");
+            let mut headers = stating(values);
+            assert!(!secret.take_from(&mut headers), "{values:?}");
+            assert!(headers.is_empty());
         }
     }
 

@@ -156,7 +156,8 @@ impl Pool {
     }
 
     fn put(&self, mut connection: Connection) {
-        if connection.is_usable() {
+        // Most have come to rest with the answer's last byte. Whether they are still open is seen when they are taken.
+        if connection.is_at_rest() || connection.is_usable() {
             let mut idle = self.lock();
             if idle.len() < MAX_IDLE {
                 idle.push(Idle {
@@ -215,6 +216,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is open, and waits for a request.
+    fn is_at_rest(&self) -> bool {
+        !self.closed && self.sender.is_ready()
+    }
+
     /// Lets the connection finish what it is at, and notice that it was closed. Nobody needs waking: the pool
     /// asks again.
     fn is_usable(&mut self) -> bool {
@@ -222,7 +228,7 @@ impl Connection {
             let mut cx = Context::from_waker(Waker::noop());
             self.closed = self.driver.as_mut().poll(&mut cx).is_ready();
         }
-        !self.closed && self.sender.is_ready()
+        self.is_at_rest()
     }
 }
 

@@ -10,6 +10,7 @@
 mod client_key;
 mod fingerprint_cache;
 mod line;
+mod line_time;
 mod log_record;
 mod message;
 mod output;
@@ -18,6 +19,7 @@ mod span_record;
 mod user;
 mod writer;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -79,22 +81,23 @@ impl From<Output> for Destinations {
 
 /// What the message of a request says of its trace, as LiteLLM's OpenTelemetry has it.
 pub fn traceparent(body: &[u8]) -> Option<TraceParent> {
-    let messages = message::read(body);
+    let messages = message::read(body, false);
     let stated = messages.iter().find_map(|message| message.traceparent.as_deref());
     stated.and_then(TraceParent::parse)
 }
 
 /// The tool that a request's body calls: nothing for another method, and for several messages in one body.
 pub fn called_tool(body: &[u8]) -> Option<String> {
-    match message::read(body).as_mut_slice() {
-        [message] => message.tool.take(),
+    match message::read(body, false).as_mut_slice() {
+        [message] => message.tool.take().map(Cow::into_owned),
         _ => None,
     }
 }
 
 /// The method of the first message of a request.
 pub fn method(body: &[u8]) -> Option<String> {
-    message::read(body).into_iter().next()?.method
+    let message = message::read(body, false).into_iter().next()?;
+    message.method.map(Cow::into_owned)
 }
 
 /// What the writer takes from the queue.

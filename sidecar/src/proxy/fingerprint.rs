@@ -34,11 +34,18 @@ struct FingerprintKey {
     digest: Option<digest::Digest>,
 }
 
+/// What a fingerprint is made of: each part after its length, so that no two lists of parts are one text.
+pub struct Parts(Vec<u8>);
+
 /// Fingerprints by one key.
 pub struct Fingerprints(Guard<Arc<FingerprintKey>>);
 
 impl Fingerprint {
     pub const LENGTH: usize = 8;
+
+    pub fn hex(self) -> Hex {
+        Hex::of(u64::from_be_bytes(self.0))
+    }
 }
 
 impl Fingerprinter {
@@ -69,9 +76,43 @@ impl Fingerprinter {
     pub fn current(&self) -> Fingerprints {
         Fingerprints(self.0.load())
     }
+}
 
-    pub fn fingerprint<'a>(&self, kind: Kind, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
-        self.current().fingerprint(kind, parts)
+impl Parts {
+    /// Bytes of nearly all of them.
+    const USUAL_LENGTH: usize = 256;
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Different for different lists of parts.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Empty, with room for what nearly all hold.
+impl Default for Parts {
+    fn default() -> Self {
+        Self(Vec::with_capacity(Self::USUAL_LENGTH))
+    }
+}
+
+impl<'a> Extend<&'a [u8]> for Parts {
+    fn extend<I: IntoIterator<Item = &'a [u8]>>(&mut self, parts: I) {
+        for part in parts {
+            self.0.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            self.0.extend_from_slice(part);
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for Parts {
+    fn from_iter<I: IntoIterator<Item = &'a [u8]>>(parts: I) -> Self {
+        let mut all = Self::default();
+        all.extend(parts);
+        all
     }
 }
 
@@ -81,14 +122,10 @@ impl Fingerprints {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub fn fingerprint<'a>(&self, kind: Kind, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+    pub fn fingerprint(&self, kind: Kind, parts: &Parts) -> Fingerprint {
         let mut context = hmac::Context::with_key(&self.0.hmac);
         context.update(kind.label());
-        for part in parts {
-            // Lengths, so that no two lists of parts are one text.
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
+        context.update(parts.as_bytes());
         let mut first = [0; Fingerprint::LENGTH];
         first.copy_from_slice(&context.sign().as_ref()[..Fingerprint::LENGTH]);
         Fingerprint(first)
@@ -113,13 +150,13 @@ impl Kind {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(Hex::of(u64::from_be_bytes(self.0)).as_str())
+        formatter.write_str(self.hex().as_str())
     }
 }
 
 impl Serialize for Fingerprint {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(Hex::of(u64::from_be_bytes(self.0)).as_str())
+        serializer.serialize_str(self.hex().as_str())
     }
 }
 
@@ -130,20 +167,28 @@ mod tests {
     #[test]
     fn equal_values_of_one_kind_under_one_key_are_equal_and_no_others() {
         let ours = Fingerprinter::new();
-        let of = |kind, parts: &[&'static [u8]]| ours.fingerprint(kind, parts.iter().copied());
+        let of = |kind, parts: &[&'static [u8]]| {
+            let parts = parts.iter().copied().collect();
+            ours.current().fingerprint(kind, &parts)
+        };
         assert_eq!(of(Kind::User, &[b"ab", b"c"]), of(Kind::User, &[b"ab", b"c"]));
         assert_ne!(of(Kind::User, &[b"ab", b"c"]), of(Kind::User, &[b"a", b"bc"]));
         assert_ne!(of(Kind::User, &[b"a"]), of(Kind::Session, &[b"a"]));
         let theirs = Fingerprinter::new();
         assert_ne!(
             of(Kind::User, &[b"a"]),
-            theirs.fingerprint(Kind::User, [&b"a"[..]])
+            theirs
+                .current()
+                .fingerprint(Kind::User, &Parts::from_iter([&b"a"[..]]))
         );
     }
 
     #[test]
     fn processes_that_were_given_the_same_key_have_the_same_fingerprints() {
-        let of = |fingerprinter: &Fingerprinter| fingerprinter.fingerprint(Kind::User, [&b"a"[..]]);
+        let of = |fingerprinter: &Fingerprinter| {
+            let parts = Parts::from_iter([&b"a"[..]]);
+            fingerprinter.current().fingerprint(Kind::User, &parts)
+        };
         let [ours, theirs] = [(); 2].map(|()| Fingerprinter::new());
         let by_own_key = of(&ours);
         ours.set_key(&"k1".into());

@@ -16,7 +16,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use mcp_auth_protocol::pod::CONTEXT_HEADER;
+use mcp_auth_protocol::pod::{CONTEXT_HEADER, DEFAULT_TOOL_PREFIX_SEPARATOR};
 
 use crate::control::drain::Drain;
 use crate::http::body_progress::BodyProgress;
@@ -51,11 +51,13 @@ const LIST_PATHS: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
 const MAX_COPIES_BYTES: usize = 24 * 1024;
 
 /// Where LiteLLM's server is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LitellmServer {
     pub address: SocketAddr,
     /// How long it keeps connections without a request.
     pub keep_alive: Duration,
+    /// What it puts between the name of an MCP server and that of its tool.
+    pub tool_prefix_separator: Box<str>,
 }
 
 /// The half on the port LiteLLM used to own.
@@ -76,6 +78,7 @@ impl From<SocketAddr> for LitellmServer {
         Self {
             address,
             keep_alive: Duration::from_secs(5),
+            tool_prefix_separator: DEFAULT_TOOL_PREFIX_SEPARATOR.into(),
         }
     }
 }
@@ -93,14 +96,18 @@ impl Inbound {
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
-        let LitellmServer { address, keep_alive } = litellm.into();
+        let LitellmServer {
+            address,
+            keep_alive,
+            tool_prefix_separator,
+        } = litellm.into();
         Self {
             litellm: Target::litellm(address, keep_alive, routes.workers().get()),
             trusted_proxies,
             routes,
             sealer,
             client_keys: ClientKeys::new(fingerprinter),
-            user_calls: UserCalls::default(),
+            user_calls: UserCalls::new(tool_prefix_separator),
             metrics,
             drain,
         }

@@ -31,7 +31,7 @@ mod wait_limit;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{Entry, HeaderMap, HeaderName};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -119,7 +119,11 @@ impl Outbound {
         }
     }
 
-    pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub(crate) async fn answer(
+        &self,
+        worker: usize,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
         let mut call = Call::begin(&request, server.as_ref(), &self.audit_log);
@@ -131,7 +135,7 @@ impl Outbound {
                     RequestBody::stream(request.into_body()),
                 ))
             }
-            _ if !self.secret.is_stated(request.headers()) => Err(OutboundError::with_body(
+            _ if !self.secret.take_from(request.headers_mut()) => Err(OutboundError::with_body(
                 ProxyError::CallerNotAllowed,
                 RequestBody::stream(request.into_body()),
             )),
@@ -150,22 +154,23 @@ impl Outbound {
         };
         // Only a configured name is logged: what else the path says comes from the client.
         let name = server.as_ref().map(|server| &*server.name);
-        let (response, status) = match answer {
+        let status;
+        let mut response = match answer {
             Ok(response) => {
+                status = response.status();
                 tracing::debug!(
                     half = "outbound",
                     request = %id,
                     server = name,
-                    status = response.status().as_u16(),
+                    status = status.as_u16(),
                     "answered"
                 );
-                let status = response.status();
-                (response, status)
+                response
             }
             Err(failed) => {
                 self.metrics.count_error(Half::Outbound, failed.error.reason());
-                let status = failed.error.status();
-                (call.refuse(name, failed).await, status)
+                status = failed.error.status();
+                call.refuse(name, failed).await
             }
         };
         // What was refused counts as what it is, though a tool call is told by a result.
@@ -174,7 +179,8 @@ impl Outbound {
             let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
             server.metrics.answered(status, total, upstream_time);
         }
-        call.answered(response, status)
+        call.answered(&mut response, status);
+        response
     }
 
     /// A request that is not even looked at.
@@ -220,7 +226,7 @@ impl Outbound {
                 ));
             }
         };
-        let (context, invalid) = match self.context(request.headers(), unix_now()) {
+        let (context, invalid) = match self.take_context(request.headers_mut(), unix_now()) {
             Ok(context) => (context, None),
             Err(invalid) => (None, Some(invalid)),
         };
@@ -240,7 +246,9 @@ impl Outbound {
         let of_configuration = self.static_headers.as_ref();
         let of_configuration = of_configuration.map(|names| names.take(request.headers_mut()));
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, missing).await?;
-        replayable.add_headers(of_configuration.unwrap_or_default());
+        if let Some(headers) = of_configuration.filter(|headers| !headers.is_empty()) {
+            replayable.add_headers(headers);
+        }
         if replayable.may_call_tool() {
             server.tool_calls.came();
         }
@@ -315,14 +323,19 @@ impl Outbound {
     }
 
     /// The user context that the request carries, or why it cannot be opened: a session of LiteLLM's may well
-    /// outlive it.
-    fn context(&self, headers: &HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
-        let mut values = headers.get_all(CONTEXT).iter();
-        let opened = match values.next() {
-            None => Ok(None),
-            // Of two values that differ, the user's is unknown.
-            Some(first) if values.any(|other| other != first) => Err(OpenError::Forged),
-            Some(first) => self.sealer.open(first, now).map(Some),
+    /// outlive it. It is taken out of the headers: no server is to see it.
+    fn take_context(&self, headers: &mut HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
+        let opened = match headers.entry(CONTEXT) {
+            Entry::Vacant(_) => Ok(None),
+            Entry::Occupied(stated) => {
+                // Of two values that differ, the user's is unknown.
+                let is_one = stated.iter().all(|value| value == stated.get());
+                let value = stated.remove();
+                match is_one {
+                    true => self.sealer.open(&value, now).map(Some),
+                    false => Err(OpenError::Forged),
+                }
+            }
         };
         self.metrics.context(match &opened {
             Ok(None) => ContextResult::None,

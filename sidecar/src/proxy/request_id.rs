@@ -22,6 +22,10 @@ impl RequestId {
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    pub fn hex(self) -> Hex {
+        Hex::of(self.0)
+    }
+
     /// That of the request for which this is called, if it is called within [`RequestId::scope`].
     pub fn current() -> Option<Self> {
         CURRENT.try_with(|current| *current).ok()
@@ -36,13 +40,7 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(Hex::of(self.0).as_str())
-    }
-}
-
-impl serde::Serialize for RequestId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(Hex::of(self.0).as_str())
+        formatter.write_str(self.hex().as_str())
     }
 }
 

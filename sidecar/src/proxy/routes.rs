@@ -16,7 +16,7 @@ mod sessions;
 mod target;
 mod tool_calls;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -57,8 +57,11 @@ struct RoutesInner {
     changes: watch::Sender<()>,
     /// What LiteLLM calls the servers beside their names. Serializes writers, so that each sees the table it replaces;
     /// readers never lock it.
-    aliases: Mutex<Vec<String>>,
+    aliases: Mutex<Aliases>,
 }
+
+/// What LiteLLM calls the servers beside their names, and their names. Spaces are `_`, as LiteLLM writes them.
+type Aliases = BTreeMap<String, String>;
 
 /// All routes at one point in time.
 #[derive(Clone, Default)]
@@ -74,6 +77,7 @@ pub struct RouteTable {
     is_audited: bool,
     /// How the headers begin that LiteLLM sends to one of these servers: `x-mcp-SERVER-`, by the server's name or alias.
     server_prefixes: Box<[Box<str>]>,
+    aliases: Arc<Aliases>,
 }
 
 impl Routes {
@@ -129,6 +133,7 @@ impl Routes {
         self.0.table.store(Arc::new(RouteTable {
             servers,
             server_prefixes,
+            aliases: Arc::new(aliases.clone()),
             allowed,
             context_headers: context_headers.into(),
             is_audited,
@@ -176,12 +181,15 @@ impl Routes {
         notices
     }
 
-    /// Takes over what LiteLLM calls the servers beside their names.
-    pub fn set_aliases(&self, aliases: Vec<String>) {
+    /// Takes over what LiteLLM calls the servers beside their names: the server of each alias.
+    pub fn set_aliases(&self, aliases: BTreeMap<String, String>) {
+        let as_litellm_writes = |(alias, server): (String, String)| (alias.replace(' ', "_"), server);
+        let aliases: Aliases = aliases.into_iter().map(as_litellm_writes).collect();
         let mut current = self.0.aliases.lock();
         if *current != aliases {
             let mut table = RouteTable::clone(&self.0.table.load());
             table.server_prefixes = all_server_prefixes(&table.servers, &aliases);
+            table.aliases = Arc::new(aliases.clone());
             *current = aliases;
             self.0.table.store(Arc::new(table));
         }
@@ -246,6 +254,12 @@ impl RouteTable {
         self.servers.get(name)
     }
 
+    /// The server that LiteLLM means by this name, its alias first.
+    pub fn server_or_alias(&self, name: &str) -> Option<&Arc<McpServer>> {
+        let aliased = self.aliases.get(name).map_or(name, String::as_str);
+        self.server(aliased)
+    }
+
     /// Whether LiteLLM sends this header of a client to one of these servers, under the name behind the prefix. Servers that
     /// are not in the table are none of our business.
     pub fn is_for_server(&self, name: &str) -> bool {
@@ -300,9 +314,9 @@ fn server_prefixes(name: &str) -> impl Iterator<Item = Box<str>> {
     [prefix(&lower), prefix(&sanitized)].into_iter()
 }
 
-fn all_server_prefixes(servers: &HashMap<Box<str>, Arc<McpServer>>, aliases: &[String]) -> Box<[Box<str>]> {
+fn all_server_prefixes(servers: &HashMap<Box<str>, Arc<McpServer>>, aliases: &Aliases) -> Box<[Box<str>]> {
     let names = servers.keys().map(|name| &**name);
-    let all = names.chain(aliases.iter().map(String::as_str));
+    let all = names.chain(aliases.keys().map(String::as_str));
     all.flat_map(server_prefixes).collect()
 }
 

@@ -6,6 +6,8 @@ use std::fmt;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
+use crate::proxy::hex::Hex;
+
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -88,15 +90,18 @@ impl TraceParent {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TraceId(u128);
 
-impl fmt::Display for TraceId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:032x}", self.0)
+impl TraceId {
+    /// Its two halves.
+    pub fn hex(self) -> [Hex; 2] {
+        [Hex::of((self.0 >> 64) as u64), Hex::of(self.0 as u64)]
     }
 }
 
-impl serde::Serialize for TraceId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl fmt::Display for TraceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.hex()
+            .iter()
+            .try_for_each(|half| formatter.write_str(half.as_str()))
     }
 }
 

@@ -134,9 +134,11 @@ async fn headers_for_one_server_go_where_that_server_is_ours_and_pass_where_it_i
     before.insert(2, "x-mcp-my_tools-x-tenant");
     assert_eq!(ask().await, before);
     // What LiteLLM's configuration calls it.
-    sidecar
-        .routes
-        .set_aliases(vec!["My Tools".into(), "access".into()]);
+    sidecar.routes.set_aliases(
+        [("My Tools", "tools"), ("access", "tools")]
+            .map(|(alias, server)| (alias.into(), server.into()))
+            .into(),
+    );
     assert_eq!(ask().await, of_litellm_and_others);
     sidecar.routes.apply(&[server(SERVER)]);
     assert_eq!(ask().await, of_litellm_and_others);

@@ -130,7 +130,7 @@ async fn sidecar(upstream: &Scripted, endpoint: &str, headers: Option<&str>) -> 
 fn traced(upstream: &Scripted, collector: &Scripted) -> Sidecar {
     let server = crate::scene::server(&format!("http://{}/mcp", upstream.address));
     Sidecar::with_audit_log(
-        ([127, 0, 0, 1], 9).into(),
+        SocketAddr::from(([127, 0, 0, 1], 9)),
         &[server],
         NonZeroUsize::MIN,
         Operator::default(),

@@ -7,6 +7,8 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use mcp_auth_sidecar::proxy::inbound::LitellmServer;
+
 use crate::scene::{Scripted, Sidecar, bytes, post, server, until, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"tools-echo"}}"#;
@@ -93,4 +95,36 @@ async fn what_fails_and_what_is_not_ours_shows_nothing() {
     until(|| other.metric(COUNTED) == 1).await;
     assert_eq!(sidecar.metric(COUNTED), 0);
     assert!(reasons(&other).is_empty() && reasons(&sidecar).is_empty());
+}
+
+#[tokio::test]
+async fn a_call_by_the_servers_alias_is_one_of_the_server_and_so_is_one_with_a_separator_of_the_users_own() {
+    let answering = litellm(GOOD, Arc::default()).await;
+    let server_of_litellm = LitellmServer {
+        tool_prefix_separator: "__".into(),
+        ..LitellmServer::from(answering.address)
+    };
+    let sidecar = Sidecar::start(server_of_litellm, &[server("http://127.0.0.1:9/mcp")]);
+    let aliases = [("Our Tools", "tools"), ("elsewhere", "other")];
+    let aliases = aliases.map(|(alias, server)| (alias.to_owned(), server.to_owned()));
+    sidecar.routes.set_aliases(aliases.into());
+    let call = |tool: &str| -> &'static str { CALL.replace("tools-echo", tool).leak() };
+    // The first of them name a server, and the others name none of ours.
+    let named = [
+        ("/Our_Tools/mcp", "echo"),
+        ("/mcp/Our_Tools", "echo"),
+        ("/mcp", "Our_Tools__echo"),
+        ("/mcp", "tools__echo"),
+    ];
+    for (path, tool) in named {
+        bytes(post(sidecar.inbound, path, call(tool)).await).await;
+    }
+    for tool in ["tools-echo", "tools_echo", "tools", "elsewhere__echo", "echo"] {
+        bytes(post(sidecar.inbound, "/mcp", call(tool)).await).await;
+        bytes(post(sidecar.inbound, "/elsewhere/mcp", call(tool)).await).await;
+    }
+    // The last one is judged after all of these.
+    bytes(post(sidecar.inbound, "/tools/mcp", CALL).await).await;
+    until(|| sidecar.metric(COUNTED) > 4).await;
+    assert_eq!(sidecar.metric(COUNTED), 5);
 }

@@ -24,8 +24,8 @@ use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Destinations, Output};
 use mcp_auth_sidecar::proxy::fingerprint::Fingerprinter;
-use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
+use mcp_auth_sidecar::proxy::inbound::{Inbound, LitellmServer};
 use mcp_auth_sidecar::proxy::metrics::Metrics;
 use mcp_auth_sidecar::proxy::outbound::{Limits, Outbound};
 use mcp_auth_sidecar::proxy::routes::Routes;
@@ -79,11 +79,15 @@ pub struct Asked {
 }
 
 impl Sidecar {
-    pub fn start(litellm: SocketAddr, servers: &[Server]) -> Self {
+    pub fn start(litellm: impl Into<LitellmServer>, servers: &[Server]) -> Self {
         Self::with_workers(litellm, servers, NonZeroUsize::MIN)
     }
 
-    pub fn with_workers(litellm: SocketAddr, servers: &[Server], workers: NonZeroUsize) -> Self {
+    pub fn with_workers(
+        litellm: impl Into<LitellmServer>,
+        servers: &[Server],
+        workers: NonZeroUsize,
+    ) -> Self {
         Self::with(litellm, servers, workers, Operator::default(), Limits::default())
     }
 
@@ -94,7 +98,7 @@ impl Sidecar {
     }
 
     pub fn with(
-        litellm: SocketAddr,
+        litellm: impl Into<LitellmServer>,
         servers: &[Server],
         workers: NonZeroUsize,
         operator: Operator,
@@ -106,7 +110,7 @@ impl Sidecar {
     }
 
     pub fn with_audit_log(
-        litellm: SocketAddr,
+        litellm: impl Into<LitellmServer>,
         servers: &[Server],
         workers: NonZeroUsize,
         operator: Operator,

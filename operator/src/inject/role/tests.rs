@@ -42,6 +42,7 @@ fn finds_litellm_however_it_is_started() {
     }
     for yaml in [
         "command: [python3.13, -u, -m, gateway.launch]",
+        "command: [python, -W, ignore, -X, dev, -Wdefault, -m, gateway.launch]",
         "args: [--workers, '2'], env: [{name: LITELLM_COMPONENT, value: gateway}]",
         "command: [sh, -c, 'exec python -m gateway.launch']",
     ] {
@@ -115,6 +116,7 @@ fn programs_that_are_not_known_may_be_litellm() {
         "command: [tini, --]",
         "args: [$(ROLE)]",
         "command: [python, /app/main.py]",
+        "command: [python, -c, 'import uvicorn; uvicorn.run(\"litellm.proxy.proxy_server:app\")']",
         "command: [uv, pip, install, litellm]",
     ] {
         assert_eq!(role_of(yaml), Role::Program, "{yaml}");

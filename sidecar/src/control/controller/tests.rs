@@ -9,10 +9,13 @@ use crate::control::litellm::NotReady;
 use crate::control::outbound_secret::OutboundSecret;
 
 #[derive(Clone, Default)]
-struct Applied(Rc<RefCell<Vec<Vec<Server>>>>, Rc<RefCell<Vec<String>>>);
+struct Applied(
+    Rc<RefCell<Vec<Vec<Server>>>>,
+    Rc<RefCell<BTreeMap<String, String>>>,
+);
 
 impl DataPath for Applied {
-    fn set_aliases(&self, aliases: Vec<String>) {
+    fn set_aliases(&self, aliases: BTreeMap<String, String>) {
         *self.1.borrow_mut() = aliases;
     }
 

@@ -5,10 +5,10 @@
 //! 127.0.0.1. LiteLLM's `get_mcp_client_ip` (1.110.2) then no longer sees that the client stated nothing: without
 //! `mcp_trusted_proxy_ranges` it takes whoever states an address for external, and it wants as many addresses as
 //! `mcp_xff_num_trusted_hops` says of whoever connects from those ranges. It matters only where a server is hidden from
-//! external clients. `tests/surfaces/addresses.py` compares with LiteLLM's own functions.
+//! external clients, which LiteLLM knows since its releases of February 2026 (its pull request 20620). `tests/surfaces/addresses.py` compares with LiteLLM's own functions.
 
 use ipnet::IpNet;
-use mcp_auth_protocol::sync::{Problem, notices};
+use mcp_auth_protocol::sync::{Problem, Route, notices};
 
 use super::error::ConfigError;
 use super::node::{Budget, Mapping, Node, Pair};
@@ -22,31 +22,46 @@ const MAX_NAMED: usize = 3;
 /// Longest name that is told whole. The operator keeps 512 bytes of the message, whose end is the way out.
 const MAX_NAME_BYTES: usize = 32;
 
-/// What there is to say, if anything. `servers` is what LiteLLM will read as `mcp_servers`.
-pub fn notice(
+/// What there is to say: of each hidden server to its resource, and of those that no resource manages, as of the pod, to
+/// all. `servers` is what LiteLLM will read as `mcp_servers`.
+pub fn notices(
     general: Option<&Node>,
     servers: &[Pair],
+    routes: &[Route],
     budget: &mut Budget,
-) -> Result<Option<Problem>, ConfigError> {
+) -> Result<Vec<Problem>, ConfigError> {
     let Some(general) = general.and_then(Node::as_mapping) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let trusts_header = general.get("use_x_forwarded_for", budget)?;
     if !trusts_header.is_some_and(|node| is_known(&node) && !node.is_empty()) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let Some(way_out) = way_out(general, budget)? else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let Some(hidden) = hidden_servers(servers, budget)? else {
-        return Ok(None);
+    let is_managed = |name: &&str| routes.iter().any(|route| route.server == *name);
+    let (managed, others): (Vec<_>, Vec<_>) =
+        hidden_servers(servers, budget)?.into_iter().partition(is_managed);
+    let (each, together) = match managed.len() {
+        0..=MAX_NAMED => (managed, others),
+        // The operator keeps few notices of a sidecar.
+        _ => (Vec::new(), [managed, others].concat()),
     };
+    let of_managed = each
+        .into_iter()
+        .map(|name| notice(&shortened(name), &way_out).for_server(name));
+    let of_pod = (!together.is_empty()).then(|| notice(&listed(&together), &way_out));
+    Ok(of_managed.chain(of_pod).collect())
+}
+
+fn notice(hidden: &str, way_out: &WayOut) -> Problem {
     let WayOut { because, change } = way_out;
     let message = format!(
-        "behind the sidecar LiteLLM counts clients inside the cluster that send no X-Forwarded-For as external and hides \
+        "behind the sidecar LiteLLM since February 2026 counts clients without X-Forwarded-For as external and hides \
          {hidden} from them (available_on_public_internet: false), because general_settings has {because}: {change}"
     );
-    Ok(Some(Problem::new(notices::CLIENTS_COUNT_AS_EXTERNAL, message)))
+    Problem::new(notices::CLIENTS_COUNT_AS_EXTERNAL, message)
 }
 
 struct WayOut {
@@ -77,7 +92,7 @@ fn way_out(general: &Mapping, budget: &mut Budget) -> Result<Option<WayOut>, Con
     Ok(Some(WayOut {
         because: format!("mcp_xff_num_trusted_hops{hops} and networks in {RANGES}"),
         change: "list there the addresses of the proxies alone, each as a single address, or let those clients go \
-                 through the proxies that are counted",
+                 through the counted proxies",
     }))
 }
 
@@ -97,8 +112,8 @@ fn is_network(range: &str) -> bool {
     network.is_ok_and(|network| network.prefix_len() < network.max_prefix_len())
 }
 
-/// Those that LiteLLM hides from external clients, in words.
-fn hidden_servers(servers: &[Pair], budget: &mut Budget) -> Result<Option<String>, ConfigError> {
+/// Those that LiteLLM hides from external clients.
+fn hidden_servers<'a>(servers: &'a [Pair], budget: &mut Budget) -> Result<Vec<&'a str>, ConfigError> {
     let mut names = Vec::new();
     for (key, entry) in servers {
         let (Some(name), Some(entry)) = (key.as_str(), entry.as_mapping()) else {
@@ -109,18 +124,16 @@ fn hidden_servers(servers: &[Pair], budget: &mut Budget) -> Result<Option<String
             names.push(name);
         }
     }
-    let more = names.len().saturating_sub(MAX_NAMED);
-    let listed = names
-        .iter()
-        .take(MAX_NAMED)
-        .map(|name| shortened(name))
-        .collect::<Vec<_>>()
-        .join(", ");
-    Ok(match (names.is_empty(), more) {
-        (true, _) => None,
-        (false, 0) => Some(listed),
-        (false, more) => Some(format!("{listed} and {more} more")),
-    })
+    Ok(names)
+}
+
+fn listed(names: &[&str]) -> String {
+    let shown: Vec<_> = names.iter().take(MAX_NAMED).map(|name| shortened(name)).collect();
+    let shown = shown.join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 fn shortened(name: &str) -> String {
@@ -140,7 +153,18 @@ mod tests {
 
     const HIDDEN: &str = "{crm: {available_on_public_internet: false}, open: {}}";
 
+    /// Of servers that no resource manages.
     fn message(general: &str, servers: &str) -> Option<String> {
+        let mut told = told(general, servers, &[]);
+        assert!(told.len() < 2, "{told:?}");
+        told.pop().map(|(server, message)| {
+            assert_eq!(server, None);
+            message
+        })
+    }
+
+    /// For which server, and what.
+    fn told(general: &str, servers: &str, managed: &[&str]) -> Vec<(Option<String>, String)> {
         let text = format!("general_settings: {general}\nmcp_servers: {servers}");
         let document = parse(&text).unwrap().unwrap();
         let top = document.as_mapping().unwrap();
@@ -148,14 +172,37 @@ mod tests {
         let general = top.get("general_settings", budget).unwrap();
         let servers = top.get("mcp_servers", budget).unwrap().unwrap();
         let pairs = servers.as_mapping().unwrap().flatten(budget).unwrap();
-        let notice = notice(general.as_deref(), &pairs, budget).unwrap();
-        notice.map(|notice| {
-            assert_eq!(
-                (notice.reason.as_str(), notice.server),
-                ("ClientsCountAsExternal", None)
-            );
-            notice.message
-        })
+        let routes: Vec<Route> = managed.iter().map(|name| route(name)).collect();
+        let notices = notices(general.as_deref(), &pairs, &routes, budget).unwrap();
+        let told = notices.into_iter().map(|notice| {
+            assert_eq!(notice.reason, "ClientsCountAsExternal");
+            (notice.server, notice.message)
+        });
+        told.collect()
+    }
+
+    fn route(server: &str) -> Route {
+        let route = serde_json::json!({
+            "server": server, "url": "https://crm.example.com/mcp", "resource": "crm", "transport": "StreamableHttp",
+        });
+        serde_json::from_value(route).unwrap()
+    }
+
+    #[test]
+    fn of_a_server_that_a_resource_manages_its_resource_alone_hears() {
+        let servers = "{crm: {available_on_public_internet: false}, open: {}, wiki: {available_on_public_internet: false}}";
+        let told = told("{use_x_forwarded_for: true}", servers, &["open", "crm"]);
+        let heard: Vec<_> = told.iter().map(|(server, _)| server.as_deref()).collect();
+        assert_eq!(heard, [Some("crm"), None]);
+        assert!(told[0].1.contains("hides crm from them"), "{told:?}");
+        assert!(told[1].1.contains("hides wiki from them"), "{told:?}");
+        let names = ["a", "b", "c", "d"];
+        let servers = names
+            .map(|name| format!("{name}: {{available_on_public_internet: false}}"))
+            .join(", ");
+        let all = self::told("{use_x_forwarded_for: true}", &format!("{{{servers}}}"), &names);
+        assert_eq!(all.len(), 1, "of many at once: {all:?}");
+        assert!(all[0].1.contains("hides a, b, c and 1 more from them"), "{all:?}");
     }
 
     #[test]

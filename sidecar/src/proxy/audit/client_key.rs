@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fingerprint_cache::FingerprintCache;
 use crate::http::framing::FramingError;
-use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Kind, Parts};
 
 /// Where LiteLLM looks for a key, in its order (1.109.1, `get_api_key`).
 const KEY_HEADERS: [HeaderName; 6] = [
@@ -37,7 +37,7 @@ impl ClientKeys {
             return Err(FramingError::KeyRepeated);
         }
         let key = without_scheme(value);
-        Ok((!key.is_empty()).then(|| self.0.fingerprint(&[key])))
+        Ok((!key.is_empty()).then(|| self.0.fingerprint(&Parts::from_iter([key]))))
     }
 }
 

@@ -2,11 +2,11 @@
 //! a fingerprint takes longer than the rest of a line. The values themselves are not kept, only a keyed hash of each.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use parking_lot::Mutex;
 
-use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind};
+use crate::proxy::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind, Parts};
 
 /// Fingerprints that are remembered. A fleet has some hundred keys, and a pod some hundred users at a time; with more, they
 /// are computed again.
@@ -23,7 +23,27 @@ pub struct FingerprintCache {
 /// What is remembered, by one key of the fingerprints.
 struct Known {
     fingerprints: Fingerprints,
-    by_hash: HashMap<u64, Fingerprint>,
+    by_hash: HashMap<u64, Fingerprint, BuildHasherDefault<AlreadyHashed>>,
+}
+
+/// A hash of what is a hash already.
+#[derive(Default)]
+struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl FingerprintCache {
@@ -32,15 +52,18 @@ impl FingerprintCache {
             kind,
             known: Mutex::new(Known {
                 fingerprints: fingerprinter.current(),
-                by_hash: HashMap::new(),
+                by_hash: HashMap::default(),
             }),
             fingerprinter,
             hasher: RandomState::new(),
         }
     }
 
-    pub fn fingerprint(&self, parts: &[&[u8]]) -> Fingerprint {
-        let hash = self.hasher.hash_one(parts);
+    /// Of all `parts`.
+    pub fn fingerprint(&self, parts: &Parts) -> Fingerprint {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(parts.as_bytes());
+        let hash = hasher.finish();
         let current = self.fingerprinter.current();
         {
             let mut known = self.known.lock();
@@ -52,7 +75,7 @@ impl FingerprintCache {
                 return *fingerprint;
             }
         }
-        let fingerprint = current.fingerprint(self.kind, parts.iter().copied());
+        let fingerprint = current.fingerprint(self.kind, parts);
         let mut known = self.known.lock();
         if known.by_hash.len() >= MAX_REMEMBERED {
             known.by_hash.clear();
@@ -74,22 +97,23 @@ mod tests {
         let cache = FingerprintCache::new(fingerprinter.clone(), Kind::User);
         let lists: [&[&[u8]]; 4] = [&[b"ab", b"c"], &[b"a", b"bc"], &[b"abc"], &[]];
         for _ in 0..2 {
-            for parts in lists {
-                let computed = fingerprinter.fingerprint(Kind::User, parts.iter().copied());
-                assert_eq!(cache.fingerprint(parts), computed);
+            for parts in lists.map(|parts| parts.iter().copied().collect()) {
+                let computed = fingerprinter.current().fingerprint(Kind::User, &parts);
+                assert_eq!(cache.fingerprint(&parts), computed);
             }
         }
         assert_eq!(cache.known.lock().by_hash.len(), lists.len());
         // A key that comes later counts for what is remembered, too.
         fingerprinter.set_key(&"k1".into());
-        let computed = fingerprinter.fingerprint(Kind::User, lists[0].iter().copied());
-        assert_eq!(cache.fingerprint(lists[0]), computed);
+        let parts = lists[0].iter().copied().collect();
+        let computed = fingerprinter.current().fingerprint(Kind::User, &parts);
+        assert_eq!(cache.fingerprint(&parts), computed);
     }
 
     #[test]
     fn more_values_than_are_remembered_keep_their_fingerprints() {
         let cache = FingerprintCache::new(Fingerprinter::new(), Kind::ClientKey);
-        let of = |number: usize| cache.fingerprint(&[&number.to_be_bytes()]);
+        let of = |number: usize| cache.fingerprint(&Parts::from_iter([&number.to_be_bytes()[..]]));
         let first = of(0);
         (1..=MAX_REMEMBERED).for_each(|number| assert_ne!(of(number), first));
         assert_eq!(of(0), first);

@@ -75,12 +75,10 @@ impl LineWriter {
     /// Writes `lines`, each of which ends in a line break. With an error comes how many of them were not written
     /// to their end.
     pub fn write(&mut self, lines: &[u8]) -> Result<(), (io::Error, usize)> {
-        let total = line_breaks(lines);
-        let file = match self.file() {
+        let mut file = match self.file() {
             Ok(file) => file,
-            Err(error) => return Err((error, total)),
+            Err(error) => return Err((error, line_breaks(lines))),
         };
-        let mut file = file;
         let mut written = 0;
         let mut result = Ok(());
         if self.is_cut {
@@ -108,7 +106,7 @@ impl LineWriter {
             }
             Err(error) => {
                 self.is_cut |= written > 0 && lines[written - 1] != b'\n';
-                Err((error, total - line_breaks(&lines[..written])))
+                Err((error, line_breaks(&lines[written..])))
             }
         }
     }

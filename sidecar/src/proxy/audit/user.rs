@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::fingerprint_cache::FingerprintCache;
 use super::message::cut;
-use crate::proxy::fingerprint::Fingerprint;
+use crate::proxy::fingerprint::{Fingerprint, Parts};
 use crate::proxy::jwt::Jwt;
 use crate::proxy::routes::{AuditSettings, AuditUserSource, UsableServer};
 use crate::proxy::user_context::Context;
@@ -69,14 +69,14 @@ pub fn identify(
     };
     match name {
         Ok(Some(name)) => {
-            user.id = Some(cut(name));
+            user.id = Some(cut(name.into()).into_owned());
             user.verified = Some(source.verifier.is_some());
         }
         Ok(None) => {}
         Err(problem) => user.problem = Some(problem),
     }
     if user.id.is_none() {
-        user.fingerprint = Some(fingerprints.fingerprint(&[value]));
+        user.fingerprint = Some(fingerprints.fingerprint(&Parts::from_iter([value])));
     }
     Some(user)
 }
@@ -96,16 +96,17 @@ fn user_fingerprint(
     context: &Context,
     fingerprints: &FingerprintCache,
 ) -> Option<Fingerprint> {
-    let cookies = context
-        .cookies()
-        .filter(|(name, _)| server.allowed.cookie(name) || is_exchanged(server, name, true));
-    let headers = context
-        .headers()
-        .filter(|(name, _)| server.allowed.header(name) || is_exchanged(server, name, false));
-    let parts: Vec<&[u8]> = cookies
-        .flat_map(|(name, value)| [&b"cookie"[..], name, value])
-        .chain(headers.flat_map(|(name, value)| [&b"header"[..], name, value]))
-        .collect();
+    let mut parts = Parts::default();
+    for (name, value) in context.cookies() {
+        if server.allowed.cookie(name) || is_exchanged(server, name, true) {
+            parts.extend([b"cookie", name, value]);
+        }
+    }
+    for (name, value) in context.headers() {
+        if server.allowed.header(name) || is_exchanged(server, name, false) {
+            parts.extend([b"header", name, value]);
+        }
+    }
     (!parts.is_empty()).then(|| fingerprints.fingerprint(&parts))
 }
 

@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use mcp_auth_protocol::sync::Pod;
 
 use super::fingerprint_cache::FingerprintCache;
-use super::line::{Line, Origin, time};
+use super::line::{Line, Origin};
+use super::line_time::LineTime;
 use super::log_record::log_record;
 use super::message::{self, Message};
 use super::output::LineWriter;
@@ -18,7 +19,7 @@ use super::record::{Body, CallRecord};
 use super::span_record::span_record;
 use super::user::identify;
 use super::{Inner, Item};
-use crate::proxy::fingerprint::{Fingerprinter, Kind};
+use crate::proxy::fingerprint::{Fingerprinter, Kind, Parts};
 use crate::proxy::metrics::AuditDrop;
 use crate::proxy::otlp::{Exporter, Signal};
 use crate::proxy::routes::McpServer;
@@ -50,6 +51,9 @@ pub(super) struct Writer {
     log: Weak<Inner>,
     /// The server of the last line, and how its lines begin.
     origin: Option<(Arc<McpServer>, Arc<[u8]>)>,
+    /// Of the calls that are gathered now.
+    clock: Clock,
+    time: LineTime,
     lines: Vec<u8>,
     line_count: u64,
     warned: Option<Instant>,
@@ -73,6 +77,8 @@ impl Writer {
             sessions: cache(Kind::Session),
             log,
             origin: None,
+            clock: Clock::now(),
+            time: LineTime::default(),
             lines: Vec::new(),
             line_count: 0,
             warned: None,
@@ -83,6 +89,7 @@ impl Writer {
     pub fn run(mut self, items: &Receiver<Item>) {
         while let Ok(first) = items.recv() {
             let mut confirmations = Vec::new();
+            self.clock = Clock::now();
             self.take(first, &mut confirmations);
             if confirmations.is_empty() {
                 std::thread::sleep(GATHER);
@@ -111,6 +118,7 @@ impl Writer {
                 }
                 if self.lines.len() >= MAX_WRITE {
                     self.write();
+                    self.clock = Clock::now();
                 }
             }
         }
@@ -118,18 +126,25 @@ impl Writer {
 
     /// One line for each message of the call.
     fn add(&mut self, record: &CallRecord) {
-        let (messages, request_bytes) = match &record.body {
-            Body::Unread => (Vec::new(), 0),
-            Body::Whole(bytes) => (message::read(bytes), bytes.len() as u64),
-            Body::Streamed(tap) => (message::read(&tap.beginning()), tap.bytes()),
+        let tapped;
+        let (body, request_bytes) = match &record.body {
+            Body::Unread => (&[][..], 0),
+            Body::Whole(bytes) => (&bytes[..], bytes.len() as u64),
+            Body::Streamed(tap) => {
+                tapped = tap.beginning();
+                (&tapped[..], tap.bytes())
+            }
         };
-        let start = started(record);
+        let settings = record.server.audit.as_ref();
+        let with_argument_names = settings.is_some_and(|settings| settings.argument_names);
+        let messages = message::read(body, with_argument_names);
+        let start = self.clock.time_of(record.started);
         if let (Some(exporter), Some(span)) = (&self.spans, &record.span)
             && let Some(span) = span_record(record, span, messages.first(), start)
         {
             exporter.push(Signal::Spans, span);
         }
-        let Some(settings) = &record.server.audit else {
+        let Some(settings) = settings else {
             return;
         };
         let user = identify(
@@ -137,7 +152,7 @@ impl Writer {
             record.server.usable(),
             record.context.as_ref(),
             &self.users,
-            Timestamp::now().as_second(),
+            self.clock.timestamp.as_second(),
         );
         let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
         let of_header = match &record.span {
@@ -161,26 +176,23 @@ impl Writer {
             });
             let (outcome, reason) = record.outcome.text();
             let line = Line {
-                time: time(start),
+                time: self.time.format(start),
                 origin: &origin,
                 http_method: record.http_method.as_str(),
                 method: message.method.as_deref(),
                 tool: message.tool.as_deref(),
-                argument_names: message
-                    .argument_names
-                    .as_deref()
-                    .filter(|_| settings.argument_names),
+                argument_names: message.argument_names.as_deref(),
                 batch_size,
                 user: user.as_ref(),
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
-                session: session.map(|session| self.sessions.fingerprint(&[session])),
+                session: session.map(|session| self.sessions.fingerprint(&Parts::from_iter([session]))),
                 trace_id,
                 request: record.id,
                 outcome,
                 reason,
                 status: record.status.map(|status| status.as_u16()),
-                duration_ms: milliseconds(record.duration),
-                server_ms: milliseconds(record.upstream_time),
+                duration: record.duration,
+                server_time: record.upstream_time,
                 request_bytes,
                 response_bytes: record.response_bytes,
                 replayed: record.replayed,
@@ -249,14 +261,50 @@ impl Writer {
     }
 }
 
-/// When the request came, by the clock of today: only the time since then was measured.
-fn started(record: &CallRecord) -> Timestamp {
-    let since = SignedDuration::try_from(record.started.elapsed()).unwrap_or(SignedDuration::ZERO);
-    let now = Timestamp::now();
-    now.checked_sub(since).unwrap_or(now)
+/// Both clocks at one moment. Read once for many lines.
+struct Clock {
+    instant: Instant,
+    timestamp: Timestamp,
 }
 
-/// To the microsecond.
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
+impl Clock {
+    fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            timestamp: Timestamp::now(),
+        }
+    }
+
+    /// The time of day at `instant`, by the clock of today: only the time between the two was measured.
+    fn time_of(&self, instant: Instant) -> Timestamp {
+        let shifted = match self.instant.checked_duration_since(instant) {
+            Some(before) => SignedDuration::try_from(before).map(|before| self.timestamp.checked_sub(before)),
+            None => SignedDuration::try_from(instant.duration_since(self.instant))
+                .map(|after| self.timestamp.checked_add(after)),
+        };
+        match shifted {
+            Ok(Ok(timestamp)) => timestamp,
+            // Neither has an uptime of centuries.
+            Ok(Err(_)) | Err(_) => self.timestamp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_moment_is_as_far_from_the_clocks_as_the_moment() {
+        let clock = Clock::now();
+        let second = Duration::from_secs(1);
+        for (instant, seconds) in [
+            (clock.instant - second, -1),
+            (clock.instant, 0),
+            (clock.instant + second, 1),
+        ] {
+            let expected = clock.timestamp + SignedDuration::from_secs(seconds);
+            assert_eq!(clock.time_of(instant), expected);
+        }
+    }
 }

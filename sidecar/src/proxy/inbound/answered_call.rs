@@ -25,9 +25,6 @@ const LITELLM_TOOLS: [&str; 7] = [
     "search_tools",
     "skill_search",
 ];
-/// Between the name of a server and that of its tool.
-const SEPARATOR: char = '-';
-
 /// Longest request that is looked at. Nobody has authenticated who sends it.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 /// Longest answer that is looked at.
@@ -42,6 +39,8 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The calls that are looked at now.
 pub struct UserCalls {
+    /// Between the name of a server and that of its tool.
+    separator: Arc<str>,
     places: Arc<Semaphore>,
     started: Instant,
     read_at_start: AtomicU32,
@@ -52,6 +51,7 @@ pub struct UserCalls {
 /// One request to LiteLLM's MCP endpoint, until its answer begins.
 pub struct UserCall {
     routes: Routes,
+    separator: Arc<str>,
     path: PathAndQuery,
     started: Instant,
     request: Arc<BodyTap>,
@@ -66,18 +66,18 @@ pub struct AnsweredCall {
     _place: OwnedSemaphorePermit,
 }
 
-impl Default for UserCalls {
-    fn default() -> Self {
+impl UserCalls {
+    /// `separator` is what LiteLLM puts between the name of a server and that of its tool.
+    pub fn new(separator: impl Into<Arc<str>>) -> Self {
         Self {
+            separator: separator.into(),
             places: Arc::new(Semaphore::new(MAX_LOOKED_AT)),
             started: Instant::now(),
             read_at_start: AtomicU32::new(0),
             next_read: AtomicU64::new(0),
         }
     }
-}
 
-impl UserCalls {
     /// Nothing for a request that calls no tool by its path, and where enough are looked at.
     pub fn begin(&self, routes: &Routes, path: &PathAndQuery) -> Option<UserCall> {
         if !is_mcp_path(path.path()) || !self.is_due() {
@@ -86,6 +86,7 @@ impl UserCalls {
         let place = self.places.clone().try_acquire_owned().ok()?;
         Some(UserCall {
             routes: routes.clone(),
+            separator: self.separator.clone(),
             path: path.clone(),
             started: Instant::now(),
             request: Arc::new(BodyTap::keeping(MAX_REQUEST_BYTES)),
@@ -119,7 +120,7 @@ impl UserCall {
     /// LiteLLM begins to answer, and so has read the request. Nothing where it calls no tool of a server of ours.
     pub fn answered(mut self) -> Option<AnsweredCall> {
         let tool = audit::called_tool(&self.request.take_whole()?)?;
-        let server = server_of(&self.routes.table(), self.path.path(), &tool)?;
+        let server = server_of(&self.routes.table(), self.path.path(), &tool, &self.separator)?;
         Some(AnsweredCall {
             server,
             started: self.started,
@@ -165,16 +166,18 @@ fn is_mcp_path(path: &str) -> bool {
     last.next() == Some("mcp") || last.next() == Some("mcp") && last.next() != Some("v1")
 }
 
-/// The server of ours that is called, by the path or else by the tool's name.
-fn server_of(table: &RouteTable, path: &str, tool: &str) -> Option<Arc<McpServer>> {
+/// The server of ours that is called, by the path or else by the tool's name. LiteLLM takes its alias for its name in both.
+fn server_of(table: &RouteTable, path: &str, tool: &str, separator: &str) -> Option<Arc<McpServer>> {
     if LITELLM_TOOLS.contains(&tool) {
         return None;
     }
     let mut last = path.trim_end_matches('/').rsplit('/');
     let (last, before) = (last.next().unwrap_or_default(), last.next().unwrap_or_default());
     let named = if last == "mcp" { before } else { last };
-    let prefix = || tool.split_once(SEPARATOR).map(|(server, _)| server);
-    let server = table.server(named).or_else(|| table.server(prefix()?));
+    let prefix = || tool.split_once(separator).map(|(server, _)| server);
+    let server = table
+        .server_or_alias(named)
+        .or_else(|| table.server_or_alias(prefix()?));
     server.cloned()
 }
 
@@ -221,7 +224,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_calls_are_read_and_then_one_a_second() {
-        let calls = UserCalls::default();
+        let calls = UserCalls::new("-");
         let read = |of: u32| (0..of).filter(|_| calls.is_due()).count();
         assert_eq!(read(READ_AT_START), 500);
         assert_eq!(read(1000), 1);
@@ -262,7 +265,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn strangers_can_have_no_more_looked_at_than_there_is_room_for() {
-        let (calls, routes) = (UserCalls::default(), routes());
+        let (calls, routes) = (UserCalls::new("-"), routes());
         let path = PathAndQuery::from_static("/mcp");
         let mut begun: Vec<_> = (0..MAX_LOOKED_AT)
             .map(|_| calls.begin(&routes, &path).unwrap())

@@ -27,8 +27,8 @@ pub enum AuthOutcome {
 /// `has_proof`: whether the request carried a proof of possession. A 403 without a challenge is about this
 /// user or tool and says nothing about the token.
 pub fn auth_outcome(status: StatusCode, headers: &HeaderMap, has_proof: bool) -> AuthOutcome {
-    let challenged = headers.contains_key(WWW_AUTHENTICATE);
-    let challenge = || challenged.then(|| Challenge::from_headers(headers)).flatten();
+    let challenged = || headers.contains_key(WWW_AUTHENTICATE);
+    let challenge = || challenged().then(|| Challenge::from_headers(headers)).flatten();
     let has_error = |challenge: &Challenge, error: &str| challenge.error.as_deref() == Some(error);
     match status {
         StatusCode::UNAUTHORIZED => match challenge() {
@@ -39,7 +39,7 @@ pub fn auth_outcome(status: StatusCode, headers: &HeaderMap, has_proof: bool) ->
             }
             _ => AuthOutcome::Unauthorized,
         },
-        StatusCode::FORBIDDEN if challenged => match challenge() {
+        StatusCode::FORBIDDEN if challenged() => match challenge() {
             Some(challenge) if has_error(&challenge, "insufficient_scope") => {
                 AuthOutcome::InsufficientScope(challenge.scopes)
             }

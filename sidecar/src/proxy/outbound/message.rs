@@ -1,6 +1,7 @@
 //! JSON-RPC message: reads of a request's body what it asks for, and the identifier for an error.
 
 use std::future::poll_fn;
+use std::sync::LazyLock;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -146,9 +148,12 @@ impl BodyRead {
 /// Methods of [`MessageKind::Discovery`], beside notifications and lists.
 const DISCOVERY: [&str; 3] = ["initialize", "ping", "server/discover"];
 
+/// To prepare a search takes as long as three of them.
+static TOOL_CALL: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new("tools/call"));
+
 /// Whether a message of the body may call a tool.
 pub fn may_call_tool(body: &[u8]) -> bool {
-    memchr::memmem::find(body, b"tools/call").is_some()
+    TOOL_CALL.find(body).is_some()
 }
 
 /// The kind of a body's messages; of a batch, of the one that asks for most. `None` is a body too long to read.
