@@ -200,7 +200,7 @@ async fn an_operator_that_runs_with_a_kubeconfig_reaches_the_api_server_through_
         program: None,
         arguments: vec![ANY_ADDRESS.into()],
     };
-    let mut replica = operator
+    let replica = operator
         .start_with("by-proxy", None, None, |command| {
             command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
             command.env("KUBECONFIG", by_proxy);
