@@ -1,5 +1,7 @@
 //! The operator's listeners: TLS for the webhook and the sidecars, plain HTTP for probes and metrics.
 
+mod handshakes;
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::certificates::Certificates;
 use crate::connection_bounds::{ConnectionBounds, ConnectionLimits, Place};
 use crate::liveness::{Liveness, Stuck};
 use crate::metrics::Metrics;
+use handshakes::{Handshakes, Protocol};
 
 /// A client that has not shown itself to speak TLS within this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,6 +92,7 @@ pub async fn serve_tls(
     info!(%address, "serving webhook and sidecars");
     let graceful = GracefulShutdown::new();
     let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
+    let handshakes = Handshakes::default();
     let mut last_call = std::pin::pin!(async {
         stopped(&mut stop).await;
         tokio::time::sleep(LINGER).await;
@@ -99,10 +103,19 @@ pub async fn serve_tls(
             () = &mut last_call => break,
         };
         let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+        let handshakes = handshakes.clone();
         tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            let handshake = async {
+                // One that says nothing takes no turn.
+                stream.readable().await?;
+                handshakes.in_turn(acceptor.accept(stream)).await
+            };
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 // As a task of its own, since what the handshake took would be part of this one until the end.
-                Ok(Ok(stream)) => drop(tokio::spawn(connection(stream, place, router, watcher))),
+                Ok(Ok(stream)) => {
+                    let protocol = Protocol::agreed_by(stream.get_ref().1.alpn_protocol());
+                    drop(tokio::spawn(connection(stream, protocol, place, router, watcher)));
+                }
                 Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
                 Err(_) => debug!("TLS handshake took too long"),
             }
@@ -189,12 +202,13 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// Serves one connection, if its first request comes in time.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    protocol: Protocol,
     place: Place,
     router: Router,
     watcher: Watcher,
 ) {
     let requested = Arc::new(Notify::new());
-    let served = requests(stream, place, router, watcher, Arc::clone(&requested));
+    let served = requests(stream, protocol, place, router, watcher, Arc::clone(&requested));
     let no_request = async move {
         let first = requested.notified();
         if tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first).await.is_ok() {
@@ -215,6 +229,7 @@ async fn connection(
 /// of these parts twice: there is one for every sidecar.
 fn requests(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    protocol: Protocol,
     place: Place,
     router: Router,
     watcher: Watcher,
@@ -229,6 +244,9 @@ fn requests(
         service.call(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    if protocol == Protocol::Http1 {
+        builder = builder.http1_only();
+    }
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -289,7 +307,8 @@ pub async fn serve_plain(address: SocketAddr, router: Router) -> anyhow::Result<
     let graceful = GracefulShutdown::new();
     loop {
         let (stream, place) = accept(&listener, &bounds).await;
-        tokio::spawn(connection(stream, place, router.clone(), graceful.watcher()));
+        let (router, watcher) = (router.clone(), graceful.watcher());
+        tokio::spawn(connection(stream, Protocol::Unknown, place, router, watcher));
     }
 }
 
@@ -442,12 +461,14 @@ mod tests {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let beginnings: [&[u8]; 4] = [b"", b"P", b"GET / HTTP/1.1\r\nHost:", preface];
         let graceful = GracefulShutdown::new();
-        for beginning in beginnings {
+        let beginnings = beginnings
+            .map(|beginning| [Protocol::Http1, Protocol::Unknown].map(|protocol| (protocol, beginning)));
+        for (protocol, beginning) in beginnings.into_iter().flatten() {
             let (mut near, far) = tokio::io::duplex(1024);
             let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
             let place = bounds.enter("127.0.0.1".parse().unwrap()).unwrap();
             let watcher = graceful.watcher();
-            let serving = tokio::spawn(connection(far, place, Router::new(), watcher));
+            let serving = tokio::spawn(connection(far, protocol, place, Router::new(), watcher));
             near.write_all(beginning).await.unwrap();
             tokio::time::timeout(2 * FIRST_REQUEST_TIMEOUT, serving)
                 .await

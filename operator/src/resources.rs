@@ -63,7 +63,11 @@ impl Resources {
                 None => Api::all(client.clone()),
                 Some(namespace) => Api::namespaced(client.clone(), namespace),
             };
-            watch(api, watcher::Config::default()).default_backoff().boxed()
+            let events = watch(api, watcher::Config::default()).default_backoff();
+            // Who has written which field: most of a resource's memory, and nobody reads it here.
+            events
+                .modify(|resource| resource.metadata.managed_fields = None)
+                .boxed()
         };
         let watches = scopes.iter().map(events).collect();
         Self::from_watches(scopes, watches, changes)

@@ -24,7 +24,7 @@ def render(results: list[tuple[Candidate, Found]]) -> str:
 
 
 def heading(candidate: Candidate) -> str:
-    return f"{candidate.name} {candidate.version}" + (", given a token by hand" if candidate.give_token else "")
+    return f"{candidate.name} {candidate.version}"
 
 
 def steady(counted: Counted) -> str:

@@ -188,9 +188,6 @@ fn check_pod(
     container: &Container,
     previous: Option<&PreviousInjection>,
 ) -> Result<(), InjectionError> {
-    if spec.host_network == Some(true) {
-        return Err(InjectionError::HostNetwork);
-    }
     let selects_windows = |labels: &BTreeMap<String, String>| {
         labels
             .get("kubernetes.io/os")
@@ -201,6 +198,9 @@ fn check_pod(
         || requires_windows(spec)
     {
         return Err(InjectionError::Windows);
+    }
+    if spec.host_network == Some(true) {
+        return Err(InjectionError::HostNetwork);
     }
     let reserved = |what: String| Err(InjectionError::Reserved { what });
     if spec.containers.iter().any(|container| container.name == SIDECAR) {

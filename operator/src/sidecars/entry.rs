@@ -114,7 +114,9 @@ impl SidecarEntry {
             Change::None | Change::OfRevision => revisions.state_changed(namespace),
             Change::OfReport => revisions.report_changed(namespace),
         }
-        revisions.is_taking_over(namespace, entry.sidecar.taking_over_until());
+        if let Some(until) = entry.sidecar.taking_over_until() {
+            revisions.is_taking_over(namespace, until);
+        }
         let namespace = is_news.then(|| entry.sidecar.namespace.clone());
         drop(known);
         if let Some(namespace) = namespace {

@@ -94,9 +94,9 @@ impl NamespaceRevisions {
     }
 
     /// A sidecar counts as up to date until then.
-    pub fn is_taking_over(&mut self, namespace: &str, until: Option<Instant>) {
+    pub fn is_taking_over(&mut self, namespace: &str, until: Instant) {
         if let Some(known) = self.of_namespaces.get_mut(namespace) {
-            known.taking_over_until = [known.taking_over_until, until].into_iter().flatten().min();
+            known.taking_over_until = Some(known.taking_over_until.map_or(until, |known| known.min(until)));
         }
     }
 
