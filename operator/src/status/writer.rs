@@ -198,7 +198,10 @@ impl StatusWriter {
         let needs_requeue = sidecars.is_any_taking_over();
         self.set_metrics(&resource_ref, &inputs, &state.connection, &new_status);
         self.tell_workloads(&inputs);
-        if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
+        let is_written = resource.status.as_ref() == Some(&new_status);
+        // Where the watch shows another one, somebody else has written it, unless it has not come that far yet.
+        let is_shown = watched.status.as_ref() == Some(&new_status) || self.records.is_unseen(watched);
+        if !(is_written && is_shown) {
             self.write(resource, &resource_ref, new_status).await?;
         }
         self.records.succeeded(resource);
