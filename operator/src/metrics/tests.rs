@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use mcp_auth_credentials::ClientUsage;
+use mcp_auth_credentials::{ClientUsage, TokenUsage};
 use mcp_auth_oauth::IssuedToday;
 
 use super::*;
