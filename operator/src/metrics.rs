@@ -476,23 +476,36 @@ impl TokenMetrics for Metrics {
         let labels = ResourceLabels::from(resource_ref);
         let usage = usage.as_ref();
         let quota = usage.and_then(|usage| usage.quota);
+        // What is too little so far is not told: an alert would end, and begin anew.
+        let is_told = |usage: &&TokenUsage| {
+            let is_beyond = quota.is_some_and(|quota| usage.of_client().1 > quota);
+            is_beyond || !usage.is_partial
+        };
+        let of_client = quota.and(usage).filter(is_told);
+        if of_client.is_some() || quota.is_none() {
+            set_or_remove(
+                &self.0.client_tokens_forecast,
+                &labels,
+                of_client.map(|usage| usage.of_client().1),
+            );
+        }
         for (family, tokens) in [
             (&self.0.tokens_issued, usage.map(|usage| usage.today.issued)),
             (&self.0.tokens_forecast, usage.map(|usage| usage.today.forecast)),
-            (
-                &self.0.client_tokens_forecast,
-                quota.and(usage).map(|usage| usage.of_client().1),
-            ),
             (&self.0.tokens_quota, quota),
         ] {
-            match tokens {
-                Some(tokens) => {
-                    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
-                    family.get_or_create(&labels).set(tokens);
-                }
-                None => drop(family.remove(&labels)),
-            }
+            set_or_remove(family, &labels, tokens);
         }
+    }
+}
+
+fn set_or_remove(family: &Family<ResourceLabels, Gauge>, labels: &ResourceLabels, tokens: Option<u64>) {
+    match tokens {
+        Some(tokens) => {
+            let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+            family.get_or_create(labels).set(tokens);
+        }
+        None => drop(family.remove(labels)),
     }
 }
 
