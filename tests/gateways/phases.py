@@ -83,6 +83,7 @@ class Phases:
         discovered = await self.discovered(candidate)
         # The first calls of a LiteLLM take longer.
         await self.callers.burst([candidate.url], 5)
+        await self.until_answered(candidate)
         cookies = await self.cookies(candidate)
         await self.until_issued(candidate, authority)
         steady = await self.paced(candidate, authority, STEADY_SECONDS)
@@ -124,11 +125,14 @@ class Phases:
             await self.callers.call(candidate.url)
             await asyncio.sleep(PAUSE / 2)
 
+    async def until_answered(self, candidate: Candidate) -> None:
+        """What never answers was not set up rightly, so that nothing may be said of it."""
+        if await self.callers.until_answered(candidate.url) is None:
+            raise Broken(f"{candidate.name} answers no calls, though nothing is wrong; see the logs")
+
     async def rejection(self, candidate: Candidate) -> Counted:
         """The MCP server refuses the token in use long before its end."""
-        _, problem = await self.callers.call(candidate.url)
-        if problem:
-            raise Broken(f"{candidate.name} answers no calls with a token just issued: {problem}")
+        await self.until_answered(candidate)
         async with self.session.post(f"{base(candidate)}/reject") as answer:
             answer.raise_for_status()
         return await self.paced(candidate, Authority(self.session, candidate.servers["admin"]), REJECTION_SECONDS)
