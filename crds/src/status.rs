@@ -159,7 +159,7 @@ pub struct TokenStatus {
 pub struct TokenUsage {
     /// The day, in UTC: `2026-11-30`.
     pub date: String,
-    /// Tokens issued on that day so far. A replica that begins to lead goes on from here.
+    /// Tokens issued on that day so far, to the client that the resource has now. A replica that begins to lead goes on from here.
     pub issued: i64,
     /// Tokens by the end of the day, if it goes on like this.
     pub forecast: i64,

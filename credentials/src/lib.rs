@@ -47,5 +47,7 @@ pub use store::{
 pub use token_details::ReplicatedCredentialError;
 pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
 pub use token_seed::TokenSeed;
-pub use token_sources::{ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources};
+pub use token_sources::{
+    ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources, known_server,
+};
 pub use user_token_exchanger::{ExchangeError, UserTokenExchanger};

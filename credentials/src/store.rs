@@ -17,8 +17,8 @@ use crate::resource_ref::ResourceRef;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 pub use state::{
-    ClientUsage, CredentialState, DiscoveredServer, Issuance, LastError, ServerConnection, ServerLookUp,
-    SupersededToken, TokenInUse, TokenSnapshot, TokenUsage,
+    ClientUsage, CredentialState, DiscoveredServer, Issuance, LastError, SaidOfQuota, ServerConnection,
+    ServerLookUp, SupersededToken, TokenInUse, TokenSnapshot, TokenUsage,
 };
 
 /// Cheap to clone; all clones are the same.

@@ -8,6 +8,7 @@ mod active_source;
 mod client_usages;
 mod orphaned_token;
 mod publish;
+mod resumed;
 mod revocation;
 mod secret_token;
 mod snapshot;
@@ -36,6 +37,8 @@ use crate::token_refresh_requests::TokenRefreshRequest;
 use active_source::{ActiveSource, Surroundings};
 use client_usages::ClientUsages;
 use orphaned_token::OrphanedToken;
+use resumed::Resumed;
+pub use resumed::{known_server, stated_quota};
 use secret_token::SecretToken;
 pub use step_up_policy::StepUpPolicy;
 
@@ -115,6 +118,7 @@ struct Source {
     count: TokenCount,
     /// Whose tokens it counts, as the last configuration had it.
     client: Option<ClientIdentity>,
+    resumed: Resumed,
     /// Tokens a day, as the last configuration had it.
     quota: Option<u64>,
     /// [`mcp_auth_crds::Server::url`].
@@ -195,7 +199,11 @@ impl TokenSources {
         let resource_ref = ResourceRef::from(resource);
         let credential_identity = CredentialIdentity::for_resource(resource);
         let mut sources = self.sources.lock();
-        let previous = sources.remove(&resource_ref).or_else(|| self.resumed(resource));
+        let mut previous = sources.remove(&resource_ref).or_else(|| self.resumed(resource));
+        let resumed = previous
+            .as_mut()
+            .map(|previous| std::mem::take(&mut previous.resumed).changed(resource));
+        let resumed = resumed.unwrap_or_else(|| Resumed::of(resource));
         let url = &resource.spec.server.url;
         let superseded = previous.as_ref().filter(|previous| previous.url == *url);
         let superseded = superseded.and_then(|previous| previous.usable_by_sidecars(self.clock.now()));
@@ -208,7 +216,10 @@ impl TokenSources {
                 DesiredSource::OAuth2(configuration) => configuration.quota,
                 DesiredSource::Secret(_) => None,
             },
-            Err(_) => previous.as_ref().and_then(|previous| previous.quota),
+            Err(_) => match &previous {
+                Some(previous) => previous.quota,
+                None => resource.spec.oauth2.as_ref().and_then(stated_quota),
+            },
         };
         let client = previous.as_ref().and_then(|previous| previous.client.clone());
         let previous = previous.filter(|previous| previous.credential_identity == credential_identity);
@@ -250,6 +261,7 @@ impl TokenSources {
             kind,
             count,
             client,
+            resumed,
             quota,
             url: url.clone(),
             superseded,
@@ -345,40 +357,6 @@ impl TokenSources {
                 }
             }
         }
-    }
-
-    /// Of a resource that has no source yet, with the token that was published for it: by the replica that led
-    /// before this one, or by an earlier lead of this one.
-    fn resumed(&self, resource: &McpServerAuth) -> Option<Source> {
-        let published = self.credentials.published(resource)?;
-        let orphaned = OrphanedToken::resume(published.seed?);
-        (!orphaned.is_expired(self.clock.now())).then(|| Source {
-            credential_identity: published.credential_identity,
-            generation: None,
-            connection: published.connection,
-            audit_keys: None,
-            problem: None,
-            kind: SourceKind::Orphaned(orphaned),
-            count: self.resumed_count(resource),
-            client: None,
-            quota: None,
-            url: resource.spec.server.url.clone(),
-            superseded: None,
-            timer: None,
-        })
-    }
-
-    /// What the resource's status says that was issued today, by whichever replica.
-    fn resumed_count(&self, resource: &McpServerAuth) -> TokenCount {
-        let count = TokenCount::default();
-        let token = resource.status.as_ref().and_then(|status| status.token.as_ref());
-        if let Some(usage) = token.and_then(|token| token.usage.as_ref())
-            && let (Ok(date), Ok(issued)) = (usage.date.parse(), u64::try_from(usage.issued))
-        {
-            let issued_at = token.and_then(|token| token.issued_at.as_ref()).map(|at| at.0);
-            count.resume(date, issued, issued_at, self.clock.now());
-        }
-        count
     }
 
     /// The references do not resolve any more: the token in use serves on, and no new one is requested with a

@@ -18,6 +18,7 @@ use crate::token_type::TokenType;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::connect_error::{ConnectError, endpoint_fields};
 pub use installation::{InstallationError, InstallationProblem};
+pub(crate) use provider_errors::RequestedGrant;
 pub use response::{Advice, ErrorCode, ErrorResponse};
 
 /// A failed token request, or a registration that none can be made from.
@@ -212,11 +213,14 @@ impl Error {
             }
             Self::Interrupted => "check the authorization server's health and the proxies before it",
             Self::Rejected(rejection) => rejection.hint(),
-            Self::BothSecretsRefused(rejection) => rejection.provider_hint().unwrap_or(
-                "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check \
-                 clientId and the client secrets, and that the client may authenticate by the configured \
-                 method",
-            ),
+            Self::BothSecretsRefused(rejection) => match rejection.advice {
+                Some(Advice::OfProvider(hint)) => hint,
+                _ => {
+                    "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check \
+                     clientId and the client secrets, and that the client may authenticate by the configured \
+                     method"
+                }
+            },
             Self::Installation(error) => error.problem.hint(),
             Self::NoInstallationToken { .. } => {
                 "check that githubApp.apiUrl is the base URL of GitHub's REST API"

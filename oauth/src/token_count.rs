@@ -65,6 +65,19 @@ impl TokenCount {
         }
     }
 
+    /// Counts for another client from now on. What was issued to the one before, of today.
+    pub fn begin_anew(&self, now: Timestamp) -> IssuedToday {
+        let today = self.today(None, now);
+        let mut counted = self.0.lock();
+        counted.issued = 0;
+        counted.service_at = None;
+        counted.users.clear();
+        IssuedToday {
+            forecast: today.issued,
+            ..today
+        }
+    }
+
     /// Requests for the service's token so far.
     pub fn requests(&self) -> u64 {
         self.0.lock().requests
@@ -223,6 +236,18 @@ mod tests {
         let tomorrow = count.today(None, after(6 * 3600));
         assert_eq!(tomorrow.issued, 0);
         assert_eq!(tomorrow.day.to_string(), "2030-01-02");
+    }
+
+    #[test]
+    fn another_client_begins_with_nothing() {
+        let count = TokenCount::default();
+        count.record_issued(false, after(0));
+        count.record_issued(true, after(1));
+        let left = count.begin_anew(after(2));
+        assert_eq!((left.issued, left.forecast), (2, 2));
+        let today = count.today(Some(after(600)), after(3));
+        assert_eq!((today.issued, today.forecast), (0, 0));
+        assert!(!count.has_recent_users(after(3)));
     }
 
     #[test]

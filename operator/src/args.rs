@@ -161,6 +161,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1800)]
     pub longest_stream_seconds: u64,
 
+    /// A sidecar of which nothing was heard for this many seconds is asked whether it is there, and disconnected if it does not
+    /// answer within 45 s.
+    #[arg(long, default_value_t = 300)]
+    pub longest_silence_seconds: u64,
+
     /// Whether workloads whose LiteLLM has to start again are restarted: never, for resources with `spec.restart:
     /// Automatic`, or for all but those with `Manual`.
     #[arg(long = "restart", value_enum, default_value_t = RestartMode::Never)]

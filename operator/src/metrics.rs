@@ -2,12 +2,13 @@
 //! them, and a test compares it.
 
 mod labels;
+mod token_metrics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
+use mcp_auth_credentials::{ResourceRef, TokenMetrics};
 use mcp_auth_protocol::sync::notices;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -443,56 +444,6 @@ impl Metrics {
         self.0.circuit_open.remove(&resource_ref.into());
         self.0.clock_offset.remove(&resource_ref.into());
         self.set_usage(resource_ref, None);
-    }
-}
-
-impl TokenMetrics for Metrics {
-    fn token_requested(&self, resource_ref: &ResourceRef, times: u64) {
-        self.0
-            .token_requests
-            .get_or_create(&resource_ref.into())
-            .inc_by(times);
-    }
-
-    fn token_refused(&self, resource_ref: &ResourceRef) {
-        self.0.token_refusals.get_or_create(&resource_ref.into()).inc();
-    }
-
-    fn set_circuit_open(&self, resource_ref: &ResourceRef, open: bool) {
-        self.0
-            .circuit_open
-            .get_or_create(&resource_ref.into())
-            .set(open.into());
-    }
-
-    fn set_clock_offset(&self, resource_ref: &ResourceRef, seconds: i64) {
-        self.0
-            .clock_offset
-            .get_or_create(&resource_ref.into())
-            .set(seconds);
-    }
-
-    fn set_usage(&self, resource_ref: &ResourceRef, usage: Option<TokenUsage>) {
-        let labels = ResourceLabels::from(resource_ref);
-        let usage = usage.as_ref();
-        let quota = usage.and_then(|usage| usage.quota);
-        for (family, tokens) in [
-            (&self.0.tokens_issued, usage.map(|usage| usage.today.issued)),
-            (&self.0.tokens_forecast, usage.map(|usage| usage.today.forecast)),
-            (
-                &self.0.client_tokens_forecast,
-                quota.and(usage).map(|usage| usage.of_client().1),
-            ),
-            (&self.0.tokens_quota, quota),
-        ] {
-            match tokens {
-                Some(tokens) => {
-                    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
-                    family.get_or_create(&labels).set(tokens);
-                }
-                None => drop(family.remove(&labels)),
-            }
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{
     AdministratorPolicy, Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest,
-    TokenSources, desired,
+    TokenSources, desired, known_server,
 };
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
@@ -26,7 +26,6 @@ use crate::pods::{Pods, ought_to_be_injected};
 use crate::references::References;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources, object_ref};
 use crate::sidecars::Sidecars;
-use crate::status::known_server;
 use crate::tenant_limits::TenantLimits;
 use crate::workload::Workload;
 
@@ -169,6 +168,9 @@ impl Reconciler {
         };
         let mut queue = ReconcileQueue::default();
         queue.namespaces.extend(self.resources.namespaces());
+        let known = self.resources.store().state();
+        self.token_sources
+            .resume_counts(known.iter().map(|resource| &**resource));
         self.watch_pods();
         loop {
             // What is ready goes first, so that many events are one reconciliation; up to a bound, so that

@@ -280,6 +280,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         sidecars,
         metrics: metrics.clone(),
         longest_stream: Duration::from_secs(args.longest_stream_seconds),
+        longest_silence: Duration::from_secs(args.longest_silence_seconds),
     };
     let router = admission::router(admission)
         .merge(sync::router(sync))

@@ -32,7 +32,6 @@ use mcp_auth_oauth::ReportedClaims;
 
 use namespace_pods::Selected;
 
-pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
@@ -56,8 +55,8 @@ pub struct StatusInputs<'a> {
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = secrets_resolved(inputs.issuance);
     let token = token_issued(inputs.issuance);
-    let (sidecars, counts) = sidecars_synced::check_pods(inputs, now);
-    let server = server_reachable::server_reachable(inputs, now);
+    let (sidecars, counts) = sidecars_synced::check_pods(inputs);
+    let server = server_reachable::server_reachable(inputs);
     let expiring = credential_expiring::credential_expiring(&inputs.expiries, now);
     let judged = [&secrets, &token, &sidecars, &server].into_iter();
     let ready_inputs = ready::ReadyInputs {

@@ -2,6 +2,7 @@
 //! to date with what [`crate::entitlement`] entitles that pod to, and nothing else, by [`snapshots`], and [`exchange`] gets
 //! users' own tokens.
 
+mod answers;
 mod authenticate;
 mod debounced_changes;
 mod error;
@@ -53,6 +54,8 @@ pub struct Sync {
     pub metrics: Metrics,
     /// A stream ends after this time, so that a pod's identity is looked at anew, with a newer token.
     pub longest_stream: Duration,
+    /// A sidecar of which nothing was heard for this long is asked whether it is there.
+    pub longest_silence: Duration,
 }
 
 pub fn router(sync: Sync) -> Router {

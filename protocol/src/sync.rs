@@ -3,7 +3,8 @@
 //! each line: [`Report`] upwards, [`Snapshot`] downwards. To a sidecar that reads deltas, lines after the first
 //! may be a [`SnapshotDelta`]; to an operator that reads acknowledgements, a report may say
 //! no more than [`Report::acknowledged`]. An empty line is a heartbeat: downwards, one line at least comes within
-//! [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
+//! [`HEARTBEAT`](crate::timeouts::HEARTBEAT). Upwards it answers a [`QUESTION`], in whose place a heartbeat is for a sidecar that
+//! has said nothing for minutes and names [`Capability::Answers`].
 //!
 //! Operator and sidecar may be one minor version apart. Fields that one of them does not know are ignored, and
 //! what it cannot read costs the entry that it stands in and never the whole line ([`lenient`]).
@@ -34,5 +35,7 @@ pub use snapshot::{
 
 /// Path of the sync endpoint.
 pub const PATH: &str = "/v1/sync";
+/// The line that a sidecar answers with an empty one.
+pub const QUESTION: &str = "?";
 /// Content type of both bodies.
 pub const CONTENT_TYPE: &str = "application/x-ndjson";

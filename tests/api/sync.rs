@@ -109,6 +109,35 @@ async fn a_sidecar_that_reads_deltas_is_sent_what_changed_and_one_that_does_not_
     assert!(delta.servers.is_empty());
 }
 
+/// The suite's operator asks after five seconds of silence.
+#[tokio::test]
+async fn a_sidecar_that_is_frozen_is_disconnected_and_one_that_answers_stays() {
+    let world = World::new("sync-answers", false).await;
+    let mut sidecars = Vec::new();
+    for name in ["litellm-0", "litellm-1"] {
+        let pod = world.pod(name, red()).await;
+        let identity = token(&world, AUDIENCE, Some(&pod)).await;
+        let says = Report {
+            capabilities: vec![Capability::Answers],
+            ..report(&pod)
+        };
+        let sidecar = Sidecar::connect(&world, Some(&identity), says).await;
+        sidecars.push(sidecar.unwrap());
+    }
+    let [mut frozen, mut live] = <[Sidecar; 2]>::try_from(sidecars).ok().unwrap();
+    let frozen = tokio::spawn(async move {
+        assert!(frozen.asked().await, "it is asked first");
+        // Its bytes are taken, as the kernel of a stopped process does it. It is asked nothing more, and its stream ends.
+        frozen.asked().await
+    });
+    while !frozen.is_finished() {
+        assert!(live.asked().await, "who answers stays");
+        live.answer();
+    }
+    assert!(!frozen.await.unwrap(), "the operator ended the stream");
+    assert!(live.asked().await, "the other one is served on");
+}
+
 #[tokio::test]
 async fn changed_labels_change_what_a_running_pod_gets() {
     let world = World::new("sync-labels", false).await;

@@ -8,8 +8,6 @@ import os
 import socket
 import time
 import urllib.parse
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +35,6 @@ class Candidate:
     # The program beside LiteLLM, whose processor time is measured; None: LiteLLM itself does it.
     process: str | None
     is_ours: bool = False
-    # Gives it a new token by hand, where it does not request any.
-    give_token: Callable[[], None] | None = None
 
 
 def own_oauth2(ground: Ground, servers: dict[str, str]) -> Candidate:
@@ -112,38 +108,6 @@ def address(url: str) -> dict:
     return {"socket_address": {"address": parts.hostname, "port_value": parts.port}}
 
 
-def toolhive(ground: Ground, servers: dict[str, str]) -> Candidate:
-    """`thv proxy` signs a person in with a browser, or sends a token that it is given: it gets that one, since no person is
-    here. What becomes of the client's secret alone is tried first."""
-    program, home = setting("MCPAUTH_GATEWAYS_TOOLHIVE"), ground.folder / "toolhive"
-    home.mkdir()
-    environment = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_STATE_HOME": str(home)}
-    secret = ground.write("toolhive-secret", servers["secret"])
-    proxy = [program, "proxy", "tools", "--target-uri", servers["mcp"].removesuffix("/mcp"), "--host", "127.0.0.1"]
-    client = ["--remote-auth", "--remote-auth-issuer", servers["issuer"], "--remote-auth-client-id", kubernetes.CLIENT]
-    client += ["--remote-auth-client-secret-file", str(secret), "--remote-auth-skip-browser", "--remote-auth-timeout", "5s"]
-    ground.processes.start("toolhive-client", [*proxy, "--port", str(ground.port()), *client], environment)
-    ended = ground.processes.wait("toolhive-client")
-    asked = state(servers)["requests"]
-    if ended == 0 or asked:
-        raise Broken(f"thv proxy with a client's secret ended with {ended} after {asked} token requests: what docs/comparison.md says of it is no longer so")
-    port = ground.port()
-    # Read when it starts.
-    token = ground.write("toolhive-token", issued(servers))
-    ground.processes.start("toolhive", [*proxy, "--port", str(port), "--remote-auth-bearer-token-file", str(token)], environment)
-    until_listening("toolhive", ground, port)
-
-    def give_token() -> None:
-        token.write_text(issued(servers))
-        ground.processes.stop("toolhive")
-        ground.processes.start_again("toolhive")
-        until_listening("toolhive", ground, port)
-
-    url = litellm_in_front(ground, "toolhive-litellm", {"url": f"{local(port)}/mcp"} | ALL_COOKIES)
-    version = setting("MCPAUTH_GATEWAYS_TOOLHIVE_VERSION").removeprefix("v")
-    return Candidate("ToolHive", version, servers, url, "toolhive-litellm", "toolhive", give_token=give_token)
-
-
 def authbridge(ground: Ground, servers: dict[str, str]) -> Candidate:
     """The mode proxy-sidecar: LiteLLM has it as its HTTP proxy."""
     port, stats = ground.port(), ground.port()
@@ -174,7 +138,6 @@ def authbridge(ground: Ground, servers: dict[str, str]) -> Candidate:
 CANDIDATES: list[tuple[str, str | None, Callable[[Ground, dict[str, str]], Candidate]]] = [
     ("own", None, own_oauth2),
     ("envoy", "MCPAUTH_GATEWAYS_ENVOY", envoy),
-    ("toolhive", "MCPAUTH_GATEWAYS_TOOLHIVE", toolhive),
     ("authbridge", "MCPAUTH_GATEWAYS_AUTHBRIDGE", authbridge),
     ("ours", None, mcp_auth),
 ]
@@ -210,17 +173,3 @@ def until_listening(name: str, ground: Ground, port: int) -> None:
         except OSError:
             time.sleep(0.1)
     raise Broken(f"{name} does not listen at port {port}; its log is {ground.processes.log(name)}")
-
-
-def issued(servers: dict[str, str]) -> str:
-    """A token, as somebody requests one who has to give it to a gateway."""
-    form = urllib.parse.urlencode({"grant_type": "client_credentials", "resource": servers["mcp"]}).encode()
-    basic = b64encode(f"{kubernetes.CLIENT}:{servers['secret']}".encode()).decode()
-    request = urllib.request.Request(servers["token"], form, {"Authorization": f"Basic {basic}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["access_token"]
-
-
-def state(servers: dict[str, str]) -> dict:
-    with urllib.request.urlopen(f"{servers['admin']}/state", timeout=60) as answer:
-        return json.load(answer)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Puts gateways, LiteLLM's own OAuth2 and mcp-auth between a LiteLLM and an MCP server each, counts what comes of it, and
-writes the table into docs/comparison.md. Fails if mcp-auth did what it must not do. Needs what `make gateways` prepares.
+writes the table into docs/comparison.md, if it has a column for each gateway that the document has one for. Fails if mcp-auth
+did what it must not do. Needs what `make gateways` prepares.
 """
 
 import argparse
@@ -18,32 +19,37 @@ sys.path += [str(TESTS / "loopback"), str(TESTS / "outage")]
 
 from calls import browser
 from candidates import Candidate, raise_up
-from document import put_into
+from document import part_of, put_into
 from ground import Ground
 from phases import SHORT, Found, Phases, problems
 from processes import Broken, Processes
-from table import BEGIN, END, render
+from table import BEGIN, END, missing_columns, render
 
 DOCUMENT = TESTS.parent / "docs" / "comparison.md"
 
 
-async def measure(candidates: list[Candidate], processes: Processes) -> list[tuple[Candidate, Found]]:
+async def measure(candidates: list[Candidate], processes: Processes, rounds: int) -> tuple[list[tuple[Candidate, Found]], float]:
+    """What was found, and the part of the time that the machine's processors had nothing to do when nobody called."""
     async with browser() as session:
         phases = Phases(session, processes)
         # At the same time, since most of it is waiting; and one after another what takes the processors.
-        results = list(zip(candidates, await asyncio.gather(*(phases.found(candidate) for candidate in candidates))))
+        found_of = await asyncio.gather(*(phases.found(candidate, rounds) for candidate in candidates))
+        results = list(zip(candidates, found_of))
+        at_rest, idle = await phases.at_rest(candidates)
         for candidate, found in results:
-            found.processor_time = await phases.processor_time(candidate)
+            if candidate.process:
+                found.effort = await phases.effort(candidate, at_rest[candidate.name])
         rejections = await asyncio.gather(*(phases.rejection(candidate) for candidate in candidates))
         for (_, found), rejection in zip(results, rejections):
             found.rejection = rejection
-        return results
+        return results, idle
 
 
-def surroundings() -> str:
+def surroundings(idle: float) -> str:
     return (
-        f"oidc-provider {os.environ['MCPAUTH_GATEWAYS_OAUTH_VERSION']}, Python {platform.python_version()}; "
-        f"{os.cpu_count()} cores, all on loopback."
+        f"oidc-provider {os.environ['MCPAUTH_GATEWAYS_OAUTH_VERSION']}, Python {platform.python_version()}, mcp-auth's sidecar "
+        f"{os.environ['MCPAUTH_GATEWAYS_SIDECAR_BUILD']}; {os.cpu_count()} cores, all on loopback, which had nothing to do for "
+        f"{idle:.0%} of the time while nobody called."
     )
 
 
@@ -54,7 +60,11 @@ def say(text: str) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--print", action="store_true", help="leave the document as it is")
-    return parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3, help="of outages; with less than three the document stays as it is")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: at least one outage is needed")
+    return options
 
 
 def main() -> int:
@@ -66,20 +76,26 @@ def main() -> int:
         with Processes(folder) as processes:
             say("starting a LiteLLM for each candidate (about a minute)")
             candidates = raise_up(Ground(processes), SHORT)
-            say(f"measuring {', '.join(candidate.name for candidate in candidates)} (about four minutes)")
-            results = asyncio.run(measure(candidates, processes))
+            say(f"measuring {', '.join(candidate.name for candidate in candidates)} (about {5 + options.rounds} minutes)")
+            results, idle = asyncio.run(measure(candidates, processes, options.rounds))
     except Broken as error:
         say(f"error: {error}")
         say(f"the logs are in {folder}")
         return 1
-    text = f"{render(results)}\n\n{surroundings()}"
+    except Exception:
+        say(f"the logs are in {folder}")
+        raise
+    text = f"{render(results)}\n\n{surroundings(idle)}"
     print(text, flush=True)
     broken = [problem for candidate, found in results if candidate.is_ours for problem in problems(found)]
     if broken:
         say("mcp-auth did what it must not do:\n" + "\n".join(f"   - {each}" for each in broken))
         say(f"the logs are in {folder}")
         return 1
-    if not options.print:
+    missing = missing_columns(part_of(DOCUMENT, BEGIN, END), results)
+    if missing:
+        say(f"{DOCUMENT.name} stays as it is: it has a column for {', '.join(missing)}, and this run has none; see above why")
+    elif not options.print and options.rounds >= 3:
         put_into(DOCUMENT, BEGIN, END, text)
     shutil.rmtree(folder)
     return 0

@@ -1,9 +1,7 @@
 """From what was measured to a table in Markdown: the median of the rounds and, where they differ, their range."""
 
-import statistics
-from collections.abc import Callable
-
 from calls import GAVE_UP
+from document import spread
 from situations import CALLERS, Measured, Situation
 
 BEGIN = "<!-- what follows is written by `make outage` -->"
@@ -36,14 +34,8 @@ def cells(situation: Situation, rounds: list[Measured], patience: float) -> list
         return f"> {patience:g}" if value > patience else f"{value:.1f}"
 
     return [
-        spread(rounds, lambda measured: measured.token_requests, "{:g}".format),
-        spread(rounds, lambda measured: measured.burst.answered, "{:g}".format),
-        spread(rounds, slowest, seconds),
-        "" if situation.fault_lasts is None else spread(rounds, recovery, seconds),
+        spread([measured.token_requests for measured in rounds], "{:g}".format),
+        spread([measured.burst.answered for measured in rounds], "{:g}".format),
+        spread([slowest(measured) for measured in rounds], seconds),
+        "" if situation.fault_lasts is None else spread([recovery(measured) for measured in rounds], seconds),
     ]
-
-
-def spread(rounds: list[Measured], value: Callable[[Measured], float], show: Callable[[float], str]) -> str:
-    values = sorted(map(value, rounds))
-    middle, least, most = show(statistics.median(values)), show(values[0]), show(values[-1])
-    return middle if least == most else f"{middle} ({least} to {most})"

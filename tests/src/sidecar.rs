@@ -24,7 +24,8 @@ use crate::{seen, setting};
 const LINES: usize = 100;
 
 pub struct Sidecar {
-    reports: mpsc::UnboundedSender<Report>,
+    /// Lines upwards; none: an empty one.
+    reports: mpsc::UnboundedSender<Option<Report>>,
     lines: std::pin::Pin<Box<dyn futures::Stream<Item = Vec<u8>> + Send>>,
     buffer: Vec<u8>,
     report: Report,
@@ -119,10 +120,13 @@ impl Sidecar {
 
     pub async fn connect(world: &World, token: Option<&str>, report: Report) -> Result<Self, Refused> {
         let client = client(world).await;
-        let (reports, receiver) = mpsc::unbounded_channel::<Report>();
-        reports.send(report.clone()).expect("the receiver is there");
+        let (reports, receiver) = mpsc::unbounded_channel::<Option<Report>>();
+        reports.send(Some(report.clone())).expect("the receiver is there");
         let body = futures::stream::unfold(receiver, |mut receiver| async move {
-            let mut line = serde_json::to_vec(&receiver.recv().await?).expect("a report is plain values");
+            let mut line = match receiver.recv().await? {
+                Some(report) => serde_json::to_vec(&report).expect("a report is plain values"),
+                None => Vec::new(),
+            };
             line.push(b'\n');
             Some((Ok::<_, std::io::Error>(line), receiver))
         });
@@ -183,6 +187,23 @@ impl Sidecar {
         }
     }
 
+    /// Waits until the operator asks whether this sidecar is there; false if it ends the stream before. Snapshots on the way are
+    /// passed over.
+    pub async fn asked(&mut self) -> bool {
+        while let Some(line) = self.next_bytes().await {
+            if line == format!("{}\n", sync::QUESTION).into_bytes() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Answers a question.
+    pub fn answer(&self) {
+        // A stream that the operator has ended shows at the next line.
+        let _ = self.reports.send(None);
+    }
+
     /// The next snapshot that is as wanted.
     pub async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> Snapshot {
         for _ in 0..LINES {
@@ -198,7 +219,7 @@ impl Sidecar {
     pub fn say(&mut self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report);
         // A stream that the operator has ended shows at the next snapshot.
-        let _ = self.reports.send(self.report.clone());
+        let _ = self.reports.send(Some(self.report.clone()));
     }
 }
 

@@ -22,7 +22,7 @@ sys.path += [str(TESTS / "loopback"), os.environ["MCPAUTH_TEST_PROGRAMS"]]
 
 import aiohttp
 import kubernetes
-from document import put_into, text_between
+from document import part_of, put_into
 from ground import KEY, Ground, litellm_config, setting
 from litellm_calls import Call, Failure, McpSession, base_url, browser, chat, responses
 from processes import Broken, Processes
@@ -115,7 +115,7 @@ def main() -> int:
     # Whoever ends this program ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     table = render(importlib.metadata.version("litellm"), setting("MCPAUTH_SURFACES_OLD_VERSION"))
-    if not options.write and text_between(DOCUMENT, BEGIN, END) != table:
+    if not options.write and part_of(DOCUMENT, BEGIN, END).strip() != table:
         # Before the minutes that it takes to measure.
         print(f"error: the table in {DOCUMENT} is not:\n{table}\nrun tests/surfaces/run --write", file=sys.stderr)
         return 1

@@ -24,7 +24,7 @@ import aiohttp
 import exposition
 import kubernetes
 from collected import Collector
-from document import put_into, text_between
+from document import part_of, put_into
 from ground import KEY, Ground, litellm_config, local, setting
 from litellm_calls import Failure, browser
 from matrix import STARTUP, Row, problems, render, row, unequal
@@ -126,7 +126,7 @@ def as_documented(table: str, write: bool) -> bool:
     if write:
         put_into(DOCUMENT, BEGIN, END, table)
         return True
-    documented = text_between(DOCUMENT, BEGIN, END)
+    documented = part_of(DOCUMENT, BEGIN, END).strip()
     for old, new in zip(documented.splitlines(), table.splitlines()):
         if old != new:
             say(f"- {old}\n   + {new}")

@@ -120,6 +120,9 @@ fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
     if let Some((reason, quota)) = quota_problem(issuance) {
         return draft(true, reason, format!("{quota}; {message}"));
     }
+    if let Some(said) = said_before(issuance) {
+        return Some(said);
+    }
     match user_tokens_limit(issuance) {
         Some(limit) => draft(true, reasons::LIMIT_EXCEEDED, format!("{limit}; {message}")),
         None => draft(true, reasons::USER_TOKENS_ONLY, message),
@@ -129,12 +132,18 @@ fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
 /// Tokens are requested all the same.
 fn quota(issuance: &Issuance) -> Option<ConditionDraft> {
     issuance.token.in_use.as_ref()?;
-    let (reason, message) = quota_problem(issuance)?;
-    draft(true, reason, message)
+    match quota_problem(issuance) {
+        Some((reason, message)) => draft(true, reason, message),
+        None => said_before(issuance),
+    }
 }
 
-/// How many resources of one client a message names.
-const MAX_NAMED_RESOURCES: usize = 10;
+/// A new leader does not know at once whose tokens its predecessor counted: what that said of the quota holds for so long.
+fn said_before(issuance: &Issuance) -> Option<ConditionDraft> {
+    let usage = issuance.token.usage.as_ref()?;
+    let said = usage.said_before.as_ref().filter(|_| usage.is_partial)?;
+    draft(true, said.reason, said.message.clone())
+}
 
 /// Whether more tokens are issued today to the resource's client than the resource states that there may be.
 fn quota_problem(issuance: &Issuance) -> Option<(&'static str, String)> {
@@ -159,17 +168,25 @@ fn quota_problem(issuance: &Issuance) -> Option<(&'static str, String)> {
 
 /// What makes the tokens of a client: those that take the most are what to look at.
 fn resources(client: &ClientUsage) -> String {
-    let count = client.resources.len();
-    let named = client.resources.iter().take(MAX_NAMED_RESOURCES);
+    let count = client.resources;
+    let named = client.largest.iter();
     let named: Vec<_> = named
         .map(|(name, forecast)| format!("{name} {forecast}"))
         .collect();
-    let others = match count.saturating_sub(MAX_NAMED_RESOURCES) {
+    let others = match count.saturating_sub(named.len()) {
         0 => String::new(),
         others => format!(", and {others} others"),
     };
+    let left = match client.left {
+        0 => String::new(),
+        left => format!("; {left} were for resources that have another client by now"),
+    };
+    let have = match count {
+        1 => "1 resource of this namespace has".to_owned(),
+        count => format!("{count} resources of this namespace have"),
+    };
     format!(
-        " to the client that {count} resources of this namespace have (by midnight: {}{others})",
+        " to the client that {have} (by midnight: {}{others}{left})",
         named.join(", ")
     )
 }

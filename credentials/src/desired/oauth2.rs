@@ -19,7 +19,7 @@ use super::{
 use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{fields, resolve_printable};
-use crate::token_sources::{ClientConfiguration, StepUpPolicy};
+use crate::token_sources::{ClientConfiguration, StepUpPolicy, stated_quota};
 
 pub(super) fn client_configuration<W>(
     spec: &McpServerAuthSpec,
@@ -97,10 +97,7 @@ where
         exchanges: oauth2.token_exchange.is_some(),
         service_token: oauth2.service_token == ServiceToken::Requested,
         revoke_on_deletion: oauth2.revoke_on_deletion,
-        quota: oauth2
-            .quota
-            .as_ref()
-            .and_then(|quota| u64::try_from(quota.tokens_per_day).ok()),
+        quota: stated_quota(oauth2),
         step_up: match oauth2.step_up {
             false => StepUpPolicy::Off {
                 why: "spec.oauth2.stepUp is false",

@@ -86,6 +86,17 @@ pub struct TokenSnapshot {
     pub superseded: Option<SupersededToken>,
 }
 
+impl TokenSnapshot {
+    /// Whether it is yet to be known if there will be a token, or a server to have users' tokens of.
+    pub fn is_pending(&self) -> bool {
+        let has_come = match self.users_only {
+            Some(look_up) => look_up != ServerLookUp::Pending,
+            None => self.in_use.is_some(),
+        };
+        !has_come && self.last_error.is_none()
+    }
+}
+
 /// How many tokens were issued, and how many may be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenUsage {
@@ -94,6 +105,18 @@ pub struct TokenUsage {
     pub quota: Option<u64>,
     /// Where other resources of the namespace have the same client: what it is issued for all of them.
     pub client: Option<ClientUsage>,
+    /// Tokens of other resources may be missing in that: of some it is yet to be learned which client they have, or what
+    /// they will request.
+    pub is_partial: bool,
+    /// For as long as that is so after another process: what that said of the quota.
+    pub said_before: Option<SaidOfQuota>,
+}
+
+/// What was said of a quota, as a condition has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SaidOfQuota {
+    pub reason: &'static str,
+    pub message: String,
 }
 
 /// How many tokens a client is issued today for all of its resources in a namespace.
@@ -102,8 +125,16 @@ pub struct ClientUsage {
     pub issued: u64,
     /// By the end of the day, if it goes on like this.
     pub forecast: u64,
-    /// Each resource's name and forecast, the largest first.
-    pub resources: Vec<(String, u64)>,
+    pub resources: usize,
+    /// Name and forecast of those that take the most, the largest first: [`Self::MAX_NAMED`] at most.
+    pub largest: Arc<[(String, u64)]>,
+    /// What of it was issued for resources that have another client by now.
+    pub left: u64,
+}
+
+impl ClientUsage {
+    /// How many resources are worth being named.
+    pub const MAX_NAMED: usize = 10;
 }
 
 impl TokenUsage {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, ClientIdentity, Clock, DiscoveryState, Policy, ServerMetadata, SharedRequester,
-    StepUp, TokenSource, TokenUse,
+    self as oauth, Circuit, Clock, DiscoveryState, Policy, ServerMetadata, SharedRequester, StepUp,
+    TokenSource, TokenUse,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
@@ -18,7 +18,7 @@ use failure::{last_error, of_failure};
 use look_up::{LookUp, discoveries};
 pub use surroundings::Surroundings;
 
-use super::client_usages::ServiceToken;
+use super::client_usages::{CountedClient, ServiceToken};
 use super::snapshot::{SourceSnapshot, in_use};
 use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
 use super::{AbortOnDrop, ClientConfiguration};
@@ -288,13 +288,22 @@ impl ActiveSource {
         of_token.or_else(|| self.client.discovered_server())
     }
 
-    /// Whose tokens are requested; `None` where that is not known yet.
-    pub fn identity(&self) -> Option<ClientIdentity> {
+    /// Whose tokens are requested.
+    pub fn client(&self) -> CountedClient {
         let server = match self.state() {
             Some(state) => self.server(&state),
             None => self.client.discovered_server(),
         };
-        self.client.identity(server.as_deref())
+        match (self.client.identity(server.as_deref()), self.client_name()) {
+            (Some(client), _) => CountedClient::Known(client),
+            (None, Some(_)) => CountedClient::Unknown,
+            (None, None) => CountedClient::Alone,
+        }
+    }
+
+    /// As its server knows it.
+    pub fn client_name(&self) -> Option<String> {
+        self.client.name()
     }
 
     /// The service's token as it is renewed.

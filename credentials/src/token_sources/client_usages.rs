@@ -4,7 +4,9 @@
 //! Resources that share a token have it requested once. It counts where it was requested last, so that the forecasts of the
 //! resources add up to that of the client.
 
-use std::collections::{BTreeMap, HashMap};
+mod forecast;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,28 +14,71 @@ use mcp_auth_oauth::{ClientIdentity, IssuedToday, Token, TokenCount, TokenDigest
 
 use crate::resource_ref::ResourceRef;
 use crate::store::{ClientUsage, TokenUsage};
+use forecast::{Forecast, forecast};
 
 /// What is counted of each resource, by namespace and name.
 #[derive(Default)]
 pub struct ClientUsages(HashMap<String, Members>);
 
-type Members = BTreeMap<String, Member>;
+/// Of a namespace.
+#[derive(Default)]
+struct Members {
+    by_name: BTreeMap<String, Member>,
+    by_client: HashMap<ClientIdentity, OfClient>,
+    /// Those with [`CountedResource::is_awaited`].
+    awaited: BTreeSet<String>,
+    /// Those of [`CountedClient::Unknown`].
+    unknown: BTreeSet<String>,
+}
+
+/// What is known of a client.
+#[derive(Default)]
+struct OfClient {
+    names: BTreeSet<String>,
+    /// Those of them that state a quota.
+    with_quota: BTreeSet<String>,
+    /// What resources that have another client by now took before.
+    left: Vec<(String, IssuedToday)>,
+    /// As it was made last, in this second. Hundreds of resources are looked at in one moment, and most of them have not changed.
+    forecast: Option<(i64, Arc<Forecast>)>,
+}
 
 struct Member {
     counted: CountedResource,
+    /// What was counted of it then.
+    seen: Seen,
     /// What was said last of it.
     told: Told,
+}
+
+#[derive(Eq, PartialEq)]
+struct Seen {
+    today: IssuedToday,
+    service_issued_at: Option<Timestamp>,
 }
 
 /// By what the tokens of a resource are counted.
 pub struct CountedResource {
     pub count: TokenCount,
-    /// Whose tokens they are. `None`: not known yet, or of nobody whom others could be too.
-    pub client: Option<ClientIdentity>,
+    pub client: CountedClient,
+    /// What is known of it is yet to be looked at: it may request more than can be told now.
+    pub is_awaited: bool,
     /// `None`: none will be requested for the service.
     pub service: Option<ServiceToken>,
     /// Tokens a day, of the client.
     pub quota: Option<u64>,
+    /// The client that it had until now, and what that was issued for it.
+    pub left: Option<(ClientIdentity, IssuedToday)>,
+}
+
+/// Whose tokens a resource takes.
+#[derive(Clone, Eq, PartialEq)]
+pub enum CountedClient {
+    Known(ClientIdentity),
+    /// Nobody's whom other resources could be too.
+    Alone,
+    /// It may be that of any other.
+    Unknown,
 }
 
 /// The service's token of a resource, and when it wants another one.
@@ -50,6 +95,7 @@ struct Told {
     twentieths: u64,
     is_forecast: bool,
     is_exceeded: bool,
+    is_partial: bool,
 }
 
 /// What there is to say of a resource now.
@@ -67,60 +113,83 @@ impl ClientUsages {
     pub fn update(
         &mut self,
         resource: &ResourceRef,
-        counted: CountedResource,
+        mut counted: CountedResource,
         now: Timestamp,
     ) -> CurrentUsage {
-        let members = self.0.entry(resource.namespace.clone()).or_default();
+        let ResourceRef { namespace, name } = resource;
+        let members = self.0.entry(namespace.clone()).or_default();
+        let was_partial = members.is_partial(now);
         let (client, quota) = (counted.client.clone(), counted.quota);
-        let told = Told::default();
-        let previous = members.insert(resource.name.clone(), Member { counted, told });
-        let previous = previous.and_then(|previous| previous.counted.client);
-        let resources = match &client {
-            Some(client) => OfClient::of(members, client, now),
-            None => OfClient::single(members, &resource.name, now),
-        };
-        let today = resources.today(&resource.name);
-        let total = resources.total();
+        let left = counted.left.take();
+        let previous = members.insert(name, counted, now);
+        let has_moved = previous.as_ref() != Some(&client);
+        let mut news_of = Vec::new();
+        if let Some((client, today)) = left {
+            members.leave(name, client, today);
+        }
+        let is_partial = members.is_partial(now);
+        let forecast = members.forecast(name, &client, now);
+        let today = forecast.of.get(name).copied();
         let usage = today.filter(|today| quota.is_some() || today.issued > 0);
         let usage = usage.map(|today| TokenUsage {
             today,
             quota,
-            client: (quota.is_some() && total.resources.len() > 1).then(|| total.clone()),
+            client: (quota.is_some() && forecast.is_of_more_than_one()).then(|| forecast.total.clone()),
+            is_partial: is_partial && client != CountedClient::Alone,
+            said_before: None,
         });
-        let quotas = resources.0.iter();
-        let client_quota = quotas
-            .filter_map(|(name, _)| members.get(*name)?.counted.quota)
-            .min();
-        let told = quota.map(|quota| (resource.name.as_str(), Told::of(&total, quota)));
-        let mut news_of = resources.news(members, told, &resource.namespace);
-        let left = previous.filter(|previous| Some(previous) != client.as_ref());
-        if let Some(left) = left {
-            news_of.extend(OfClient::of(members, &left, now).news(members, None, &resource.namespace));
+        if let (Some(quota), Some(member)) = (quota, members.by_name.get_mut(name)) {
+            member.told = Told::of(&forecast.total, quota, is_partial);
         }
-        if let Some((_, told)) = told
-            && let Some(member) = members.get_mut(&resource.name)
-        {
-            member.told = told;
+        match is_partial == was_partial {
+            true => {
+                let left = previous.filter(|previous| *previous != client);
+                for client in left.iter().chain([&client]) {
+                    news_of.extend(members.news(client, is_partial, now));
+                }
+            }
+            // Of all clients.
+            false => {
+                let clients: Vec<_> = members.by_client.keys().cloned().collect();
+                for client in clients.into_iter().map(CountedClient::Known) {
+                    news_of.extend(members.news(&client, is_partial, now));
+                }
+            }
+        }
+        let client_quota = match &client {
+            CountedClient::Known(client) => members.least_quota(client),
+            CountedClient::Alone | CountedClient::Unknown => quota,
+        };
+        if has_moved {
+            members.forget_unused(now);
         }
         CurrentUsage {
             usage,
             client_quota,
-            news_of,
+            news_of: of_namespace(namespace, news_of),
         }
     }
 
     /// Counts a resource no more, and returns the others of which something else is to be said now.
     pub fn remove(&mut self, resource: &ResourceRef, now: Timestamp) -> Vec<ResourceRef> {
-        let Some(members) = self.0.get_mut(&resource.namespace) else {
+        let ResourceRef { namespace, name } = resource;
+        let Some(members) = self.0.get_mut(namespace) else {
             return Vec::new();
         };
-        let removed = members.remove(&resource.name);
-        let client = removed.and_then(|removed| removed.counted.client);
-        let news_of = client.map_or_else(Vec::new, |client| {
-            OfClient::of(members, &client, now).news(members, None, &resource.namespace)
-        });
-        if members.is_empty() {
-            self.0.remove(&resource.namespace);
+        if members.remove(name).is_none() {
+            return Vec::new();
+        }
+        for of_client in members.by_client.values_mut() {
+            of_client.left.retain(|(left, _)| left != name);
+        }
+        let is_partial = members.is_partial(now);
+        let clients: Vec<_> = members.by_client.keys().cloned().collect();
+        let clients = clients.into_iter().map(CountedClient::Known);
+        let news_of = clients.flat_map(|client| members.news(&client, is_partial, now));
+        let news_of = of_namespace(namespace, news_of);
+        members.forget_unused(now);
+        if members.by_name.is_empty() {
+            self.0.remove(namespace);
         }
         news_of
     }
@@ -130,116 +199,189 @@ impl ClientUsages {
     }
 }
 
-/// The tokens of today of each resource that has one client.
-struct OfClient<'a>(Vec<(&'a str, IssuedToday)>);
+fn of_namespace(namespace: &str, names: impl IntoIterator<Item = String>) -> Vec<ResourceRef> {
+    let of_name = |name| ResourceRef {
+        namespace: namespace.to_owned(),
+        name,
+    };
+    names.into_iter().map(of_name).collect()
+}
 
-impl<'a> OfClient<'a> {
-    fn of(members: &'a Members, client: &ClientIdentity, now: Timestamp) -> Self {
-        let of_client = |(_, member): &(&String, &Member)| member.counted.client.as_ref() == Some(client);
-        Self::forecast(members.iter().filter(of_client), now)
-    }
-
-    fn single(members: &'a Members, name: &str, now: Timestamp) -> Self {
-        Self::forecast(members.get_key_value(name).into_iter(), now)
-    }
-
-    fn forecast(members: impl Iterator<Item = (&'a String, &'a Member)>, now: Timestamp) -> Self {
-        let members: Vec<_> = members
-            .map(|(name, member)| (name.as_str(), &member.counted))
-            .collect();
-        let mut shared: HashMap<TokenDigest, Vec<(&str, &CountedResource, &ServiceToken)>> = HashMap::new();
-        for (name, counted) in &members {
-            if let Some(service) = &counted.service
-                && let Some(digest) = service.shared_as
-            {
-                shared.entry(digest).or_default().push((name, counted, service));
-            }
-        }
-        let renewals: HashMap<_, _> = shared.values().filter_map(|sharing| renewal(sharing)).collect();
-        let today = members.iter().map(|(name, counted)| {
-            let next_attempt_at = match &counted.service {
-                Some(service) if service.shared_as.is_some() => renewals.get(name).copied(),
-                Some(service) => Some(service.next_attempt_at),
-                None => None,
-            };
-            (*name, counted.count.today(next_attempt_at, now))
-        });
-        Self(today.collect())
-    }
-
-    fn today(&self, name: &str) -> Option<IssuedToday> {
-        let of_name = self.0.iter().find(|(other, _)| *other == name);
-        of_name.map(|(_, today)| *today)
-    }
-
-    fn total(&self) -> ClientUsage {
-        let mut resources: Vec<_> = self
-            .0
-            .iter()
-            .map(|(name, today)| ((*name).to_owned(), today.forecast))
-            .collect();
-        resources.sort_by(|(left, fewer), (right, more)| more.cmp(fewer).then_with(|| left.cmp(right)));
-        let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(0, u64::saturating_add);
-        ClientUsage {
-            issued: sum(&mut self.0.iter().map(|(_, today)| today.issued)),
-            forecast: sum(&mut self.0.iter().map(|(_, today)| today.forecast)),
-            resources,
-        }
-    }
-
-    /// Resources of which something else was said last than is to be said now. `told` is said already.
-    fn news(&self, members: &Members, told: Option<(&str, Told)>, namespace: &str) -> Vec<ResourceRef> {
-        let total = self.total();
-        let is_news = |name: &&str| {
-            let member = members.get(*name)?;
-            let now = Told::of(&total, member.counted.quota?);
-            let before = match told {
-                Some((told_of, told)) if told_of == *name => told,
-                _ => member.told,
-            };
-            Some(before != now)
+impl Members {
+    /// Counts a resource by this, and returns the client that it had before.
+    fn insert(&mut self, name: &str, counted: CountedResource, now: Timestamp) -> Option<CountedClient> {
+        let seen = Seen {
+            today: counted.count.today(None, now),
+            service_issued_at: counted.count.service_issued_at(),
         };
-        let names = self.0.iter().map(|(name, _)| *name);
-        let names = names.filter(|name| is_news(name).unwrap_or_default());
-        names
-            .map(|name| ResourceRef {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            })
+        let previous = self.by_name.get(name);
+        let told = previous.map(|previous| previous.told).unwrap_or_default();
+        let is_same =
+            previous.is_some_and(|previous| previous.seen == seen && previous.counted.is_as(&counted));
+        let forecast = match &counted.client {
+            CountedClient::Known(client) if is_same => {
+                let of_client = self.by_client.get_mut(client);
+                of_client.and_then(|of_client| of_client.forecast.take())
+            }
+            _ => None,
+        };
+        let previous = self.remove(name);
+        match &counted.client {
+            CountedClient::Known(client) => {
+                let of_client = self.by_client.entry(client.clone()).or_default();
+                of_client.names.insert(name.to_owned());
+                if counted.quota.is_some() {
+                    of_client.with_quota.insert(name.to_owned());
+                }
+                of_client.forecast = forecast;
+            }
+            CountedClient::Unknown => drop(self.unknown.insert(name.to_owned())),
+            CountedClient::Alone => {}
+        }
+        if counted.is_awaited {
+            self.awaited.insert(name.to_owned());
+        }
+        let member = Member { counted, seen, told };
+        self.by_name.insert(name.to_owned(), member);
+        previous
+    }
+
+    fn remove(&mut self, name: &str) -> Option<CountedClient> {
+        let member = self.by_name.remove(name)?;
+        self.awaited.remove(name);
+        self.unknown.remove(name);
+        if let CountedClient::Known(client) = &member.counted.client
+            && let Some(of_client) = self.by_client.get_mut(client)
+        {
+            of_client.names.remove(name);
+            of_client.with_quota.remove(name);
+            of_client.forecast = None;
+        }
+        Some(member.counted.client)
+    }
+
+    /// The client goes on having issued what it has.
+    fn leave(&mut self, name: &str, client: ClientIdentity, today: IssuedToday) {
+        if today.issued > 0 {
+            let of_client = self.by_client.entry(client).or_default();
+            of_client.left.push((name.to_owned(), today));
+            of_client.forecast = None;
+        }
+    }
+
+    fn forget_unused(&mut self, now: Timestamp) {
+        self.by_client.retain(|_, of_client| {
+            !of_client.names.is_empty() || of_client.left.iter().any(|(_, today)| today.is_of(now))
+        });
+    }
+
+    /// Whether tokens may be missing in what is known of a client.
+    fn is_partial(&self, now: Timestamp) -> bool {
+        let has_some = |name: &String| {
+            let member = self.by_name.get(name);
+            member.is_some_and(|member| member.counted.count.today(None, now).issued > 0)
+        };
+        !self.awaited.is_empty() || self.unknown.iter().any(has_some)
+    }
+
+    /// What is expected of all that have the client of this resource.
+    fn forecast(&mut self, name: &str, client: &CountedClient, now: Timestamp) -> Arc<Forecast> {
+        let member = self.by_name.get_key_value(name);
+        let is_shared = member.is_some_and(|(_, member)| member.counted.shared_as().is_some());
+        let CountedClient::Known(client) = client else {
+            return Arc::new(forecast(member.map(of_member), &[], now));
+        };
+        let limits = |of_client: &OfClient| !of_client.with_quota.is_empty();
+        // What all of them take together is of no interest to anybody.
+        if !is_shared && !self.by_client.get(client).is_some_and(limits) {
+            return Arc::new(forecast(member.map(of_member), &[], now));
+        }
+        self.of_client(client, now)
+    }
+
+    fn of_client(&mut self, client: &ClientIdentity, now: Timestamp) -> Arc<Forecast> {
+        let Some(of_client) = self.by_client.get_mut(client) else {
+            return Arc::new(forecast([], &[], now));
+        };
+        let second = now.as_second();
+        if let Some((of, forecast)) = &of_client.forecast
+            && *of == second
+        {
+            return forecast.clone();
+        }
+        of_client.left.retain(|(_, today)| today.is_of(now));
+        let members = of_client.names.iter();
+        let members = members.filter_map(|name| self.by_name.get_key_value(name));
+        let forecast = Arc::new(forecast(members.map(of_member), &of_client.left, now));
+        of_client.forecast = Some((second, forecast.clone()));
+        forecast
+    }
+
+    fn least_quota(&self, client: &ClientIdentity) -> Option<u64> {
+        let with_quota = self.by_client.get(client)?.with_quota.iter();
+        let quotas = with_quota.filter_map(|name| self.by_name.get(name)?.counted.quota);
+        quotas.min()
+    }
+
+    /// Resources of a client of which something else was said last than is to be said now.
+    fn news(&mut self, client: &CountedClient, is_partial: bool, now: Timestamp) -> Vec<String> {
+        let CountedClient::Known(client) = client else {
+            return Vec::new();
+        };
+        let of_client = self.by_client.get(client);
+        if of_client.is_none_or(|of_client| of_client.with_quota.is_empty()) {
+            return Vec::new();
+        }
+        let total = self.of_client(client, now);
+        let is_news = |name: &&String| {
+            let member = self.by_name.get(*name)?;
+            let now = Told::of(&total.total, member.counted.quota?, is_partial);
+            Some(member.told != now)
+        };
+        let with_quota = self.by_client.get(client).into_iter();
+        let with_quota = with_quota.flat_map(|of_client| &of_client.with_quota);
+        with_quota
+            .filter(|name| is_news(name).unwrap_or_default())
+            .cloned()
             .collect()
     }
 }
 
-/// Of resources that share a token: which of them is expected to request the next one, and when. That is the one that requested
-/// the last one, as soon as any that has that token wants another; whoever has an older one takes it instead.
-fn renewal<'a>(sharing: &[(&'a str, &CountedResource, &ServiceToken)]) -> Option<(&'a str, Timestamp)> {
-    let requested = sharing.iter().filter_map(|(name, counted, service)| {
-        let issued_at = counted.count.service_issued_at()?;
-        Some((issued_at, *name, service))
-    });
-    // Of several that another process requested a token for, it is known of none: the first is as good as any.
-    let (_, name, last) = requested
-        .max_by(|(earlier, left, _), (later, right, _)| earlier.cmp(later).then_with(|| right.cmp(left)))?;
-    let secret = |service: &ServiceToken| {
-        service
-            .token
-            .as_ref()
-            .map(|token| token.access_token.secret().clone())
-    };
-    let newest = secret(last);
-    let having_newest = sharing.iter().filter(|(_, _, service)| secret(service) == newest);
-    let next = having_newest
-        .map(|(_, _, service)| service.next_attempt_at)
-        .min()?;
-    Some((name, next))
+fn of_member<'a>((name, member): (&'a String, &'a Member)) -> (&'a str, &'a CountedResource) {
+    (name, &member.counted)
+}
+
+impl CountedResource {
+    fn shared_as(&self) -> Option<TokenDigest> {
+        self.service.as_ref()?.shared_as
+    }
+
+    /// Whether what is expected of it is the same as long as it counts the same.
+    fn is_as(&self, other: &Self) -> bool {
+        let has_same_token = |this: &ServiceToken, other: &ServiceToken| match (&this.token, &other.token) {
+            (Some(this), Some(other)) => Arc::ptr_eq(this, other),
+            (None, None) => true,
+            _ => false,
+        };
+        let is_same_service = match (&self.service, &other.service) {
+            (Some(this), Some(other)) => {
+                has_same_token(this, other)
+                    && (this.next_attempt_at, this.shared_as) == (other.next_attempt_at, other.shared_as)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        self.client == other.client && self.quota == other.quota && is_same_service
+    }
 }
 
 impl Told {
-    fn of(client: &ClientUsage, quota: u64) -> Self {
+    fn of(client: &ClientUsage, quota: u64, is_partial: bool) -> Self {
         Self {
             twentieths: client.issued.saturating_mul(20) / quota.max(1),
             is_forecast: client.forecast > quota,
             is_exceeded: client.issued > quota,
+            is_partial,
         }
     }
 }

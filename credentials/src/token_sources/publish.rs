@@ -4,14 +4,64 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::client_usages::{CountedResource, CurrentUsage};
+use super::client_usages::{CountedClient, CountedResource, CurrentUsage};
 use super::snapshot::SourceSnapshot;
 use super::{AbortOnDrop, Source, SourceKind, TokenSources, usage};
 use crate::audit_keys::{AuditKeys, AuditKeysState};
 use crate::conditions::unavailable;
 use crate::not_served::NotServedError;
 use crate::resource_ref::ResourceRef;
-use crate::store::{CredentialState, Issuance, ServerConnection};
+use crate::store::{CredentialState, Issuance, ServerConnection, TokenSnapshot};
+
+impl Source {
+    /// By what its tokens are counted.
+    fn counted(&mut self, token: &TokenSnapshot, now: Timestamp) -> CountedResource {
+        let (client, name, service) = match &self.kind {
+            SourceKind::OAuth2(active) => (active.client(), active.client_name(), active.service_token()),
+            // Its references cannot be read now, or are not to be, and what it took is that client's all the same.
+            SourceKind::None | SourceKind::Orphaned(_) if self.resumed.has_client => {
+                (CountedClient::Unknown, None, None)
+            }
+            SourceKind::None | SourceKind::Orphaned(_) | SourceKind::Secret(_) => {
+                (CountedClient::Alone, None, None)
+            }
+        };
+        let mut left = None;
+        let client = match client {
+            CountedClient::Known(client) => {
+                left = self
+                    .client
+                    .replace(client.clone())
+                    .filter(|before| *before != client);
+                CountedClient::Known(client)
+            }
+            CountedClient::Alone => {
+                left = self.client.take();
+                CountedClient::Alone
+            }
+            CountedClient::Unknown => {
+                let before = self.client.clone();
+                let before = before.or_else(|| self.resumed.client(name.as_deref()));
+                before.map_or(CountedClient::Unknown, CountedClient::Known)
+            }
+        };
+        let is_pending = match &self.problem {
+            Some(problem) => problem.is_pending(),
+            None => {
+                let is_looked_for = client == CountedClient::Unknown && token.last_error.is_none();
+                token.is_pending() || is_looked_for
+            }
+        };
+        CountedResource {
+            left: left.map(|before| (before, self.count.begin_anew(now))),
+            count: self.count.clone(),
+            is_awaited: self.resumed.has_client && is_pending,
+            client,
+            service,
+            quota: self.quota,
+        }
+    }
+}
 
 impl TokenSources {
     /// Publishes what a source has now, if it still is one.
@@ -38,23 +88,16 @@ impl TokenSources {
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
         };
         let mut snapshot = snapshot;
-        let (client, service) = match &source.kind {
-            SourceKind::OAuth2(active) => (active.identity(), active.service_token()),
-            SourceKind::None | SourceKind::Secret(_) | SourceKind::Orphaned(_) => (None, None),
-        };
-        source.client = client.or(source.client.take());
-        let counted = CountedResource {
-            count: source.count.clone(),
-            client: source.client.clone(),
-            service,
-            quota: source.quota,
-        };
+        let counted = source.counted(&snapshot.token, now);
         let CurrentUsage {
-            usage,
+            mut usage,
             client_quota,
             news_of,
         } = self.usages.lock().update(resource, counted, now);
         self.publish_soon(news_of);
+        if let Some(usage) = &mut usage {
+            source.resumed.tell(usage, now);
+        }
         let of_usage = usage::next_change(&source.count, usage.as_ref(), now);
         let next_change = next_change.into_iter().chain(of_usage).min();
         snapshot.token.usage = usage;

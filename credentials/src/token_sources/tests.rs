@@ -58,6 +58,26 @@ fn resource() -> McpServerAuth {
     .unwrap()
 }
 
+/// A client of the server of [`client_credentials`], with these fields besides.
+fn client(name: &str, fields: serde_json::Value) -> McpServerAuth {
+    let mut oauth2 = json!({
+        "tokenUrl": "http://127.0.0.1:1/token",
+        "clientAuthentication": {
+            "method": "ClientSecretBasic",
+            "clientSecretRef": {"name": "oauth", "key": "secret"},
+        },
+    });
+    oauth2
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    let mut client = resource();
+    client.metadata.name = Some(name.into());
+    client.spec.bearer_token = None;
+    client.spec.oauth2 = Some(serde_json::from_value(oauth2).unwrap());
+    client
+}
+
 /// A JWT that ends a minute after the test begins: `{"exp":1800000060}`.
 fn expiring() -> Desired {
     secret("eyJhbGciOiJub25lIn0.eyJleHAiOjE4MDAwMDAwNjB9.c2ln")
@@ -352,7 +372,7 @@ async fn what_another_replica_has_counted_today_is_gone_on_with_and_what_it_coun
         let status = json!({"token": {"usage": usage}});
         let resource = McpServerAuth {
             status: Some(serde_json::from_value(status).unwrap()),
-            ..resource()
+            ..client("tools", json!({"clientId": "litellm"}))
         };
         let mut desired = client_credentials();
         if let DesiredSource::OAuth2(configuration) = &mut desired.source {

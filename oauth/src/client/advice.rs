@@ -4,6 +4,7 @@ use oauth2::basic::BasicErrorResponseType as Basic;
 use url::form_urlencoded::byte_serialize;
 
 use crate::discovery::endpoints::Endpoints;
+use crate::error::RequestedGrant;
 use crate::jose::assertion::Assertions;
 use crate::token_request::client_auth;
 use crate::{
@@ -22,6 +23,10 @@ pub(super) fn add(
             rejection.advice = advice(&rejection, registration, server, by_token_exchange);
             Error::Rejected(rejection)
         }
+        Error::BothSecretsRefused(mut rejection) => {
+            rejection.advice = of_provider(&rejection, registration, by_token_exchange);
+            Error::BothSecretsRefused(rejection)
+        }
         other => other,
     }
 }
@@ -32,6 +37,9 @@ fn advice(
     server: &Endpoints,
     by_token_exchange: bool,
 ) -> Option<Advice> {
+    if let Some(known) = of_provider(rejection, registration, by_token_exchange) {
+        return Some(known);
+    }
     if rejection.is_of_client() {
         return match &registration.authentication {
             ClientAuthentication::SecretBasic(_) if is_encoded(registration) => Some(Advice::EncodedBasic),
@@ -57,6 +65,22 @@ fn advice(
         }
         _ => None,
     }
+}
+
+fn of_provider(
+    rejection: &ErrorResponse,
+    registration: &Registration,
+    by_token_exchange: bool,
+) -> Option<Advice> {
+    let requested = match &registration.grant {
+        _ if by_token_exchange => RequestedGrant::UserExchange,
+        Grant::ClientCredentials => RequestedGrant::ClientCredentials,
+        Grant::JwtBearer(Assertions::Signed(_)) => RequestedGrant::SignedAssertion,
+        Grant::JwtBearer(_) => RequestedGrant::OtherAssertion,
+        Grant::TokenExchange(_) => RequestedGrant::WorkloadExchange,
+        Grant::GitHubApp(_) => RequestedGrant::GitHubApp,
+    };
+    rejection.provider_hint(requested).map(Advice::OfProvider)
 }
 
 /// Whether what the Authorization header holds differs from what a server reads that does not decode it.

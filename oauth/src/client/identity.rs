@@ -12,6 +12,16 @@ pub struct ClientIdentity {
     client: String,
 }
 
+impl ClientIdentity {
+    /// Of a client that states both. `None`: it is no URL.
+    pub fn stated(token_endpoint: &str, client_id: &str) -> Option<Self> {
+        Some(Self {
+            token_endpoint: Url::parse(token_endpoint).ok()?,
+            client: client_id.to_owned(),
+        })
+    }
+}
+
 impl Client {
     /// `server` is what was discovered, where it was. `None`: the server is not known yet, or the client has no name there.
     pub fn identity(&self, server: Option<&ServerMetadata>) -> Option<ClientIdentity> {
@@ -19,16 +29,20 @@ impl Client {
             Some(endpoints) => endpoints.token_for(false).clone(),
             None => Url::parse(&server?.token_endpoint).ok()?,
         };
-        let client = match (&self.registration.grant, &self.registration.client_id) {
+        Some(ClientIdentity {
+            token_endpoint,
+            client: self.name()?,
+        })
+    }
+
+    /// As the server knows it. `None`: what it requests is nobody's whom another registration could be too.
+    pub fn name(&self) -> Option<String> {
+        Some(match (&self.registration.grant, &self.registration.client_id) {
             (Grant::GitHubApp(app), _) => format!("GitHub App {}", app.app_id),
             (_, Some(client_id)) => client_id.to_string(),
             // A service account of Google's, for one.
             (Grant::JwtBearer(Assertions::Signed(signer)), None) => signer.issuer.clone(),
             (Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_), None) => return None,
-        };
-        Some(ClientIdentity {
-            token_endpoint,
-            client,
         })
     }
 }
@@ -54,5 +68,10 @@ mod tests {
         assert_eq!(one, identity("https://LOGIN.example.com:443/token", "litellm"));
         assert_ne!(one, identity("https://login.example.com/other/token", "litellm"));
         assert_ne!(one, identity("https://login.example.com/token", "other"));
+        assert_eq!(
+            one,
+            ClientIdentity::stated("https://login.example.com/token", "litellm")
+        );
+        assert_eq!(ClientIdentity::stated("/token", "litellm"), None);
     }
 }

@@ -1,6 +1,8 @@
 //! Provider errors: what identity providers say in words of their own, which tell more than the code, and what to check for each.
 //! `docs/broken-set-ups.md` lists them. A server's words choose among these texts and are no part of them.
 
+mod entra;
+
 use oauth2::basic::BasicErrorResponseType as Basic;
 
 use super::{ErrorCode, ErrorResponse};
@@ -9,21 +11,35 @@ use super::{ErrorCode, ErrorResponse};
 pub(super) struct ProviderError {
     /// Part of the description, as it is repeated: with `'` for `"`.
     words: &'static str,
+    /// With this code alone. `None`: the words are nobody else's.
+    code: Option<&'static str>,
+    /// What the hint is for: of another grant it would name fields that the resource has not. `None`: any.
+    grant: Option<RequestedGrant>,
     /// Whether the client is not believed, where the code and the status say otherwise.
     refuses_client: Option<bool>,
     pub hint: &'static str,
 }
 
-/// An error of Microsoft Entra by its number.
-/// <https://learn.microsoft.com/en-us/entra/identity-platform/reference-error-codes>
-struct EntraError {
-    numbers: &'static [&'static str],
-    hint: &'static str,
+/// What a token was requested by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum RequestedGrant {
+    ClientCredentials,
+    /// An assertion that this client signs about itself.
+    SignedAssertion,
+    /// An assertion that another party has made.
+    OtherAssertion,
+    /// A token of the platform's, for the service's token.
+    WorkloadExchange,
+    /// A user's token, for a token of the user's.
+    UserExchange,
+    GitHubApp,
 }
 
 const fn known(words: &'static str, hint: &'static str) -> ProviderError {
     ProviderError {
         words,
+        code: None,
+        grant: None,
         refuses_client: None,
         hint,
     }
@@ -33,94 +49,29 @@ const fn known(words: &'static str, hint: &'static str) -> ProviderError {
 const fn of_believed_client(words: &'static str, hint: &'static str) -> ProviderError {
     ProviderError {
         words,
+        code: None,
+        grant: None,
         refuses_client: Some(false),
         hint,
     }
 }
 
-const ENTRA: &[EntraError] = &[
-    EntraError {
-        numbers: &["90002", "900023", "900021"],
-        hint: "Entra knows no such tenant: issuer (or tokenUrl) has to hold the Directory (tenant) ID of the app \
-               registration",
-    },
-    EntraError {
-        numbers: &["700016"],
-        hint: "clientId is no app registration of this tenant: it is the Application (client) ID, and not an object ID \
-               or the ID of a secret, and issuer has to name the tenant where the app is registered",
-    },
-    EntraError {
-        numbers: &["7000215"],
-        hint: "clientSecretRef has to hold the Value of the client secret, which Entra shows once, and not its Secret \
-               ID: make a new secret of this app registration if the value is lost",
-    },
-    EntraError {
-        numbers: &["7000222"],
-        hint: "the client secret has ended: make a new one in the app registration, Certificates & secrets, and write \
-               its Value into the Secret of clientSecretRef",
-    },
-    EntraError {
-        numbers: &["7000218", "7000216"],
-        hint: "Entra saw no secret, certificate or assertion of this client: state one in clientAuthentication, and where a \
-               proxy takes the Authorization header off, by the method ClientSecretPost",
-    },
-    EntraError {
-        numbers: &["700027"],
-        hint: "the certificate is not at the app registration: upload tls.crt of \
-               clientAuthentication.privateKeyJwt.certificateRef there, Certificates & secrets, Certificates, or name \
-               the Secret of the one that is there",
-    },
-    EntraError {
-        numbers: &["700024"],
-        hint: "Entra read an assertion that is not valid now: check the operator's clock, and with an assertion of a \
-               Secret its exp",
-    },
-    EntraError {
-        numbers: &["70021", "700211", "700212", "700213"],
-        hint: "no federated credential of the app registration fits the ServiceAccount: its issuer is the cluster's, \
-               its subject system:serviceaccount:NAMESPACE:NAME and its audience api://AzureADTokenExchange (or \
-               workloadIdentity.audience), each to the letter, a slash at the end of the issuer included",
-    },
-    EntraError {
-        numbers: &["1002012", "70011", "900144"],
-        hint: "a machine's scope ends in /.default: with provider: Entra state audience (the Application ID URI of the \
-               MCP server's app registration), or else scopes: [AUDIENCE/.default]",
-    },
-    EntraError {
-        numbers: &["500011", "50001", "650057"],
-        hint: "this tenant has no application of that name: audience (or scopes without /.default) is the Application \
-               ID URI of the MCP server's app registration, Expose an API, which needs an enterprise application in \
-               this tenant",
-    },
-    EntraError {
-        numbers: &["50105", "501051"],
-        hint: "give this client an app role of the MCP server's application, API permissions, Application permissions, \
-               and Grant admin consent; or turn off Assignment required at its enterprise application",
-    },
-    EntraError {
-        numbers: &["65001", "65004"],
-        hint: "grant admin consent: app registration of this client, API permissions, Grant admin consent",
-    },
-    EntraError {
-        numbers: &["50013", "500131", "500133", "5001305"],
-        hint: "the user's token is not one for this client, or is over: its aud has to be this clientId, so let the \
-               user's front end request it for this client (subjectHeader says which header has it)",
-    },
-    EntraError {
-        numbers: &["50076", "50079", "53003"],
-        hint: "Conditional Access demands more than a token (a second factor, a place, a device): let its policies \
-               allow this client, or the user sign in anew where the policy can be met",
-    },
-    EntraError {
-        numbers: &["7000112"],
-        hint: "the application is disabled in this tenant: its enterprise application, Properties, Enabled for users \
-               to sign in",
-    },
-    EntraError {
-        numbers: &["901002", "9010010"],
-        hint: "this endpoint takes no resource: set provider: Entra, or resource: \"\"",
-    },
-];
+impl ProviderError {
+    /// Others may say the same with another code.
+    const fn with(self, code: &'static str) -> Self {
+        Self {
+            code: Some(code),
+            ..self
+        }
+    }
+
+    const fn of(self, grant: RequestedGrant) -> Self {
+        Self {
+            grant: Some(grant),
+            ..self
+        }
+    }
+}
 
 const KNOWN: &[ProviderError] = &[
     // Okta: https://developer.okta.com/docs/api/openapi/okta-oauth/guides/overview/, and its help for machines.
@@ -128,7 +79,7 @@ const KNOWN: &[ProviderError] = &[
         "not allowed any of the requested scopes",
         "grant the app these scopes (Okta API Scopes), or, if they are the MCP server's own, name its custom \
          authorization server in issuer (https://DOMAIN/oauth2/NAME) and not the org",
-    ),
+    ).with("consent_required"),
     known(
         "must use the private_key_jwt",
         "Okta's org authorization server takes no client secret: name a custom authorization server in issuer \
@@ -148,7 +99,7 @@ const KNOWN: &[ProviderError] = &[
         "no access policy of the authorization server lets this client have the token: Security, API, tab Access \
          Policies, a policy for this client with a rule whose grant is Client Credentials and whose scopes include \
          these",
-    ),
+    ).with("access_denied"),
     known(
         "DPoP proof JWT header is missing",
         "set tokenType: DPoP, or turn off at the app: Require Demonstrating Proof of Possession (DPoP) header in token \
@@ -158,7 +109,7 @@ const KNOWN: &[ProviderError] = &[
         "not authorized to use the provided grant type",
         "allow this client the grant at the authorization server; at Okta an app integration of the type API Services \
          has Client Credentials",
-    ),
+    ).with("unauthorized_client"),
     known(
         "(AuthorizationServer)",
         "Okta has no authorization server of that name: issuer is the Issuer URI in Security, API, such as \
@@ -170,10 +121,10 @@ const KNOWN: &[ProviderError] = &[
         "state audience, the Identifier of an API; provider: Auth0 sends server.url as that",
     ),
     known(
-        "Service not found",
+        "Service not found: ",
         "audience is no API of this tenant: it is the Identifier of an API (Applications, APIs), to the letter, a slash \
          at the end included",
-    ),
+    ).with("access_denied"),
     known(
         "client-grant",
         "authorize this application for the API that audience names: Applications, APIs, the API, Machine To Machine \
@@ -183,37 +134,37 @@ const KNOWN: &[ProviderError] = &[
         "not been granted scopes",
         "give the application these scopes of the API (Applications, APIs, the API, Machine To Machine Applications), or \
          request in scopes only what it has",
-    ),
+    ).with("access_denied"),
     of_believed_client(
         "not allowed for the client",
         "allow this client the grant: at Auth0 Applications, the application, Advanced Settings, Grant Types; an \
          application of the type Machine to Machine has Client Credentials",
-    ),
+    ).with("unauthorized_client"),
     // Google: https://developers.google.com/identity/protocols/oauth2/service-account#error-codes
     of_believed_client(
         "unauthorized to retrieve access tokens using this method",
         "Google lets a service account act for jwtBearer.subject by domain-wide delegation only: in the Admin console, \
          Security, API controls, list its numeric client ID with each of scopes; where no user is meant, leave \
          jwtBearer.subject out",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
         "Invalid JWT Signature",
         "the key in jwtBearer.keyRef is none of that service account, or was deleted or disabled there: make a new key \
          and write its file into the Secret",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
         "short-lived token",
         "set the operator's clock right: Google takes assertions whose iat and exp are about now",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
-        "account not found",
+        "Invalid grant: account not found",
         "the service account in the key file (client_email) is not there any more, or disabled: make a key of one that \
          is",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
         "Invalid email or User ID",
         "jwtBearer.subject is no user of the domain: state a user's primary address, or leave it out",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
         "Invalid OAuth scope or ID token audience",
         "state in scopes the whole addresses that Google has for them, such as \
@@ -225,37 +176,37 @@ const KNOWN: &[ProviderError] = &[
         "audience names no provider of a workload identity pool that is there and enabled: it is \
          //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the \
          project's number and not its ID",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     known(
         "should be the full resource name of the Identity Provider",
         "audience is //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, \
          with the project's number, and nothing before or behind it",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     known(
         "does not match the expected audience",
         "the pool's provider expects the ServiceAccount token to be for somebody else: state one of its Allowed audiences \
          in workloadIdentity.audience, or leave that out where they are the default",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     known(
         "stale to sign-in",
         "the ServiceAccount token was over when Google read it, though each request has a new one: set the clocks of the \
          API server and the operator right",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     known(
         "connecting to the given credential's issuer",
         "Google cannot read the cluster's keys: its issuer has to be reachable by https from the internet, or upload its \
          key set to the pool's provider (gcloud iam workload-identity-pools providers update-oidc --jwk-json-path)",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     known(
         "issuer in ID Token",
         "the issuer of the pool's provider has to be the cluster's, to the letter: kubectl get --raw \
          /.well-known/openid-configuration has it",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     known(
         "rejected by the attribute condition",
         "the attribute condition of the pool's provider does not let this ServiceAccount through: compare it with \
          system:serviceaccount:NAMESPACE:NAME",
-    ),
+    ).of(RequestedGrant::WorkloadExchange),
     // Keycloak: services/src/main/java/org/keycloak/protocol/oidc/grants and .../tokenexchange of its source.
     of_believed_client(
         "not enabled to retrieve service account",
@@ -273,12 +224,12 @@ const KNOWN: &[ProviderError] = &[
         "not within the token audience",
         "the user's token has to name this client in aud: give the client that the user signs in by an audience mapper \
          for it",
-    ),
+    ).of(RequestedGrant::UserExchange),
     // Salesforce: https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_flow_errors.htm
     known(
         "no client credentials user enabled",
         "choose the user that the app acts as: its policies, OAuth policies, Client Credentials Flow, Run As",
-    ),
+    ).of(RequestedGrant::ClientCredentials),
     known(
         "request not supported on this domain",
         "tokenUrl has to be at the organization's own domain (Setup, My Domain: \
@@ -289,40 +240,40 @@ const KNOWN: &[ProviderError] = &[
         "hasn't approved this consumer",
         "pre-authorize the user of jwtBearer.subject: the app's policies, Admin approved users are pre-authorized, and a \
          permission set or profile of the user",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
         "not admin approved to access this app",
         "give the user of jwtBearer.subject a permission set or profile that the app's policies name",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
     known(
         "user is inactive",
         "activate the user that the token is for, jwtBearer.subject or the app's Run As user, or name another",
-    ),
+    ).with("inactive_user"),
     known(
         "client identifier invalid",
         "clientId (with jwtBearer its issuer) is the Consumer Key of the app, which Salesforce knows some minutes after it \
          was made; a sandbox does not know those of production",
-    ),
+    ).with("invalid_client_id"),
     known(
         "audience is invalid",
-        "set provider: Salesforce, or jwtBearer.audience to https://login.salesforce.com (of a sandbox \
-         https://test.salesforce.com)",
-    ),
+        "jwtBearer.audience has to be what the authorization server calls itself: at Salesforce, where provider: Salesforce \
+         sends it, https://login.salesforce.com (of a sandbox https://test.salesforce.com)",
+    ).of(RequestedGrant::SignedAssertion),
     // Ory: https://www.ory.com/docs/oauth2-oidc/client-credentials
     known(
         "has not been whitelisted by the OAuth 2.0 Client",
         "add that audience to the client's audience at Ory, or state in audience one that it has",
     ),
     of_believed_client(
-        "not allowed to use authorization grant",
+        "OAuth 2.0 Client is not allowed to use authorization grant",
         "add the grant to grant_types of the client at Ory",
-    ),
+    ).with("unauthorized_client"),
     known(
-        "not allowed to request scope",
+        "OAuth 2.0 Client is not allowed to request scope",
         "add that scope to the client's scope at Ory, or leave it out of scopes",
     ),
     of_believed_client(
-        "supports client authentication method",
+        "OAuth 2.0 Client supports client authentication method",
         "the client is registered for another method: set clientAuthentication.method to what its \
          token_endpoint_auth_method says, or change that",
     ),
@@ -331,12 +282,14 @@ const KNOWN: &[ProviderError] = &[
         "Errors.AuthNKey.NotFound",
         "Zitadel knows no such key: the one in jwtBearer.keyRef has to be a key of a service account, from its tab Keys, \
          that was not deleted and has not expired",
-    ),
+    ).of(RequestedGrant::SignedAssertion),
 ];
 
 /// All that Auth0 says of a wrong secret, and of an application that it does not know.
 const AUTH0: ProviderError = ProviderError {
     words: "Unauthorized",
+    code: None,
+    grant: None,
     refuses_client: Some(true),
     hint: "check clientId and the client secret, that both are of one application (Applications, Settings), and that issuer \
            names the tenant where it is",
@@ -345,6 +298,8 @@ const AUTH0: ProviderError = ProviderError {
 /// ServiceNow says this of whatever it refuses. <https://www.servicenow.com/docs/>: client credentials.
 const SERVICE_NOW: ProviderError = ProviderError {
     words: "access_denied",
+    code: None,
+    grant: None,
     refuses_client: Some(true),
     hint: "ServiceNow says this of all that it refuses: check clientId and the client secret, and that the registry entry \
            is active; with jwtBearer its subject, keyId and verifier map; with client credentials the system property \
@@ -366,19 +321,21 @@ impl ErrorResponse {
         if let Some((known, _)) = in_whole {
             return Some(known);
         }
-        KNOWN.iter().find(|known| description.contains(known.words))
+        KNOWN.iter().find(|known| {
+            let is_of_code = known.code.is_none_or(|code| code == self.code.as_str());
+            is_of_code && description.contains(known.words)
+        })
     }
 
-    /// What to check, where the provider's own words tell it.
-    pub(super) fn provider_hint(&self) -> Option<&'static str> {
-        let of_entra = || {
-            let (_, number) = self.description.as_deref()?.split_once("AADSTS")?;
-            let end = number.find(|character: char| !character.is_ascii_digit());
-            let number = &number[..end.unwrap_or(number.len())];
-            let known = ENTRA.iter().find(|known| known.numbers.contains(&number));
-            known.map(|known| known.hint)
+    /// What to check, where the provider's own words tell it of a request by this grant.
+    pub(crate) fn provider_hint(&self, requested: RequestedGrant) -> Option<&'static str> {
+        let of_others = || {
+            let known = self.provider_error()?;
+            let is_of_grant = known.grant.is_none_or(|grant| grant == requested);
+            is_of_grant.then_some(known.hint)
         };
-        of_entra().or_else(|| self.provider_error().map(|known| known.hint))
+        let of_entra = self.description.as_deref().and_then(entra::hint);
+        of_entra.or_else(of_others)
     }
 
     /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC 6749 says
@@ -406,20 +363,6 @@ mod tests {
             status,
             retry_after: None,
             advice: None,
-        }
-    }
-
-    #[test]
-    fn an_error_of_entra_is_known_by_its_whole_number() {
-        let hint = |words: &str| said("invalid_grant", 400, words).provider_hint();
-        assert!(
-            hint("AADSTS50013: Assertion failed")
-                .unwrap()
-                .contains("clientId")
-        );
-        assert!(hint("AADSTS50013").is_some());
-        for other in ["AADSTS5001", "AADSTS500139: other", "AADSTS", "50013: x"] {
-            assert_eq!(hint(other), None, "{other}");
         }
     }
 

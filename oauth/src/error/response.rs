@@ -33,6 +33,8 @@ pub enum Advice {
     AssertionOfSecret,
     /// The grant was client_credentials, which has no assertion.
     ClientWithoutAssertion,
+    /// The provider is known by its words, and this is what to check there.
+    OfProvider(&'static str),
 }
 
 /// An OAuth error code: those of RFC 6749 section 5.2 and any other, and those of RFC 6749 section 4.1.2.1,
@@ -144,6 +146,7 @@ impl ErrorCode {
 impl Advice {
     pub(super) fn hint(self) -> &'static str {
         match self {
+            Self::OfProvider(hint) => hint,
             Self::EncodedBasic => {
                 "check clientId and the client secret; one of them holds characters that this method sends \
                  encoded, as RFC 6749 demands, and that some servers do not decode: try \
@@ -178,9 +181,6 @@ impl Advice {
 impl ErrorResponse {
     /// What to check.
     pub(super) fn hint(&self) -> &'static str {
-        if let Some(known) = self.provider_hint() {
-            return known;
-        }
         match self.advice {
             Some(advice) => advice.hint(),
             // Of a fault of its own a server says so by its status too.

@@ -4,35 +4,79 @@
 //! takes several times the memory that its connection then has, and what so many take together would stay with the process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 /// At once. One takes a millisecond of a processor.
 const MAX_HANDSHAKES: usize = 16;
-/// A peer that is slow keeps others waiting for no longer, and none waits longer: peers that mean harm gain no more than that.
+/// A peer that is slow has its turn for no longer.
 const TURN: Duration = Duration::from_secs(1);
+/// Where more than one of so many turns is for a slow peer, nobody waits longer than one turn for theirs: peers that mean harm
+/// are not to keep others out.
+const MADE_FOR_EACH_SLOW: usize = 4;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub struct Handshakes(Arc<Semaphore>);
+pub struct Handshakes(Arc<Turns>);
+
+struct Turns {
+    free: Semaphore,
+    /// Turns in which hands were shaken.
+    made: AtomicUsize,
+    /// Turns that were over before.
+    slow: AtomicUsize,
+}
 
 impl Default for Handshakes {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_HANDSHAKES)))
+        Self(Arc::new(Turns {
+            free: Semaphore::new(MAX_HANDSHAKES),
+            made: AtomicUsize::new(0),
+            slow: AtomicUsize::new(0),
+        }))
     }
 }
 
 impl Handshakes {
     pub async fn in_turn<T>(&self, handshake: impl Future<Output = T>) -> T {
-        let turn = timeout(TURN, self.0.acquire()).await;
+        let turn = self.turn().await;
         let mut handshake = std::pin::pin!(handshake);
-        if let Ok(done) = timeout(TURN, &mut handshake).await {
-            return done;
+        let done = timeout(TURN, &mut handshake).await;
+        let ended = match done {
+            Ok(_) => &self.0.made,
+            Err(_) => &self.0.slow,
+        };
+        if turn.is_some() {
+            ended.fetch_add(1, Ordering::Relaxed);
         }
         drop(turn);
-        handshake.await
+        match done {
+            Ok(done) => done,
+            Err(_) => handshake.await,
+        }
+    }
+
+    /// Waits for a turn for as long as turns are put to use, however many wait: the caller says how long that may be. `None`: a
+    /// second was not enough, and it is slow peers who have the turns.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let ended = || [&self.0.made, &self.0.slow].map(|turns| turns.load(Ordering::Relaxed));
+        let [made, slow] = ended();
+        let mut free = std::pin::pin!(self.0.free.acquire());
+        loop {
+            match timeout(TURN, &mut free).await {
+                Ok(turn) => return turn.ok(),
+                Err(_) => {
+                    let [made_now, slow_now] = ended();
+                    let (made, slow) = (made_now.wrapping_sub(made), slow_now.wrapping_sub(slow));
+                    if made <= slow.saturating_mul(MADE_FOR_EACH_SLOW) {
+                        return None;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -57,30 +101,35 @@ impl Protocol {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
+    use tokio::sync::Mutex;
     use tokio::task::JoinSet;
     use tokio::time::{Instant, sleep};
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_thousand_connections_a_few_shake_hands_at_once_and_all_do() {
+    async fn of_thousands_of_connections_a_few_shake_hands_at_once_however_long_it_takes_until_all_have() {
         let (handshakes, now, most) = (Handshakes::default(), AtomicUsize::new(0), AtomicUsize::new(0));
         let (now, most) = (Arc::new(now), Arc::new(most));
-        let mut all = JoinSet::new();
-        for _ in 0..1000 {
+        let processor = Arc::new(Mutex::new(()));
+        let (mut all, began) = (JoinSet::new(), Instant::now());
+        for index in 0..4000_u32 {
             let (handshakes, now, most) = (handshakes.clone(), now.clone(), most.clone());
+            let processor = processor.clone();
             all.spawn(async move {
                 let handshake = async {
                     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    // One in a hundred is on a node that is busy.
+                    sleep(TURN * u32::from(index % 100 == 0) / 2).await;
+                    let _turn = processor.lock().await;
                     sleep(Duration::from_millis(1)).await;
                     now.fetch_sub(1, Ordering::SeqCst);
                 };
                 handshakes.in_turn(handshake).await;
             });
         }
-        assert_eq!(all.join_all().await.len(), 1000);
+        assert_eq!(all.join_all().await.len(), 4000);
+        assert!(began.elapsed() >= 4 * TURN, "they waited for one processor");
         assert_eq!(most.load(Ordering::SeqCst), MAX_HANDSHAKES);
     }
 

@@ -89,10 +89,16 @@ pub enum InjectionError {
     )]
     ConfigNotYaml { path: String },
     #[error(
-        "the start command of the container `{container}` sets, unsets or ignores {name}, which hides what injection sets; \
-         leave it to `env` instead"
+        "the start command of the container `{container}` sets or unsets {name}, which hides what injection sets; \
+         take that out of it, and set {name} in `env` where it is needed"
     )]
     ScriptSetsConfig { container: String, name: &'static str },
+    #[error(
+        "the start command of the container `{container}` has Python ignore PYTHONPATH (`-I` or `-E`), by which LiteLLM \
+         would find the modules beside its configuration; take that option out, or mount the configuration's whole folder \
+         from a ConfigMap or Secret"
+    )]
+    PythonIgnoresPath { container: String },
     #[error(
         "the option {option} of the container `{container}` is configuration that would be lost, since \
          arguments do not reach LiteLLM here; put it into a configuration file"
@@ -207,7 +213,7 @@ impl InjectionError {
             Self::HiddenConfigPath { .. } => "HiddenConfigPath",
             Self::RelativeConfigPath { .. } => "RelativeConfigPath",
             Self::ConfigNotYaml { .. } => "ConfigNotYaml",
-            Self::ScriptSetsConfig { .. } => "ScriptSetsConfig",
+            Self::ScriptSetsConfig { .. } | Self::PythonIgnoresPath { .. } => "ScriptSetsConfig",
             Self::ConfigInArguments { .. } => "ConfigInArguments",
             Self::ConfigInBucket => "ConfigInBucket",
             Self::ConfigInImage { .. } => "ConfigInImage",

@@ -26,12 +26,16 @@ const REDIRECTORS: [&str; 7] = [
 /// Those that only look whether something on the node leads there already.
 const VALIDATORS: [&str; 3] = ["istio-validation", "linkerd-network-validator", "kuma-validation"];
 /// Annotations and labels by which a pod asks for such a proxy, and their values.
-const REQUESTS: [(&str, &str); 4] = [
+const REQUESTS: [(&str, &str); 6] = [
     ("sidecar.istio.io/inject", "true"),
     ("linkerd.io/inject", "enabled"),
+    ("linkerd.io/inject", "ingress"),
     ("kuma.io/sidecar-injection", "enabled"),
+    ("kuma.io/sidecar-injection", "true"),
     ("consul.hashicorp.com/connect-inject", "true"),
 ];
+/// The label by which a pod asks for Istio's proxy of one revision, whatever that is called.
+const ISTIO_REVISION: &str = "istio.io/rev";
 /// A native sidecar that other containers call, and that takes no connections of others.
 const DAPR: &str = "daprd";
 
@@ -48,7 +52,7 @@ pub(super) fn takes_inbound_connections(pod: &Pod, spec: &PodSpec) -> bool {
     let label = |key: &str| pod.metadata.labels.as_ref()?.get(key).map(String::as_str);
     let asks =
         |(key, value): &(&str, &str)| annotation(pod, key) == Some(*value) || label(key) == Some(*value);
-    containers.any(is_part) || REQUESTS.iter().any(asks)
+    containers.any(is_part) || REQUESTS.iter().any(asks) || label(ISTIO_REVISION).is_some()
 }
 
 /// Whether connections are led to a proxy that is no native sidecar before any container starts, so that no init

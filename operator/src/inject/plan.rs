@@ -188,9 +188,6 @@ fn check_pod(
     container: &Container,
     previous: Option<&PreviousInjection>,
 ) -> Result<(), InjectionError> {
-    if spec.host_network == Some(true) {
-        return Err(InjectionError::HostNetwork);
-    }
     let selects_windows = |labels: &BTreeMap<String, String>| {
         labels
             .get("kubernetes.io/os")
@@ -201,6 +198,9 @@ fn check_pod(
         || requires_windows(spec)
     {
         return Err(InjectionError::Windows);
+    }
+    if spec.host_network == Some(true) {
+        return Err(InjectionError::HostNetwork);
     }
     let reserved = |what: String| Err(InjectionError::Reserved { what });
     if spec.containers.iter().any(|container| container.name == SIDECAR) {
@@ -450,13 +450,20 @@ fn check_keeps_modules(
         wrapper.placement,
         Placement::FileElsewhere { python_path: Some(_) }
     );
-    let is_lost = removal(container, environment, name) == Some(Removal::Certain)
-        || ignores_python_variables(&invocation.words);
-    match is_needed && is_lost {
-        true => Err(InjectionError::ScriptSetsConfig {
-            container: container.name.clone(),
-            name,
-        }),
-        false => Ok(()),
+    if !is_needed {
+        return Ok(());
     }
+    let container_name = || container.name.clone();
+    if removal(container, environment, name) == Some(Removal::Certain) {
+        return Err(InjectionError::ScriptSetsConfig {
+            container: container_name(),
+            name,
+        });
+    }
+    if ignores_python_variables(&invocation.words) {
+        return Err(InjectionError::PythonIgnoresPath {
+            container: container_name(),
+        });
+    }
+    Ok(())
 }

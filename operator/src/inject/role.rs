@@ -250,18 +250,24 @@ pub(super) fn ignores_python_variables(words: Words) -> bool {
     program_name(first).starts_with("python") && python_options(after).0.iter().any(ignores)
 }
 
-/// Python's own options, without those that take a word, and what comes behind them.
+/// Python's own options, without those that take a word, and what comes behind them. The word of such an option may be
+/// unknown; another unknown word is passed over.
 fn python_options(words: Words<'_>) -> (Vec<&str>, impl Iterator<Item = &String>) {
-    let mut rest = words.iter().flatten().peekable();
     let mut options = Vec::new();
-    while let Some(option) = rest.next_if(|word| word.starts_with('-') && *word != "-m" && *word != "-c") {
-        match option.as_str() {
-            "-W" | "-X" => drop(rest.next()),
-            option if option.starts_with("-W") || option.starts_with("-X") => {}
-            option => options.push(option),
-        }
+    let mut rest = words;
+    while let Some((word, after)) = rest.split_first() {
+        rest = match word.as_deref() {
+            None => after,
+            Some("-W" | "-X") => after.get(1..).unwrap_or_default(),
+            Some(option) if option.starts_with("-W") || option.starts_with("-X") => after,
+            Some(option) if option.starts_with('-') && option != "-m" && option != "-c" => {
+                options.push(option);
+                after
+            }
+            Some(_) => break,
+        };
     }
-    (options, rest)
+    (options, rest.iter().flatten())
 }
 
 /// What an ASGI server serves.

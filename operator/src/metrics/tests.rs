@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use mcp_auth_credentials::ClientUsage;
+use mcp_auth_credentials::{ClientUsage, TokenUsage};
 use mcp_auth_oauth::IssuedToday;
 
 use super::*;
@@ -29,8 +29,12 @@ fn usage() -> TokenUsage {
         client: Some(ClientUsage {
             issued: 9,
             forecast: 50,
-            resources: vec![("tools".to_owned(), 38), ("mail".to_owned(), 12)],
+            resources: 2,
+            largest: [("tools".to_owned(), 38), ("mail".to_owned(), 12)].into(),
+            left: 0,
         }),
+        is_partial: false,
+        said_before: None,
     }
 }
 
@@ -59,6 +63,18 @@ fn what_is_over_or_deleted_leaves_no_series() {
     assert!(metrics.encode().contains(forecast), "{}", metrics.encode());
     let of_client = r#"client_tokens_forecast_today{namespace="llm",name="tools"} 50"#;
     assert!(metrics.encode().contains(of_client), "{}", metrics.encode());
+    // While other resources' tokens may be missing, fewer are no news.
+    let partial = |forecast| TokenUsage {
+        client: usage().client.map(|client| ClientUsage { forecast, ..client }),
+        is_partial: true,
+        ..usage()
+    };
+    metrics.set_usage(&resource_ref, Some(partial(29)));
+    assert!(metrics.encode().contains(of_client), "{}", metrics.encode());
+    metrics.set_usage(&resource_ref, Some(partial(31)));
+    let more = r#"client_tokens_forecast_today{namespace="llm",name="tools"} 31"#;
+    assert!(metrics.encode().contains(more), "{}", metrics.encode());
+    metrics.set_usage(&resource_ref, Some(usage()));
     let unlimited = TokenUsage {
         quota: None,
         ..usage()

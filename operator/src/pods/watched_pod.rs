@@ -60,6 +60,11 @@ impl WatchedPod {
     }
 
     #[cfg(test)]
+    pub fn set_labels(&mut self, labels: Labels) {
+        Arc::make_mut(&mut self.shared).labels = labels;
+    }
+
+    #[cfg(test)]
     pub fn set_annotations(&mut self, annotations: BTreeMap<String, String>) {
         Arc::make_mut(&mut self.shared).annotations = annotations;
     }

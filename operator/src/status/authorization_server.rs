@@ -1,6 +1,7 @@
 //! The discovered authorization server, as the status remembers it.
 
-use mcp_auth_crds::{AuthorizationServerStatus, McpServerAuth};
+use mcp_auth_crds::AuthorizationServerStatus;
+use mcp_auth_credentials::known_server;
 
 use super::StatusInputs;
 
@@ -21,10 +22,4 @@ pub fn authorization_server(inputs: &StatusInputs<'_>) -> Option<AuthorizationSe
             resource: spec.server.url.clone(),
         });
     discovered.or_else(|| known_server(inputs.resource).cloned())
-}
-
-/// The authorization server of an earlier status, if that spoke of the same MCP server.
-pub fn known_server(resource: &McpServerAuth) -> Option<&AuthorizationServerStatus> {
-    let remembered = resource.status.as_ref()?.authorization_server.as_ref()?;
-    (remembered.resource == resource.spec.server.url).then_some(remembered)
 }

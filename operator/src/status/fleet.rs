@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use mcp_auth_protocol::sync::notices;
 
 use super::pod_classes::PodClass;
 use super::sidecars_synced::concerns;
 use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS, annotations};
 use crate::metrics::NOT_REVIEWED;
-use crate::pods::{self, WatchedPod};
+use crate::pods::WatchedPod;
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
@@ -30,7 +29,7 @@ pub struct Fleet {
 
 /// Counts the `pods` of a resource of this server, and warnings also of those that need no sidecar. One that is starting
 /// is neither behind nor without a sidecar for no reason.
-pub fn count(pods: &[&PodClass], passed_over: &[&PodClass], server: &str, now: Timestamp) -> Fleet {
+pub fn count(pods: &[&PodClass], passed_over: &[&PodClass], server: &str) -> Fleet {
     let mut fleet = Fleet::default();
     for class in pods {
         for reason in class
@@ -51,7 +50,7 @@ pub fn count(pods: &[&PodClass], passed_over: &[&PodClass], server: &str, now: T
             *fleet.not_injected.entry(reason(&class.pod)).or_default() += number(class);
             continue;
         }
-        if !class.is_up_to_date() && !class.is_awaited() && !pods::is_starting(&class.pod, now) {
+        if !class.is_up_to_date() && !class.is_awaited() && !class.is_starting() {
             fleet.behind += number(class);
         }
         let version = class.sidecar().map(|sidecar| sidecar.version.as_str());
@@ -100,6 +99,7 @@ fn notice_reasons(sidecar: &Sidecar, server: &str) -> Vec<&'static str> {
 mod tests {
     use std::sync::Arc;
 
+    use jiff::Timestamp;
     use mcp_auth_protocol::sync::Problem;
     use serde_json::json;
 
@@ -111,7 +111,7 @@ mod tests {
         let passed_over: Vec<_> = passed_over.iter().map(|pod| (pod.clone(), None)).collect();
         let [pods, passed_over] = [pods, &passed_over].map(|pods| classes(pods, now));
         let [pods, passed_over] = [&pods, &passed_over].map(|classes| classes.iter().collect::<Vec<_>>());
-        super::count(&pods, &passed_over, "tools", now)
+        super::count(&pods, &passed_over, "tools")
     }
 
     fn pod(annotation: &str, text: &str) -> Arc<WatchedPod> {

@@ -2,6 +2,7 @@
 //! servers. A status looks at each class once, where it would look at a thousand pods of one Deployment, and there may be a
 //! hundred resources that select them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -26,6 +27,9 @@ pub struct PodClass {
     pub sidecar: Option<Arc<Sidecar>>,
     pub names: PodNames,
     pub newest_created: Option<Timestamp>,
+    /// As it was when the class was made, for then it was true of all of them: one is late before another.
+    is_up_to_date: bool,
+    is_starting: bool,
 }
 
 /// How many pods there are, and the names that a message lists.
@@ -63,10 +67,17 @@ pub fn classes<'a>(pods: impl IntoIterator<Item = &'a PodWithSidecar>, now: Time
     let mut indices: HashMap<Traits<'a>, usize> = HashMap::new();
     let mut classes: Vec<PodClass> = Vec::new();
     for with_sidecar in pods {
-        let index = *indices.entry(traits(with_sidecar, now)).or_insert(classes.len());
-        match classes.get_mut(index) {
-            Some(class) => class.add(&with_sidecar.0),
-            None => classes.push(PodClass::of(with_sidecar)),
+        match indices.entry(traits(with_sidecar, now)) {
+            Entry::Occupied(index) => {
+                if let Some(class) = classes.get_mut(*index.get()) {
+                    class.add(&with_sidecar.0);
+                }
+            }
+            Entry::Vacant(index) => {
+                let class = PodClass::of(with_sidecar, index.key());
+                index.insert(classes.len());
+                classes.push(class);
+            }
         }
     }
     // In the order of names, so that of several that fit the same is told each time.
@@ -100,12 +111,17 @@ impl<'a> From<&'a Sidecar> for SidecarTraits<'a> {
 
 impl PodClass {
     /// A class of one pod.
-    pub fn of((pod, sidecar): &PodWithSidecar) -> Self {
+    fn of((pod, sidecar): &PodWithSidecar, traits: &Traits<'_>) -> Self {
         let mut class = Self {
             pod: pod.clone(),
             sidecar: sidecar.clone(),
             names: PodNames::default(),
             newest_created: None,
+            is_up_to_date: traits
+                .sidecar
+                .as_ref()
+                .is_some_and(|sidecar| sidecar.is_up_to_date),
+            is_starting: traits.is_starting,
         };
         class.add(pod);
         class
@@ -128,8 +144,14 @@ impl PodClass {
         self.sidecar().is_some_and(|sidecar| sidecar.is_awaited)
     }
 
+    /// Whether their sidecars use the newest snapshot, or may yet be taking it over.
     pub fn is_up_to_date(&self) -> bool {
-        self.sidecar().is_some_and(Sidecar::is_up_to_date)
+        self.is_up_to_date
+    }
+
+    /// Whether they are so young that their sidecars need not be connected yet.
+    pub fn is_starting(&self) -> bool {
+        self.is_starting
     }
 }
 

@@ -1,6 +1,5 @@
 //! The pods that a resource selects with their sidecars, and what conditions ask of them.
 
-use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuthStatus;
 
 use super::namespace_pods::Selected;
@@ -11,7 +10,6 @@ use super::{ConditionDraft, StatusInputs};
 pub(super) struct Selection<'a> {
     pub inputs: &'a StatusInputs<'a>,
     pub pods: &'a Selected<'a>,
-    pub now: Timestamp,
 }
 
 impl Selection<'_> {

@@ -12,12 +12,12 @@ use super::{ConditionDraft, StatusInputs, first_draft};
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] =
     &[awaited, unreachable, reached, not_contacted];
 
-pub(super) fn server_reachable(inputs: &StatusInputs<'_>, now: Timestamp) -> ConditionDraft {
+pub(super) fn server_reachable(inputs: &StatusInputs<'_>) -> ConditionDraft {
     let Some(pods) = &inputs.pods else {
         let message = "the selected pods are being listed";
         return ConditionDraft::new(conditions::SERVER_REACHABLE, None, reasons::PENDING, message);
     };
-    first_draft(CHECKS, &Selection { inputs, pods, now })
+    first_draft(CHECKS, &Selection { inputs, pods })
 }
 
 fn draft(holds: Option<bool>, state: Reachability, message: String) -> Option<ConditionDraft> {

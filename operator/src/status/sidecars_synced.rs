@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::{Problem, notices};
 
@@ -11,7 +10,6 @@ use super::pod_classes::PodClass;
 use super::pods_injected::{draft, left_alone, none_selected, not_injected, warnings, webhook_not_reached};
 use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, first_draft};
-use crate::pods;
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
@@ -29,10 +27,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     synced,
 ];
 
-pub(super) fn check_pods(
-    inputs: &StatusInputs<'_>,
-    now: Timestamp,
-) -> (ConditionDraft, Option<SidecarsStatus>) {
+pub(super) fn check_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<SidecarsStatus>) {
     let Some(pods) = &inputs.pods else {
         let message = "the selected pods are being listed";
         let unlisted = ConditionDraft::new(conditions::SIDECARS_SYNCED, None, reasons::PENDING, message);
@@ -41,7 +36,7 @@ pub(super) fn check_pods(
     if pods.classes.iter().any(|class| class.is_awaited())
         && let Some(counts) = previous_status(inputs).and_then(|status| status.sidecars.clone())
     {
-        let selection = Selection { inputs, pods, now };
+        let selection = Selection { inputs, pods };
         return (first_draft(CHECKS, &selection), Some(counts));
     }
     let (up_to_date, total) = (pods.count(PodClass::is_up_to_date), pods.count(|_| true));
@@ -49,15 +44,10 @@ pub(super) fn check_pods(
         synced: i32::try_from(up_to_date).unwrap_or(i32::MAX),
         total: i32::try_from(total).unwrap_or(i32::MAX),
         summary: format!("{up_to_date}/{total}"),
-        not_injected: count(pods, |class| {
-            !class.is_injected() && !pods::is_starting(&class.pod, now)
-        }),
+        not_injected: count(pods, |class| !class.is_injected() && !class.is_starting()),
         too_old: count(pods, |class| class.sidecar().is_some_and(is_too_old)),
     };
-    (
-        first_draft(CHECKS, &Selection { inputs, pods, now }),
-        Some(counts),
-    )
+    (first_draft(CHECKS, &Selection { inputs, pods }), Some(counts))
 }
 
 fn count(pods: &Selected<'_>, matches: impl Fn(&PodClass) -> bool) -> i32 {
@@ -85,7 +75,7 @@ fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
 /// A pod that is starting beside others that serve, as in a rollout, is no fault.
 fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let is_any_up_to_date = selection.classes().any(PodClass::is_up_to_date);
-    let is_excused = |class: &PodClass| is_any_up_to_date && pods::is_starting(&class.pod, selection.now);
+    let is_excused = |class: &PodClass| is_any_up_to_date && class.is_starting();
     let pods = selection.list(|class| !class.is_up_to_date() && !is_excused(class))?;
     draft(
         false,

@@ -17,6 +17,8 @@ struct WriteRecord {
     /// A resource that is created again under the same name has another one, and nothing was written for it.
     uid: Option<String>,
     last_written: Option<McpServerAuthStatus>,
+    /// The version of the resource that the watch showed then.
+    written_over: Option<String>,
     failures: u32,
 }
 
@@ -25,8 +27,21 @@ impl WriteRecords {
         self.with_record(resource, |record| record.last_written.clone())
     }
 
+    /// `resource` is as the watch showed it.
     pub fn written(&self, resource: &McpServerAuth, status: McpServerAuthStatus) {
-        self.with_record(resource, |record| record.last_written = Some(status));
+        let version = resource.meta().resource_version.clone();
+        self.with_record(resource, |record| {
+            record.last_written = Some(status);
+            record.written_over = version;
+        });
+    }
+
+    /// Whether the watch still shows the resource as it was before the last status was written.
+    pub fn is_unseen(&self, watched: &McpServerAuth) -> bool {
+        let version = watched.meta().resource_version.as_ref();
+        self.with_record(watched, |record| {
+            version.is_some() && record.written_over.as_ref() == version
+        })
     }
 
     /// The status is as it should be.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
@@ -170,7 +171,16 @@ impl StatusWriter {
         if self.records.last_written(resource).is_none() && is_said_already(resource, &state.issuance) {
             return Ok(Action::await_change());
         }
-        let pods = self.pods(&resource_ref.namespace);
+        // One for all, so that nothing of a status is of another time than the rest: the API server may be asked in between.
+        let now = self.clock.now();
+        // Sidecars that may still be applying the newest snapshot are checked once more: those that were when the status was
+        // made, too, since it says of none that it is late.
+        let is_any_taking_over = || {
+            let sidecars = self.observed.sidecars.revision_in(&resource_ref.namespace);
+            sidecars.is_any_taking_over()
+        };
+        let was_any_taking_over = is_any_taking_over();
+        let pods = self.pods(&resource_ref.namespace, now);
         let selected = pods.as_ref().map(|pods| pods.selected_by(resource));
         let lacks_sidecar = |class: &&PodClass| !class.is_injected();
         let is_any_without = selected.iter().flat_map(|it| &it.classes).any(lacks_sidecar);
@@ -192,16 +202,17 @@ impl StatusWriter {
             managed_key: self.secrets.managed_keys.in_status(resource),
             restart: self.observed.restarts.get(&resource_ref),
         };
-        let new_status = status(&inputs, self.clock.now());
-        // Sidecars that may still be applying the newest snapshot are checked once more.
-        let sidecars = self.observed.sidecars.revision_in(&resource_ref.namespace);
-        let needs_requeue = sidecars.is_any_taking_over();
-        self.set_metrics(&resource_ref, &inputs, &state.connection, &new_status);
+        let new_status = status(&inputs, now);
+        self.set_metrics(&resource_ref, &inputs, &state.connection, (&new_status, now));
         self.tell_workloads(&inputs);
-        if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
+        let is_written = resource.status.as_ref() == Some(&new_status);
+        // Where the watch shows another one, somebody else has written it, unless it has not come that far yet.
+        let is_shown = watched.status.as_ref() == Some(&new_status) || self.records.is_unseen(watched);
+        if !(is_written && is_shown) {
             self.write(resource, &resource_ref, new_status).await?;
         }
         self.records.succeeded(resource);
+        let needs_requeue = was_any_taking_over || is_any_taking_over();
         Ok(Action::requeue(if needs_requeue { GRACE } else { RESYNC }))
     }
 
@@ -217,15 +228,12 @@ impl StatusWriter {
     }
 
     /// The pods of a namespace, once they have been listed.
-    fn pods(&self, namespace: &str) -> Option<Arc<NamespacePods>> {
+    fn pods(&self, namespace: &str, now: Timestamp) -> Option<Arc<NamespacePods>> {
         let ObservedPods { pods, sidecars, .. } = &self.observed;
         // Read before the pods, so that a change meanwhile is looked at again.
         let revision = pods.revision(namespace)?;
         let listed = || pods.in_namespace(namespace).unwrap_or_default();
-        Some(
-            self.views
-                .view(namespace, revision, listed, sidecars, self.clock.now()),
-        )
+        Some(self.views.view(namespace, revision, listed, sidecars, now))
     }
 
     /// What the spec refers to, as it was last read, and when it ends.
@@ -269,7 +277,7 @@ impl StatusWriter {
         resource_ref: &ResourceRef,
         inputs: &StatusInputs<'_>,
         connection: &ServerConnection,
-        new_status: &McpServerAuthStatus,
+        (new_status, now): (&McpServerAuthStatus, Timestamp),
     ) {
         let is_ready =
             |condition: &Condition| condition.type_ == conditions::READY && condition.status == "True";
@@ -284,8 +292,7 @@ impl StatusWriter {
             pods.map(|pods| &pods.passed_over[..]).unwrap_or_default(),
         ];
         let server = &inputs.resource.spec.server.name;
-        let fleet = fleet::count(selected, passed_over, server, self.clock.now());
-        let now = self.clock.now();
+        let fleet = fleet::count(selected, passed_over, server);
         let ends = inputs.expiries.iter().filter_map(|expiry| {
             let end = expiry.end?.as_second();
             Some((expiry.credential, (end, expiry.nearness(now) as i64)))

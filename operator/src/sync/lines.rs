@@ -25,9 +25,17 @@ pub enum LineError {
     Broken(#[from] io::Error),
 }
 
-/// The reports of a body, as they arrive. Ends at the first error.
-pub fn reports(body: Body) -> impl Stream<Item = Result<Report, LineError>> + Send {
-    lines(body.into_data_stream(), MAX_REPORT_BYTES)
+/// A line of a body.
+#[derive(Debug)]
+pub enum Line<T> {
+    /// It is empty.
+    Heartbeat,
+    Value(T),
+}
+
+/// The reports of a body and the heartbeats between them, as they arrive. Ends at the first error.
+pub fn reports(body: Body) -> impl Stream<Item = Result<Line<Report>, LineError>> + Send {
+    all_lines(body.into_data_stream(), MAX_REPORT_BYTES)
 }
 
 /// The values of a body, one a line, as they arrive; empty lines between them are heartbeats. Ends at the first
@@ -36,6 +44,17 @@ pub fn lines<T: DeserializeOwned + Send>(
     body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send + Unpin,
     max_bytes: usize,
 ) -> impl Stream<Item = Result<T, LineError>> + Send {
+    all_lines(body, max_bytes).filter_map(async |line| match line {
+        Ok(Line::Heartbeat) => None,
+        Ok(Line::Value(value)) => Some(Ok(value)),
+        Err(error) => Some(Err(error)),
+    })
+}
+
+fn all_lines<T: DeserializeOwned + Send>(
+    body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send + Unpin,
+    max_bytes: usize,
+) -> impl Stream<Item = Result<Line<T>, LineError>> + Send {
     let reader = LineReader {
         body: body.map_err(io::Error::other),
         is_over: false,
@@ -63,11 +82,11 @@ struct LineReader<B, T> {
 }
 
 impl<B: Stream<Item = io::Result<Bytes>> + Unpin, T: DeserializeOwned> LineReader<B, T> {
-    async fn next(&mut self) -> Option<Result<T, LineError>> {
+    async fn next(&mut self) -> Option<Result<Line<T>, LineError>> {
         while !self.is_over {
             match self.decoder.decode(&mut self.buffer) {
                 Ok(None) => {}
-                Ok(Some(value)) => return Some(Ok(value)),
+                Ok(Some(line)) => return Some(Ok(line)),
                 Err(error) => return self.ended_by(error),
             }
             if self.buffer.is_empty() {
@@ -83,7 +102,7 @@ impl<B: Stream<Item = io::Result<Bytes>> + Unpin, T: DeserializeOwned> LineReade
         None
     }
 
-    fn ended_by(&mut self, error: LineError) -> Option<Result<T, LineError>> {
+    fn ended_by(&mut self, error: LineError) -> Option<Result<Line<T>, LineError>> {
         self.is_over = true;
         Some(Err(error))
     }
@@ -96,22 +115,18 @@ struct LineDecoder<T> {
 }
 
 impl<T: DeserializeOwned> LineDecoder<T> {
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<T>, LineError> {
-        let decode = |codec: &mut LinesCodec, buffer: &mut BytesMut| {
-            codec.decode(buffer).map_err(|error| match error {
-                LinesCodecError::MaxLineLengthExceeded => LineError::TooLong(self.max_bytes),
-                // The codec does no input or output of its own: only the text can be wrong.
-                LinesCodecError::Io(_) => LineError::NotUtf8,
-            })
-        };
-        while let Some(line) = decode(&mut self.codec, buffer)? {
-            if !line.is_empty() {
-                return serde_json::from_str(&line)
-                    .map(Some)
-                    .map_err(LineError::NotAReport);
-            }
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Line<T>>, LineError> {
+        let line = self.codec.decode(buffer).map_err(|error| match error {
+            LinesCodecError::MaxLineLengthExceeded => LineError::TooLong(self.max_bytes),
+            // The codec does no input or output of its own: only the text can be wrong.
+            LinesCodecError::Io(_) => LineError::NotUtf8,
+        })?;
+        let Some(line) = line else { return Ok(None) };
+        if line.is_empty() {
+            return Ok(Some(Line::Heartbeat));
         }
-        Ok(None)
+        let value = serde_json::from_str(&line).map_err(LineError::NotAReport)?;
+        Ok(Some(Line::Value(value)))
     }
 }
 
@@ -126,8 +141,10 @@ mod tests {
 
     async fn read_all(chunks: Vec<Result<Bytes, axum::Error>>) -> Vec<Result<Option<String>, String>> {
         let body = Body::from_stream(stream::iter(chunks));
-        let read = |report: Result<Report, LineError>| {
-            report.map(|report| report.applied).map_err(|e| e.to_string())
+        let read = |line: Result<Line<Report>, LineError>| match line {
+            Ok(Line::Heartbeat) => Ok(Some("a heartbeat".to_owned())),
+            Ok(Line::Value(report)) => Ok(report.applied),
+            Err(error) => Err(error.to_string()),
         };
         reports(body).map(read).collect().await
     }
@@ -146,7 +163,17 @@ mod tests {
         for cut in 0..text.len() {
             let (a, b) = text.split_at(cut);
             let read = read(&[a, b]).await;
-            assert_eq!(read, [Ok(Some("1".into())), Ok(Some("2".into()))], "cut at {cut}");
+            let heartbeat = Ok(Some("a heartbeat".into()));
+            let whole = [Ok(Some("1".into())), heartbeat, Ok(Some("2".into()))];
+            assert_eq!(read, whole, "cut at {cut}");
+            let chunks = [a, b].map(|part| Ok::<_, io::Error>(Bytes::copy_from_slice(part.as_bytes())));
+            let values = lines::<Report>(stream::iter(chunks), MAX_REPORT_BYTES);
+            let values: Vec<_> = values.map(|report| report.unwrap().applied).collect().await;
+            assert_eq!(
+                values,
+                ["1", "2"].map(|applied| Some(applied.to_owned())),
+                "cut at {cut}"
+            );
         }
     }
 

@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::answers::Answers;
 use super::authenticate::agree;
-use super::lines::{LineError, reports};
+use super::lines::{Line, LineError, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
@@ -62,7 +63,7 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
         return Err(SyncError::NotLeading);
     }
     let mut reports = Box::pin(reports(body));
-    let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, reports.next()).await;
+    let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, first_report(&mut reports)).await;
     let first = match first {
         Ok(Some(Ok(report))) => report,
         Ok(Some(Err(error))) => return Err(SyncError::NoReport(error.to_string())),
@@ -91,12 +92,25 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response())
 }
 
+/// Heartbeats before it say nothing.
+async fn first_report(
+    reports: &mut (impl Stream<Item = Result<Line<Report>, LineError>> + Unpin),
+) -> Option<Result<Report, LineError>> {
+    loop {
+        match reports.next().await? {
+            Ok(Line::Heartbeat) => {}
+            Ok(Line::Value(report)) => return Some(Ok(report)),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
 /// Runs until either side ends the stream, the pod is gone, this replica has lost the leader or the time is up.
 async fn serve(
     sync: Arc<Sync>,
     pod: Pod,
     first: Report,
-    reports: impl Stream<Item = Result<Report, LineError>> + Send,
+    reports: impl Stream<Item = Result<Line<Report>, LineError>> + Send,
     mut lines: mpsc::Sender<Bytes>,
 ) {
     let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
@@ -105,6 +119,7 @@ async fn serve(
     // What could not be passed on is passed on with a later heartbeat.
     let mut not_forwarded = forward_rejections(&sync, &pod, first.refused.clone()).await;
     let reads_deltas = first.capabilities.contains(&Capability::Deltas);
+    let mut answers = Answers::of(&first, sync.longest_silence, Instant::now());
     entry.record_report(first);
     let mut reports = pin!(reports);
     let mut next_report_at = Instant::now();
@@ -140,9 +155,13 @@ async fn serve(
                     tokio::time::sleep_until(next_report_at).await;
                 }
                 next_report_at = now.max(next_report_at) + MIN_REPORT_INTERVAL;
+                answers.heard(now);
                 match report {
-                    Some(Ok(Report { acknowledged: Some(revision), .. })) => entry.record_applied(revision),
-                    Some(Ok(report)) => {
+                    Some(Ok(Line::Heartbeat)) => {}
+                    Some(Ok(Line::Value(Report { acknowledged: Some(revision), .. }))) => {
+                        entry.record_applied(revision);
+                    }
+                    Some(Ok(Line::Value(report))) => {
                         not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
                         entry.record_report(report);
                     }
@@ -160,7 +179,8 @@ async fn serve(
             }
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
-                if !deliver(&mut lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
+                let Some(line) = answers.next_line(Instant::now()) else { break "the sidecar does not answer" };
+                if !deliver(&mut lines, line).await { break "the sidecar went away" }
                 entry.tell_if_overdue();
                 not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
                 // The authority may have changed, of which there is no notification.

@@ -75,6 +75,8 @@ pub enum Capability {
     Deltas,
     /// The operator reads [`Report::acknowledged`].
     Acknowledgements,
+    /// The sidecar answers a [`QUESTION`](super::QUESTION) with an empty line.
+    Answers,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that

@@ -110,7 +110,7 @@ impl<D: Connector> SyncClient<D> {
             apply,
             clock_offset: ClockOffset::default(),
         };
-        reports.send_modify(|report| report.capabilities = vec![Capability::Deltas]);
+        reports.send_modify(|report| report.capabilities = vec![Capability::Deltas, Capability::Answers]);
         loop {
             let Err(error) = self.stream(&mut state).await;
             let lived = state.serving_since.take().map(|since| since.elapsed());
@@ -156,7 +156,10 @@ impl<D: Connector> SyncClient<D> {
 
     async fn stream(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<Infallible, SyncError> {
         let acknowledges = Arc::<AtomicBool>::default();
-        let request = self.request(state.reports, acknowledges.clone()).await?;
+        let (asked, questions) = watch::channel(());
+        let request = self
+            .request(state.reports, questions, acknowledges.clone())
+            .await?;
         let operator_ca = state.operator_ca.get();
         let address = self.endpoint.to_string();
         let mut connection = timeout(
@@ -187,7 +190,9 @@ impl<D: Connector> SyncClient<D> {
             let Ok(data) = frame.into_data() else { continue };
             buffer.extend_from_slice(&data);
             while let Some(line) = lines.decode(&mut buffer)? {
-                if !line.is_empty() {
+                if line == sync::QUESTION {
+                    asked.send_replace(());
+                } else if !line.is_empty() {
                     let snapshot = match parse(&line)? {
                         SnapshotLine::Whole(snapshot) => {
                             let reads = snapshot.capabilities.contains(&Capability::Acknowledgements);
@@ -206,10 +211,11 @@ impl<D: Connector> SyncClient<D> {
     async fn request(
         &self,
         reports: &watch::Sender<Report>,
+        questions: watch::Receiver<()>,
         acknowledges: Arc<AtomicBool>,
     ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, SyncError> {
         let bearer = bearer(&self.token_file).await?;
-        let mut request = Request::new(report_lines(reports.subscribe(), acknowledges));
+        let mut request = Request::new(report_lines(reports.subscribe(), questions, acknowledges));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static(sync::PATH);
         request.headers_mut().insert(HOST, self.endpoint.host_header());
@@ -299,12 +305,14 @@ fn parse(line: &str) -> Result<SnapshotLine, SyncError> {
 
 /// The body of the request, as lines: the report as it stands, and then each that differs from the one
 /// before; of one that differs by what is applied alone no more than that, once `acknowledges` says that the operator
-/// reads it.
+/// reads it. An empty line answers each of `questions`.
 fn report_lines(
     reports: watch::Receiver<Report>,
+    questions: watch::Receiver<()>,
     acknowledges: Arc<AtomicBool>,
 ) -> UnsyncBoxBody<Bytes, Infallible> {
-    let lines = stream::unfold((reports, None::<Report>), move |(mut reports, sent)| {
+    let state = (reports, questions, None::<Report>);
+    let lines = stream::unfold(state, move |(mut reports, mut questions, sent)| {
         let acknowledges = acknowledges.clone();
         async move {
             loop {
@@ -316,9 +324,16 @@ fn report_lines(
                     let mut line =
                         serde_json::to_vec(line).expect("a report is strings and lists of strings");
                     line.push(b'\n');
-                    return Some((Ok(Frame::data(Bytes::from(line))), (reports, Some(report))));
+                    let state = (reports, questions, Some(report));
+                    return Some((Ok(Frame::data(Bytes::from(line))), state));
                 }
-                reports.changed().await.ok()?;
+                tokio::select! {
+                    changed = reports.changed() => changed.ok()?,
+                    Ok(()) = questions.changed() => {
+                        let answer = Frame::data(Bytes::from_static(b"\n"));
+                        return Some((Ok(answer), (reports, questions, sent)));
+                    }
+                }
             }
         }
     });

@@ -1,11 +1,14 @@
-//! API servers behind a proxy: the kubeconfig's `proxy-url` and the environment's, with tinyproxy and microsocks.
+//! API servers behind a proxy: the kubeconfig's `proxy-url` and the environment's, with tinyproxy and microsocks. The operator
+//! takes them too where it runs with a kubeconfig.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use mcp_auth_tests::one_machine::free_port;
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator};
 use mcp_auth_tests::setting;
 use mcp_auth_tests::wait::until;
+use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -200,4 +203,34 @@ async fn the_environment_s_proxy_is_taken_unless_no_proxy_names_the_api_server()
     let here = kubeconfig(&folder, json!({}));
     let printed = status(&here, &[through[0], ("NO_PROXY", "localhost,127.0.0.1,")]).await;
     assert_eq!(printed.code, 0, "{printed:?}");
+}
+
+#[tokio::test]
+async fn an_operator_that_runs_with_a_kubeconfig_reaches_the_api_server_through_its_proxy() {
+    const NAMESPACE: &str = "operator-by-proxy";
+    let _world = World::new(NAMESPACE, true).await;
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::http(folder.path()).await;
+    let url = format!("http://ada:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let by_proxy = kubeconfig(&folder, json!({"proxy-url": url}));
+    let operator = Operator {
+        namespace: NAMESPACE.into(),
+        watched_namespace: NAMESPACE.into(),
+        lease: "by-proxy".into(),
+        certificate_secret: "by-proxy-tls".into(),
+        url: None,
+        program: None,
+        arguments: vec![ANY_ADDRESS.into()],
+    };
+    let replica = operator
+        .start_with("by-proxy", None, None, |command| {
+            command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
+            command.env("KUBECONFIG", by_proxy);
+        })
+        .await;
+    replica.until_leads().await;
+    assert!(
+        proxy.mentions(&format!("CONNECT {}", server())) > 0,
+        "the proxy was asked"
+    );
 }

@@ -116,6 +116,8 @@ fn with_usage(issued: u64, forecast: u64, quota: Option<u64>) -> Issuance {
         },
         quota,
         client: None,
+        is_partial: false,
+        said_before: None,
     });
     issuance
 }
@@ -211,11 +213,13 @@ fn what_the_metadata_state_is_told_before_the_first_answer_and_their_silence_aft
 #[test]
 fn where_resources_have_one_client_its_sum_counts_and_the_first_ten_are_named() {
     let mut issuance = with_usage(3, 30, Some(100));
-    let resources = (0..12_u32).map(|index| (format!("tools-{index}"), u64::from(20 - index)));
+    let largest = (0..10_u32).map(|index| (format!("tools-{index}"), u64::from(20 - index)));
     issuance.token.usage.as_mut().unwrap().client = Some(crate::store::ClientUsage {
         issued: 40,
         forecast: 174,
-        resources: resources.collect(),
+        resources: 12,
+        largest: largest.collect(),
+        left: 5,
     });
     let told = first_draft(CHECKS, &issuance);
     assert_eq!(
@@ -225,7 +229,7 @@ fn where_resources_have_one_client_its_sum_counts_and_the_first_ten_are_named() 
     for part in [
         "40 tokens were issued today (UTC), about 174 will be by midnight",
         "to the client that 12 resources of this namespace have (by midnight: tools-0 20, tools-1 19, ",
-        "tools-9 11, and 2 others), and spec.oauth2.quota.tokensPerDay is 100",
+        "tools-9 11, and 2 others; 5 were for resources that have another client by now), and spec.oauth2.quota.tokensPerDay is 100",
     ] {
         assert!(told.message.contains(part), "{}", told.message);
     }

@@ -37,13 +37,17 @@ fn counted(count: &TokenCount, scope: &str, text: &str, next: i64, quota: Option
     let client = client(scope);
     CountedResource {
         count: count.clone(),
-        client: client.identity(None),
+        client: client
+            .identity(None)
+            .map_or(CountedClient::Alone, CountedClient::Known),
+        is_awaited: false,
         service: Some(ServiceToken {
             token: Some(token(text)),
             next_attempt_at: after(next),
             shared_as: client.token_digest(),
         }),
         quota,
+        left: None,
     }
 }
 
@@ -73,7 +77,7 @@ fn the_renewals_of_a_shared_token_are_expected_once_and_where_the_last_one_was_r
     let of_client = told.client.unwrap();
     assert_eq!((of_client.issued, of_client.forecast), (1, 1 + 1 + 8));
     assert_eq!(
-        of_client.resources,
+        *of_client.largest,
         [("mail".to_owned(), 10), ("wiki".to_owned(), 0)]
     );
 
@@ -100,7 +104,7 @@ fn tokens_of_one_client_for_different_scopes_add_up_and_its_resources_are_named_
     assert_eq!(told.today.forecast, 7, "alone it would do");
     let of_client = told.client.clone().unwrap();
     assert_eq!(
-        of_client.resources,
+        *of_client.largest,
         [("wiki".to_owned(), 7), ("mail".to_owned(), 3)]
     );
     assert_eq!(told.of_client(), (2, 10));
@@ -114,7 +118,7 @@ fn tokens_of_one_client_for_different_scopes_add_up_and_its_resources_are_named_
     let told = usages.update(&elsewhere, of_elsewhere, after(1)).usage.unwrap();
     assert_eq!(told.client, None);
     let nobody = CountedResource {
-        client: None,
+        client: CountedClient::Alone,
         ..counted(&requested_at(0), "wiki", "of-nobody", HOUR, Some(7))
     };
     let told = usages
@@ -141,7 +145,7 @@ fn who_states_a_quota_is_told_anew_when_another_resource_of_the_client_makes_the
 
     // It is another client's, or gone.
     let moved = CountedResource {
-        client: None,
+        client: CountedClient::Alone,
         ..of_mail()
     };
     assert_eq!(
@@ -153,6 +157,41 @@ fn who_states_a_quota_is_told_anew_when_another_resource_of_the_client_makes_the
     usages.update(&resource("wiki"), of_wiki(), after(4));
     assert_eq!(usages.remove(&resource("mail"), after(5)), [resource("wiki")]);
     assert_eq!(usages.remove(&resource("mail"), after(5)), []);
+}
+
+/// Each time that a pod of the namespace changes, all of its resources are looked at in one moment.
+#[test]
+fn hundreds_of_resources_of_one_client_are_added_up_once_in_a_moment_and_not_where_none_states_a_quota() {
+    let counts: Vec<_> = (0..500).map(|_| requested_at(0)).collect();
+    let client = client("tools");
+    let identity = client.identity(None).unwrap();
+    let token = token("of-tools");
+    let look = |usages: &mut ClientUsages, quota: Option<u64>, at: i64| {
+        for (index, count) in counts.iter().enumerate() {
+            let of_client = CountedResource {
+                service: Some(ServiceToken {
+                    token: Some(token.clone()),
+                    next_attempt_at: after(HOUR),
+                    shared_as: None,
+                }),
+                client: CountedClient::Known(identity.clone()),
+                ..counted(count, "tools", "of-tools", HOUR, quota)
+            };
+            usages.update(&resource(&format!("tools-{index}")), of_client, after(at));
+        }
+        let added_up = &usages.0["apps"].by_client[&identity].forecast;
+        added_up.as_ref().map(|(_, forecast)| forecast.clone())
+    };
+    let mut usages = ClientUsages::default();
+    assert!(look(&mut usages, None, 1).is_none());
+    let first = look(&mut usages, Some(100), 1).unwrap();
+    assert_eq!((first.total.issued, first.total.resources), (500, 500));
+    assert_eq!(first.total.largest.len(), ClientUsage::MAX_NAMED);
+    assert!(Arc::ptr_eq(&first, &look(&mut usages, Some(100), 1).unwrap()));
+    // What any of them takes is seen at once.
+    counts[7].record_issued(true, after(1));
+    let second = look(&mut usages, Some(100), 1).unwrap();
+    assert_eq!(second.total.issued, 501);
 }
 
 #[test]

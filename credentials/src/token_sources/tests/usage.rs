@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod resumed;
+
 /// Users alone have tokens.
 fn users_only(quota: Option<u64>) -> Desired {
     let mut desired = client_credentials();
@@ -76,13 +78,64 @@ async fn without_a_quota_the_tokens_of_users_are_counted_as_they_come_and_those_
 async fn what_was_issued_today_is_told_while_the_secret_is_gone_and_no_longer_than_today() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let operator = operator();
-    operator.sources.apply(&resource(), Ok(users_only(Some(1000))));
+    let client = client("tools", json!({"clientId": "litellm"}));
+    let usage = || operator.credentials.get(&client).issuance.token.usage.unwrap();
+    operator.sources.apply(&client, Ok(users_only(Some(1000))));
     operator.users(40);
-    operator.sources.apply(&resource(), Err(gone()));
-    let usage = operator.usage().unwrap();
-    assert_eq!((usage.today.issued, usage.quota), (40, Some(1000)));
+    operator.sources.apply(&client, Err(gone()));
+    assert_eq!((usage().today.issued, usage().quota), (40, Some(1000)));
     sleep_minutes(17 * 60).await;
-    assert_eq!(operator.usage().unwrap().today.issued, 0);
+    assert_eq!(usage().today.issued, 0);
+}
+
+/// Of the client of this name.
+fn users_only_of(client_id: &str) -> Desired {
+    let mut desired = users_only(Some(1000));
+    if let DesiredSource::OAuth2(configuration) = &mut desired.source {
+        let client_id = oauth::ClientId::new(client_id.into());
+        configuration.registration.client_id = Some(client_id);
+        configuration.request_digest = RequestDigest::new(&resource().spec, &[("clientId", "other".into())]);
+    }
+    desired
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_count_for_the_client_that_they_were_issued_to_whichever_the_resource_has_now() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let operator = operator();
+    let [tools, mail] = ["tools", "mail"].map(|name| client(name, json!({"clientId": "litellm"})));
+    let usage = |resource| operator.credentials.get(resource).issuance.token.usage;
+    let of_client = |resource| usage(resource).map(|usage| usage.of_client());
+    operator.sources.apply(&tools, Ok(users_only(Some(1000))));
+    operator.sources.apply(&mail, Ok(users_only(Some(1000))));
+    operator.users(40);
+    operator.sources.apply(&tools, Ok(users_only(Some(1000))));
+    operator.sources.apply(&mail, Ok(users_only(Some(1000))));
+    assert_eq!(of_client(&mail).unwrap().0, 40);
+
+    operator.sources.apply(&tools, Ok(users_only_of("another")));
+    operator.sources.apply(&mail, Ok(users_only(Some(1000))));
+    assert_eq!(of_client(&tools), Some((0, 0)), "it was issued none");
+    assert_eq!(of_client(&mail), Some((40, 40)));
+    let left = usage(&mail).unwrap().client.unwrap();
+    assert_eq!((left.resources, left.left), (1, 40));
+
+    // It has no client any more.
+    operator.users(3);
+    operator.sources.apply(&tools, Ok(secret("opaque")));
+    assert_eq!(usage(&tools), None);
+    sleep_minutes(17 * 60).await;
+    operator.sources.apply(&mail, Ok(users_only(Some(1000))));
+    assert_eq!(
+        (of_client(&mail), usage(&mail).unwrap().client),
+        (Some((0, 0)), None)
+    );
+
+    // Nor when the Secret of its token is gone.
+    operator.sources.apply(&tools, Ok(users_only(Some(1000))));
+    operator.sources.apply(&resource(), Err(gone()));
+    operator.sources.apply(&mail, Ok(users_only(Some(1000))));
+    assert_eq!(usage(&mail).unwrap().client, None);
 }
 
 /// By a token endpoint of its own, which answers each request with the token of a user.

@@ -43,6 +43,7 @@ fn finds_litellm_however_it_is_started() {
     for yaml in [
         "command: [python3.13, -u, -m, gateway.launch]",
         "command: [python, -W, ignore, -X, dev, -Wdefault, -m, gateway.launch]",
+        "command: [python, -X, $(A), -m, gateway.launch], env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
         "args: [--workers, '2'], env: [{name: LITELLM_COMPONENT, value: gateway}]",
         "command: [sh, -c, 'exec python -m gateway.launch']",
     ] {

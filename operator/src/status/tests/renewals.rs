@@ -20,6 +20,8 @@ fn a_forecast_changes_with_the_outcome_of_a_renewal_and_not_with_its_request() {
             today,
             quota: None,
             client: None,
+            is_partial: false,
+            said_before: None,
         });
         status(&scenario, now())
     };

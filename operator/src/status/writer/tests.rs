@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::workload_events::WorkloadEvents;
 
+mod renewals;
+
 /// Longest wait for what has to come. Nothing here takes long; this ends a test that would hang.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -272,6 +274,28 @@ async fn a_status_that_is_as_it_should_be_is_not_written_and_looked_at_again_aft
     let (again, action) = world.write(&watched(&resource, &written)).await;
     assert_eq!(again, None);
     assert_eq!(action, Action::requeue(Duration::from_secs(600)));
+}
+
+#[tokio::test]
+async fn a_status_is_written_once_though_it_is_looked_at_again_before_the_watch_shows_it() {
+    let mut world = World::new().await;
+    let mut resource = resource("1");
+    resource.metadata.resource_version = Some("7".into());
+    world.publish_issued();
+    let written = world.write(&resource).await.0.expect("nothing was written yet");
+    assert_eq!(
+        world.write(&resource).await.0,
+        None,
+        "the watch shows version 7 still"
+    );
+
+    let mut others = watched(&resource, &written);
+    others.metadata.resource_version = Some("9".into());
+    others.status.as_mut().unwrap().conditions.clear();
+    let corrected = world.write(&others).await.0;
+    assert_eq!(corrected, Some(written), "somebody else has written version 9");
+    world.publish_pending();
+    world.write(&others).await.0.expect("it has changed");
 }
 
 #[tokio::test]

@@ -61,7 +61,8 @@ async fn takes_a_delta_over_as_the_snapshot_that_it_leads_to() {
     let authority = Authority::new();
     let mut operator = Operator::followed_with(&authority.pem);
     let mut stream = operator.call(&authority).await.accept();
-    assert_eq!(stream.report().await.capabilities, [Capability::Deltas]);
+    let capabilities = stream.report().await.capabilities;
+    assert_eq!(capabilities, [Capability::Deltas, Capability::Answers]);
     stream.snapshot("r1", "").await;
     assert_eq!(stream.report().await.applied.as_deref(), Some("r1"));
     stream
@@ -250,6 +251,26 @@ async fn heartbeats_keep_the_stream_and_silence_ends_it() {
     let (again, _pipe) = operator.pipe().await;
     assert!(again - began >= Duration::from_secs(445), "{:?}", again - began);
     assert_eq!(operator.revisions(), ["r1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_is_answered_with_an_empty_line_and_a_heartbeat_with_nothing() {
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    let mut stream = operator.call(&authority).await.accept();
+    stream.report().await;
+    stream.snapshot("r1", "").await;
+    assert_eq!(stream.report().await.applied.as_deref(), Some("r1"));
+    for _ in 0..2 {
+        stream.send("").await;
+        stream.send(sync::QUESTION).await;
+        assert_eq!(stream.line().await, "");
+    }
+    // What has changed meanwhile goes up as ever.
+    stream.send("").await;
+    stream.snapshot("r2", "").await;
+    assert_eq!(stream.report().await.applied.as_deref(), Some("r2"));
+    assert_eq!(operator.revisions(), ["r1", "r2"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -265,10 +265,15 @@ impl Stream {
     }
 
     pub async fn report(&mut self) -> Report {
+        serde_json::from_str(&self.line().await).unwrap()
+    }
+
+    /// The next line of the sidecar, whatever it is.
+    pub async fn line(&mut self) -> String {
         loop {
             let (codec, buffer) = &mut self.up;
             if let Some(line) = codec.decode(buffer).unwrap() {
-                return serde_json::from_str(&line).unwrap();
+                return line;
             }
             let frame = self.body.frame().await.unwrap().unwrap();
             buffer.extend_from_slice(frame.data_ref().unwrap());
