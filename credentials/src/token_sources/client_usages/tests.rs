@@ -163,19 +163,22 @@ fn who_states_a_quota_is_told_anew_when_another_resource_of_the_client_makes_the
 #[test]
 fn hundreds_of_resources_of_one_client_are_added_up_once_in_a_moment_and_not_where_none_states_a_quota() {
     let counts: Vec<_> = (0..500).map(|_| requested_at(0)).collect();
-    let client = client("tools");
-    let identity = client.identity(None).unwrap();
+    let identity = client("tools").identity(None).unwrap();
     let token = token("of-tools");
     let look = |usages: &mut ClientUsages, quota: Option<u64>, at: i64| {
         for (index, count) in counts.iter().enumerate() {
+            let service = ServiceToken {
+                token: Some(token.clone()),
+                next_attempt_at: after(HOUR),
+                shared_as: None,
+            };
             let of_client = CountedResource {
-                service: Some(ServiceToken {
-                    token: Some(token.clone()),
-                    next_attempt_at: after(HOUR),
-                    shared_as: None,
-                }),
+                count: count.clone(),
                 client: CountedClient::Known(identity.clone()),
-                ..counted(count, "tools", "of-tools", HOUR, quota)
+                is_awaited: false,
+                service: Some(service),
+                quota,
+                left: None,
             };
             usages.update(&resource(&format!("tools-{index}")), of_client, after(at));
         }
