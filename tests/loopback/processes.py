@@ -49,6 +49,10 @@ class Processes:
             entry[1].terminate()
             entry[1].wait(LIMIT)
 
+    def wait(self, name: str) -> int:
+        """Until the program ends by itself; its exit code."""
+        return self.process(name).wait(LIMIT)
+
     def process(self, name: str) -> subprocess.Popen:
         return next(process for known, process in self.running if known == name)
 

@@ -37,6 +37,15 @@ key of the operator's own authority. */}}
 {{/* The Secret with the keys that the operator makes for clients. */}}
 {{- define "mcp-auth.keysSecret" -}}{{ include "mcp-auth.operator" . }}-keys{{- end }}
 
+{{- /* The fields of an object that are not null: where a platform chooses one, values set it to null. */}}
+{{- define "mcp-auth.stated" -}}
+{{- $stated := dict }}
+{{- range $name, $value := . }}
+{{- if not (kindIs "invalid" $value) }}{{ $_ := set $stated $name $value }}{{ end }}
+{{- end }}
+{{- toYaml $stated }}
+{{- end }}
+
 {{- define "mcp-auth.selectorLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | quote }}
