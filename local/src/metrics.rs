@@ -31,6 +31,7 @@ pub struct TokenFamilies {
     tokens_forecast: Family<ResourceLabels, Gauge>,
     client_tokens_forecast: Family<ResourceLabels, Gauge>,
     tokens_quota: Family<ResourceLabels, Gauge>,
+    issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
 }
 
@@ -95,6 +96,12 @@ impl TokenFamilies {
             self.tokens_quota.clone(),
         );
         registry.register_with_unit(
+            "token_issued_timestamp",
+            "When the token in use was issued, Unix time",
+            Unit::Seconds,
+            self.issued.clone(),
+        );
+        registry.register_with_unit(
             "token_expiry_timestamp",
             "End of the token in use, Unix time",
             Unit::Seconds,
@@ -102,21 +109,23 @@ impl TokenFamilies {
         );
     }
 
-    /// `expiry`: Unix time, where there is a token that says it.
-    pub fn set_expiry(&self, resource: &ResourceRef, expiry: Option<i64>) {
-        match expiry {
-            Some(expiry) => {
-                self.expiry.get_or_create(&resource.into()).set(expiry as f64);
-            }
-            None => {
-                self.expiry.remove(&resource.into());
+    /// When the token in use was issued and when it ends, in Unix time, as far as that is known.
+    pub fn set_life(&self, resource: &ResourceRef, issued: Option<i64>, expiry: Option<i64>) {
+        for (family, time) in [(&self.issued, issued), (&self.expiry, expiry)] {
+            match time {
+                Some(time) => {
+                    family.get_or_create(&resource.into()).set(time as f64);
+                }
+                None => {
+                    family.remove(&resource.into());
+                }
             }
         }
     }
 
     /// Drops what is known of a resource that is gone.
     pub fn remove(&self, resource: &ResourceRef) {
-        self.expiry.remove(&resource.into());
+        self.set_life(resource, None, None);
         self.circuit_open.remove(&resource.into());
         self.clock_offset.remove(&resource.into());
         self.set_usage(resource, None);

@@ -267,16 +267,29 @@ impl Reading {
                 }
                 read.problems
                     .push(Problem::new(&error, Concerns::Resources(names)));
-            } else if !object["spec"]["podSelector"].is_null() {
-                read.ignored.push(format!(
-                    "{}: McpServerAuth {name}: spec.podSelector chooses pods, and there is one LiteLLM here",
-                    file.display()
-                ));
+                continue;
             }
+            let without_effect = IGNORED_FIELDS
+                .into_iter()
+                .filter(|(field, _)| !object["spec"][field].is_null());
+            read.ignored.extend(
+                without_effect.map(|(field, why)| {
+                    format!("{}: McpServerAuth {name}: spec.{field} {why}", file.display())
+                }),
+            );
         }
         read
     }
 }
+
+/// Fields of a spec that say nothing on one machine, and why.
+const IGNORED_FIELDS: [(&str, &str); 2] = [
+    ("podSelector", "chooses pods, and there is one LiteLLM here"),
+    (
+        "restart",
+        "restarts workloads, and nothing is restarted here: start LiteLLM again yourself",
+    ),
+];
 
 impl Resources {
     fn add(

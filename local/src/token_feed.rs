@@ -100,10 +100,10 @@ impl TokenFeed {
             };
             let issuance = self.0.credentials.get(&resource).issuance;
             let in_use = issuance.token.in_use.as_ref();
+            let issued = in_use.and_then(|token| token.issued_at);
             let expiry = in_use.and_then(|token| token.expires_at);
-            self.0
-                .metrics
-                .set_expiry(&resource_ref, expiry.map(|expiry| expiry.as_second()));
+            let [issued, expiry] = [issued, expiry].map(|time| time.map(|time| time.as_second()));
+            self.0.metrics.set_life(&resource_ref, issued, expiry);
             let condition = token_issued(&issuance);
             if told.contains(&(resource_ref.clone(), condition.clone())) {
                 continue;

@@ -33,7 +33,7 @@ use crate::certificates::Certificates;
 use crate::connection_bounds::{ConnectionBounds, ConnectionLimits, Place};
 use crate::liveness::{Liveness, Stuck};
 use crate::metrics::Metrics;
-use handshakes::{Handshakes, Protocol};
+use handshakes::{Handshakes, Protocol, spoken};
 
 /// A client that has not shown itself to speak TLS within this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -128,12 +128,6 @@ pub async fn serve_tls(
         debug!("streams were cut off");
     }
     Ok(())
-}
-
-/// Until the client has said something: one that says nothing takes no turn. Its first byte is looked at, and stays; that a
-/// socket counts as readable says nothing of one that is new.
-async fn spoken(stream: &TcpStream) -> io::Result<()> {
-    stream.peek(&mut [0]).await.map(drop)
 }
 
 /// `[::]` takes IPv4 as well, and is `0.0.0.0` where the node has no IPv6.
@@ -367,20 +361,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-
-    #[tokio::test]
-    async fn a_connection_that_says_nothing_takes_no_turn_and_what_it_says_first_stays_to_be_read() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let waited = tokio::time::timeout(Duration::from_millis(100), spoken(&stream)).await;
-        assert!(waited.is_err(), "it said nothing");
-        client.write_all(b"hello").await.unwrap();
-        spoken(&stream).await.unwrap();
-        let mut said = [0; 5];
-        stream.read_exact(&mut said).await.unwrap();
-        assert_eq!(&said, b"hello");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_liveness_probe_fails_when_a_task_is_stuck_and_at_no_other_time() {

@@ -23,12 +23,15 @@ use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS};
 pub const NOT_REVIEWED: &str = "NotReviewed";
 
 /// What a resource may refer to that ends.
-pub const CREDENTIALS: [&str; 13] = [
+pub const CREDENTIALS: [&str; 16] = [
     "alternate-client-secret",
     "assertion",
     "bearer-token",
+    "client-assertion",
     "client-secret",
     "egress-proxy-password",
+    "extra-parameter",
+    "github-app-key",
     "grant-signing-key",
     "identity-provider-client-secret",
     "identity-provider-signing-certificate",

@@ -129,7 +129,10 @@ fn base64_of(text: &str) -> String {
 
 #[test]
 fn what_says_nothing_here_is_told_and_disturbs_nothing() {
-    let selects = format!("{}  podSelector: {{}}\n", resource("tools", BY_SECRET));
+    let selects = format!(
+        "{}  podSelector: {{}}\n  restart: Automatic\n",
+        resource("tools", BY_SECRET)
+    );
     let read = read_files(&[
         ("a.yaml", &selects),
         ("b.yaml", SECRET),
@@ -144,6 +147,7 @@ fn what_says_nothing_here_is_told_and_disturbs_nothing() {
     let told = read.ignored.join("\n");
     assert!(told.contains("c.yaml: a Deployment says nothing"), "{told}");
     assert!(told.contains("spec.podSelector chooses pods"), "{told}");
+    assert!(told.contains("spec.restart restarts workloads"), "{told}");
 }
 
 #[test]

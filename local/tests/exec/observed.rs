@@ -49,6 +49,7 @@ fn prometheus_finds_the_metrics_where_they_are_wanted() {
         "mcpauth_sidecar_log_lines_dropped_total{cause=\"full\"} 0\n",
         "mcpauth_operator_token_requests_total{namespace=\"\",name=\"mcp_servers.tools\"} 1\n",
         "mcpauth_operator_token_expiry_timestamp_seconds{namespace=\"\",name=\"mcp_servers.tools\"} ",
+        "mcpauth_operator_token_issued_timestamp_seconds{namespace=\"\",name=\"mcp_servers.tools\"} ",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }

@@ -3,10 +3,12 @@
 //! In turn: where thousands of sidecars come in one moment, as after a replica has gone, few shake hands at once. Each
 //! takes several times the memory that its connection then has, and what so many take together would stay with the process.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -80,6 +82,12 @@ impl Handshakes {
     }
 }
 
+/// Until the client has said something: one that says nothing takes no turn. Its first byte is looked at, and stays; that a
+/// socket counts as readable says nothing of one that is new.
+pub async fn spoken(stream: &TcpStream) -> io::Result<()> {
+    stream.peek(&mut [0]).await.map(drop)
+}
+
 /// Which version of HTTP a connection is in.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub enum Protocol {
@@ -101,11 +109,29 @@ impl Protocol {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
     use tokio::sync::Mutex;
     use tokio::task::JoinSet;
     use tokio::time::{Instant, sleep};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_takes_no_turn_and_what_it_says_first_stays_to_be_read() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(100), spoken(&stream)).await;
+        assert!(waited.is_err(), "it said nothing");
+        client.write_all(b"hello").await.unwrap();
+        spoken(&stream).await.unwrap();
+        let mut said = [0; 5];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"hello");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn of_thousands_of_connections_a_few_shake_hands_at_once_however_long_it_takes_until_all_have() {

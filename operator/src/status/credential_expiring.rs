@@ -94,6 +94,7 @@ fn kind(field: &str) -> Option<(&'static str, ReadValidity)> {
         fields::CERTIFICATE => ("oauth2-client-certificate", of_certificate),
         fields::PRIVATE_KEY_CERTIFICATE => ("signing-certificate", of_certificate),
         fields::ASSERTION => ("assertion", of_jwt),
+        fields::CLIENT_ASSERTION => ("client-assertion", of_jwt),
         fields::BEARER_TOKEN => ("bearer-token", of_jwt),
         fields::CLIENT_SECRET => ("client-secret", says_nothing),
         fields::IDENTITY_PROVIDER_SECRET => ("identity-provider-client-secret", says_nothing),
@@ -104,6 +105,8 @@ fn kind(field: &str) -> Option<(&'static str, ReadValidity)> {
         fields::ALTERNATE_SECRET => ("alternate-client-secret", says_nothing),
         fields::PRIVATE_KEY => ("signing-key", says_nothing),
         fields::GRANT_KEY => ("grant-signing-key", says_nothing),
+        fields::GITHUB_APP_KEY => ("github-app-key", says_nothing),
+        fields::EXTRA_PARAMETER => ("extra-parameter", says_nothing),
         fields::PROXY_PASSWORD => ("egress-proxy-password", says_nothing),
         _ => return None,
     })
@@ -270,8 +273,10 @@ mod tests {
             part(serde_json::json!({"alg": "RS256"})),
             part(claims)
         );
-        let reason = reason(found(fields::ASSERTION, &assertion, None));
-        assert_eq!(reason.as_deref(), Some("ExpiresWithin14Days"));
+        for field in [fields::ASSERTION, fields::CLIENT_ASSERTION] {
+            let reason = reason(found(field, &assertion, None));
+            assert_eq!(reason.as_deref(), Some("ExpiresWithin14Days"), "{field}");
+        }
     }
 
     #[test]
@@ -302,11 +307,14 @@ mod tests {
             fields::CERTIFICATE,
             fields::PRIVATE_KEY_CERTIFICATE,
             fields::ASSERTION,
+            fields::CLIENT_ASSERTION,
             fields::BEARER_TOKEN,
             fields::CLIENT_SECRET,
             fields::ALTERNATE_SECRET,
             fields::PRIVATE_KEY,
             fields::GRANT_KEY,
+            fields::GITHUB_APP_KEY,
+            fields::EXTRA_PARAMETER,
             fields::PROXY_PASSWORD,
         ] {
             let (credential, _) = kind(field).unwrap();
