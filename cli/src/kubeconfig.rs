@@ -170,7 +170,7 @@ users: [{name: u, user: {token: s3cret}}]
 contexts: [{name: here, context: {cluster: c, user: u}}]
 ";
 
-    fn told(text: Option<&str>, context: Option<&str>) -> Result<(), String> {
+    fn read_fixture(text: Option<&str>, context: Option<&str>) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config");
         if let Some(text) = text {
@@ -187,7 +187,7 @@ contexts: [{name: here, context: {cluster: c, user: u}}]
 
     #[test]
     fn what_is_wrong_is_told_with_the_file_and_a_way_out_and_without_its_content() {
-        assert_eq!(told(Some(CONFIG), None), Ok(()));
+        assert_eq!(read_fixture(Some(CONFIG), None), Ok(()));
         let stray = CONFIG.replace("token: s3cret}", "token: s3cret");
         for (text, context, expected) in [
             (
@@ -228,7 +228,7 @@ contexts: [{name: here, context: {cluster: c, user: u}}]
                 "its certificate-authority holds no certificate in PEM",
             ),
         ] {
-            let error = told(text, context).unwrap_err();
+            let error = read_fixture(text, context).unwrap_err();
             let beginning = "the kubeconfig FILE cannot be used: ";
             assert!(
                 error.starts_with(beginning) && error.contains(expected),

@@ -22,7 +22,7 @@ fn address_without_listener() -> String {
         .to_string()
 }
 
-/// A proxy that lets nobody through.
+/// A proxy that refuses every request and records it.
 struct Proxy {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -74,7 +74,7 @@ fn refuse(mut stream: impl Read + Write, asked: &Mutex<Vec<String>>) {
 }
 
 /// What `status` says of a cluster that cannot be reached.
-fn told(cluster: &str, variables: &[(&str, &str)]) -> String {
+fn error_message(cluster: &str, variables: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("config");
     let text = format!(
@@ -112,15 +112,18 @@ fn a_proxy_of_the_environment_keeps_nobody_from_the_api_server_of_this_machine()
         "/var/run/docker.sock",
         "<local>; a b",
     ] {
-        let told = told(
+        let message = error_message(
             &format!("server: 'https://{server}'"),
             &[("HTTPS_PROXY", &proxy), ("NO_PROXY", exceptions)],
         );
         assert!(
-            told.contains(&server),
-            "{exceptions}: it is the API server that does not answer: {told}"
+            message.contains(&server),
+            "{exceptions}: it is the API server that does not answer: {message}"
         );
-        assert!(!told.to_lowercase().contains("proxy"), "{exceptions}: {told}");
+        assert!(
+            !message.to_lowercase().contains("proxy"),
+            "{exceptions}: {message}"
+        );
     }
 }
 
@@ -134,18 +137,18 @@ fn what_no_proxy_says_decides_of_the_proxy_of_the_environment_and_of_no_other() 
         "a,,api.corp.invalid:6443,",
         ".corp.invalid,/var/run/docker.sock",
     ] {
-        let told = told(&cluster, &[("HTTPS_PROXY", &url), ("NO_PROXY", exceptions)]);
+        let message = error_message(&cluster, &[("HTTPS_PROXY", &url), ("NO_PROXY", exceptions)]);
         assert!(
-            told.contains(ELSEWHERE) && !told.to_lowercase().contains("proxy"),
-            "{exceptions}: {told}"
+            message.contains(ELSEWHERE) && !message.to_lowercase().contains("proxy"),
+            "{exceptions}: {message}"
         );
     }
     assert_eq!(proxy.asked(), [""; 0]);
 
-    let of_environment = told(&cluster, &[("HTTPS_PROXY", &url), ("NO_PROXY", "a,,b")]);
-    let of_cluster = told(&format!("{cluster}, proxy-url: '{url}'"), &[("NO_PROXY", ",*")]);
-    for told in [of_environment, of_cluster] {
-        assert!(told.contains(&format!("through the proxy {url}")), "{told}");
+    let of_environment = error_message(&cluster, &[("HTTPS_PROXY", &url), ("NO_PROXY", "a,,b")]);
+    let of_cluster = error_message(&format!("{cluster}, proxy-url: '{url}'"), &[("NO_PROXY", ",*")]);
+    for message in [of_environment, of_cluster] {
+        assert!(message.contains(&format!("through the proxy {url}")), "{message}");
     }
     assert_eq!(proxy.asked(), ["CONNECT api.corp.invalid:6443 HTTP/1.1"; 2]);
 }
@@ -170,11 +173,11 @@ fn the_certificate_of_an_https_proxy_has_to_be_of_the_authority_of_the_cluster()
         std::fs::write(&path, authority).unwrap();
         let url = format!("https://localhost:{}", proxy.address.port());
         let path = path.display();
-        let told = told(
+        let message = error_message(
             &format!("server: '{ELSEWHERE}', proxy-url: '{url}', certificate-authority: '{path}'"),
             &[],
         );
-        assert!(told.contains(&format!("through the proxy {url}")), "{told}");
+        assert!(message.contains(&format!("through the proxy {url}")), "{message}");
     };
     told_with(&identity("another").cert.pem());
     assert_eq!(proxy.asked(), [""; 0]);

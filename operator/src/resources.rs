@@ -64,7 +64,7 @@ impl Resources {
                 Some(namespace) => Api::namespaced(client.clone(), namespace),
             };
             let events = watch(api, watcher::Config::default()).default_backoff();
-            // Who has written which field: most of a resource's memory, and nobody reads it here.
+            // Managed fields are most of a resource's memory, and the operator does not read them.
             events
                 .modify(|resource| resource.metadata.managed_fields = None)
                 .boxed()

@@ -177,16 +177,16 @@ fn resources(client: &ClientUsage) -> String {
         0 => String::new(),
         others => format!(", and {others} others"),
     };
-    let left = match client.left {
+    let former = match client.issued_to_former {
         0 => String::new(),
-        left => format!("; {left} were for resources that have another client by now"),
+        issued => format!("; {issued} were for resources that have another client by now"),
     };
     let have = match count {
         1 => "1 resource of this namespace has".to_owned(),
         count => format!("{count} resources of this namespace have"),
     };
     format!(
-        " to the client that {have} (by midnight: {}{others}{left})",
+        " to the client that {have} (by midnight: {}{others}{former})",
         named.join(", ")
     )
 }

@@ -129,7 +129,7 @@ pub struct ClientUsage {
     /// Name and forecast of those that take the most, the largest first: [`Self::MAX_NAMED`] at most.
     pub largest: Arc<[(String, u64)]>,
     /// What of it was issued for resources that have another client by now.
-    pub left: u64,
+    pub issued_to_former: u64,
 }
 
 impl ClientUsage {

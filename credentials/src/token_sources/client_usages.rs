@@ -38,7 +38,7 @@ struct OfClient {
     /// Those of them that state a quota.
     with_quota: BTreeSet<String>,
     /// What resources that have another client by now took before.
-    left: Vec<(String, IssuedToday)>,
+    of_former_members: Vec<(String, IssuedToday)>,
     /// As it was made last, in this second. Hundreds of resources are looked at in one moment, and most of them have not changed.
     forecast: Option<(i64, Arc<Forecast>)>,
 }
@@ -47,8 +47,8 @@ struct Member {
     counted: CountedResource,
     /// What was counted of it then.
     seen: Seen,
-    /// What was said last of it.
-    told: Told,
+    /// What its status was last given.
+    reported: ReportedUsage,
 }
 
 #[derive(Eq, PartialEq)]
@@ -68,14 +68,14 @@ pub struct CountedResource {
     /// Tokens a day, of the client.
     pub quota: Option<u64>,
     /// The client that it had until now, and what that was issued for it.
-    pub left: Option<(ClientIdentity, IssuedToday)>,
+    pub former_client: Option<(ClientIdentity, IssuedToday)>,
 }
 
 /// Whose tokens a resource takes.
 #[derive(Clone, Eq, PartialEq)]
 pub enum CountedClient {
     Known(ClientIdentity),
-    /// Nobody's whom other resources could be too.
+    /// Its client has no name, so that no other resource can have the same one.
     Alone,
     /// It may be that of any other.
     Unknown,
@@ -89,9 +89,9 @@ pub struct ServiceToken {
     pub shared_as: Option<TokenDigest>,
 }
 
-/// How far the tokens of a client are towards a quota: each twentieth of it is worth a word.
+/// How far the tokens of a client are towards a quota. The status is written again with each twentieth of it.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
-struct Told {
+struct ReportedUsage {
     twentieths: u64,
     is_forecast: bool,
     is_exceeded: bool,
@@ -100,7 +100,7 @@ struct Told {
 
 /// What there is to say of a resource now.
 pub struct CurrentUsage {
-    /// Nothing is said of what nobody limits and none was issued of.
+    /// `None`: the resource states no quota, and no token was issued for it today.
     pub usage: Option<TokenUsage>,
     /// The least that any resource of this client states.
     pub client_quota: Option<u64>,
@@ -120,12 +120,12 @@ impl ClientUsages {
         let members = self.0.entry(namespace.clone()).or_default();
         let was_partial = members.is_partial(now);
         let (client, quota) = (counted.client.clone(), counted.quota);
-        let left = counted.left.take();
+        let former_client = counted.former_client.take();
         let previous = members.insert(name, counted, now);
         let has_moved = previous.as_ref() != Some(&client);
         let mut news_of = Vec::new();
-        if let Some((client, today)) = left {
-            members.leave(name, client, today);
+        if let Some((client, today)) = former_client {
+            members.keep_issued(name, client, today);
         }
         let is_partial = members.is_partial(now);
         let forecast = members.forecast(name, &client, now);
@@ -139,12 +139,12 @@ impl ClientUsages {
             said_before: None,
         });
         if let (Some(quota), Some(member)) = (quota, members.by_name.get_mut(name)) {
-            member.told = Told::of(&forecast.total, quota, is_partial);
+            member.reported = ReportedUsage::of(&forecast.total, quota, is_partial);
         }
         match is_partial == was_partial {
             true => {
-                let left = previous.filter(|previous| *previous != client);
-                for client in left.iter().chain([&client]) {
+                let former = previous.filter(|previous| *previous != client);
+                for client in former.iter().chain([&client]) {
                     news_of.extend(members.news(client, is_partial, now));
                 }
             }
@@ -180,7 +180,7 @@ impl ClientUsages {
             return Vec::new();
         }
         for of_client in members.by_client.values_mut() {
-            of_client.left.retain(|(left, _)| left != name);
+            of_client.of_former_members.retain(|(former, _)| former != name);
         }
         let is_partial = members.is_partial(now);
         let clients: Vec<_> = members.by_client.keys().cloned().collect();
@@ -215,7 +215,7 @@ impl Members {
             service_issued_at: counted.count.service_issued_at(),
         };
         let previous = self.by_name.get(name);
-        let told = previous.map(|previous| previous.told).unwrap_or_default();
+        let reported = previous.map(|previous| previous.reported).unwrap_or_default();
         let is_same =
             previous.is_some_and(|previous| previous.seen == seen && previous.counted.is_as(&counted));
         let forecast = match &counted.client {
@@ -241,7 +241,11 @@ impl Members {
         if counted.is_awaited {
             self.awaited.insert(name.to_owned());
         }
-        let member = Member { counted, seen, told };
+        let member = Member {
+            counted,
+            seen,
+            reported,
+        };
         self.by_name.insert(name.to_owned(), member);
         previous
     }
@@ -261,17 +265,21 @@ impl Members {
     }
 
     /// The client goes on having issued what it has.
-    fn leave(&mut self, name: &str, client: ClientIdentity, today: IssuedToday) {
+    fn keep_issued(&mut self, name: &str, client: ClientIdentity, today: IssuedToday) {
         if today.issued > 0 {
             let of_client = self.by_client.entry(client).or_default();
-            of_client.left.push((name.to_owned(), today));
+            of_client.of_former_members.push((name.to_owned(), today));
             of_client.forecast = None;
         }
     }
 
     fn forget_unused(&mut self, now: Timestamp) {
         self.by_client.retain(|_, of_client| {
-            !of_client.names.is_empty() || of_client.left.iter().any(|(_, today)| today.is_of(now))
+            !of_client.names.is_empty()
+                || of_client
+                    .of_former_members
+                    .iter()
+                    .any(|(_, today)| today.is_of(now))
         });
     }
 
@@ -292,7 +300,7 @@ impl Members {
             return Arc::new(forecast(member.map(of_member), &[], now));
         };
         let limits = |of_client: &OfClient| !of_client.with_quota.is_empty();
-        // What all of them take together is of no interest to anybody.
+        // Without a quota the sum over the client's resources is shown nowhere.
         if !is_shared && !self.by_client.get(client).is_some_and(limits) {
             return Arc::new(forecast(member.map(of_member), &[], now));
         }
@@ -309,10 +317,14 @@ impl Members {
         {
             return forecast.clone();
         }
-        of_client.left.retain(|(_, today)| today.is_of(now));
+        of_client.of_former_members.retain(|(_, today)| today.is_of(now));
         let members = of_client.names.iter();
         let members = members.filter_map(|name| self.by_name.get_key_value(name));
-        let forecast = Arc::new(forecast(members.map(of_member), &of_client.left, now));
+        let forecast = Arc::new(forecast(
+            members.map(of_member),
+            &of_client.of_former_members,
+            now,
+        ));
         of_client.forecast = Some((second, forecast.clone()));
         forecast
     }
@@ -335,8 +347,8 @@ impl Members {
         let total = self.of_client(client, now);
         let is_news = |name: &&String| {
             let member = self.by_name.get(*name)?;
-            let now = Told::of(&total.total, member.counted.quota?, is_partial);
-            Some(member.told != now)
+            let now = ReportedUsage::of(&total.total, member.counted.quota?, is_partial);
+            Some(member.reported != now)
         };
         let with_quota = self.by_client.get(client).into_iter();
         let with_quota = with_quota.flat_map(|of_client| &of_client.with_quota);
@@ -375,7 +387,7 @@ impl CountedResource {
     }
 }
 
-impl Told {
+impl ReportedUsage {
     fn of(client: &ClientUsage, quota: u64, is_partial: bool) -> Self {
         Self {
             twentieths: client.issued.saturating_mul(20) / quota.max(1),

@@ -26,17 +26,17 @@ impl Source {
                 (CountedClient::Alone, None, None)
             }
         };
-        let mut left = None;
+        let mut former_client = None;
         let client = match client {
             CountedClient::Known(client) => {
-                left = self
+                former_client = self
                     .client
                     .replace(client.clone())
                     .filter(|before| *before != client);
                 CountedClient::Known(client)
             }
             CountedClient::Alone => {
-                left = self.client.take();
+                former_client = self.client.take();
                 CountedClient::Alone
             }
             CountedClient::Unknown => {
@@ -53,7 +53,7 @@ impl Source {
             }
         };
         CountedResource {
-            left: left.map(|before| (before, self.count.begin_anew(now))),
+            former_client: former_client.map(|before| (before, self.count.begin_anew(now))),
             count: self.count.clone(),
             is_awaited: self.resumed.has_client && is_pending,
             client,

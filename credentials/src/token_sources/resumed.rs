@@ -119,7 +119,7 @@ impl TokenSources {
                 is_awaited: true,
                 service: None,
                 quota: None,
-                left: None,
+                former_client: None,
             };
             self.usages.lock().update(&resource_ref, counted, now);
         }

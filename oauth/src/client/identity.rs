@@ -35,7 +35,7 @@ impl Client {
         })
     }
 
-    /// As the server knows it. `None`: what it requests is nobody's whom another registration could be too.
+    /// As the server knows it. `None`: the client has no name there, so that no other registration can be the same client.
     pub fn name(&self) -> Option<String> {
         Some(match (&self.registration.grant, &self.registration.client_id) {
             (Grant::GitHubApp(app), _) => format!("GitHub App {}", app.app_id),

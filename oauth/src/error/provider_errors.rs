@@ -11,7 +11,7 @@ use super::{ErrorCode, ErrorResponse};
 pub(super) struct ProviderError {
     /// Part of the description, as it is repeated: with `'` for `"`.
     words: &'static str,
-    /// With this code alone. `None`: the words are nobody else's.
+    /// With this code alone. `None`: no other provider uses these words.
     code: Option<&'static str>,
     /// What the hint is for: of another grant it would name fields that the resource has not. `None`: any.
     grant: Option<RequestedGrant>,

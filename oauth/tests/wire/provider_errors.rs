@@ -126,7 +126,7 @@ async fn what_a_stranger_sets_up_wrong_at_each_provider_is_told_with_its_way_out
     );
 }
 
-/// An alternate secret would be refused for the same reason, and a log full of wrong secrets leads nobody to a setting.
+/// An alternate secret would be refused for the same reason, and a log full of wrong secrets does not name the setting.
 #[tokio::test]
 async fn the_alternate_secret_is_tried_where_the_client_is_not_believed_in_whatever_words_and_nowhere_else() {
     let with_two = |registration: Registration| Registration {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 const MAX_HANDSHAKES: usize = 16;
 /// A peer that is slow has its turn for no longer.
 const TURN: Duration = Duration::from_secs(1);
-/// Where more than one of so many turns is for a slow peer, nobody waits longer than one turn for theirs: peers that mean harm
-/// are not to keep others out.
+/// Where more than one turn in so many is used by a slow peer, a connection waits for its turn for [`TURN`] at most: attackers
+/// must not keep sidecars out.
 const MADE_FOR_EACH_SLOW: usize = 4;
 
 /// Cheap to clone; all clones are the same.

@@ -10,7 +10,7 @@ pub struct Warning {
     pub is_lasting: bool,
 }
 
-/// What [`Warning::reason`] may be where it is lasting, for whoever reads one back from a pod.
+/// The reasons of lasting warnings, to parse the annotation of a pod by.
 pub const WARNING_REASONS: [&str; 18] = [
     "UnknownAnnotation",
     "RoutesWithheld",

@@ -31,7 +31,7 @@ fn usage() -> TokenUsage {
             forecast: 50,
             resources: 2,
             largest: [("tools".to_owned(), 38), ("mail".to_owned(), 12)].into(),
-            left: 0,
+            issued_to_former: 0,
         }),
         is_partial: false,
         said_before: None,

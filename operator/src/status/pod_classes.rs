@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_protocol::sync::Problem;
 
-use super::pods_injected::is_marked;
+use crate::inject::annotations;
 use crate::pods::{self, PodFacts, WatchedPod};
 use crate::sidecars::Sidecar;
 
@@ -188,6 +188,16 @@ impl PodNames {
         let pods = if self.count == 1 { "pod" } else { "pods" };
         (self.count > 0).then(|| format!("{pods} {}{more}", self.first.join(", ")))
     }
+}
+
+/// Whether the webhook has looked at the pod.
+pub(super) fn is_marked(pod: &WatchedPod) -> bool {
+    let keys = [
+        annotations::INJECTED,
+        annotations::SKIPPED,
+        annotations::NOT_INJECTED,
+    ];
+    keys.iter().any(|key| pod.annotations().contains_key(*key))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use mcp_auth_crds::{conditions, reasons};
 
 use super::ConditionDraft;
-use super::pod_classes::PodClass;
+use super::pod_classes::{PodClass, is_marked};
 use super::selection::Selection;
 use crate::inject::annotations;
 use crate::pods::{self, PodFacts, WatchedPod};
@@ -130,16 +130,6 @@ pub(super) fn webhook_not_reached(selection: &Selection<'_>) -> Option<Condition
         facts.webhook_port,
     );
     draft(false, reasons::WEBHOOK_NOT_REACHED, message)
-}
-
-/// Whether the webhook has looked at the pod.
-pub(super) fn is_marked(pod: &WatchedPod) -> bool {
-    let keys = [
-        annotations::INJECTED,
-        annotations::SKIPPED,
-        annotations::NOT_INJECTED,
-    ];
-    keys.iter().any(|key| pod.annotations().contains_key(*key))
 }
 
 fn created_after(class: &PodClass, time: Timestamp) -> bool {

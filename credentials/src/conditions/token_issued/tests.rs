@@ -219,7 +219,7 @@ fn where_resources_have_one_client_its_sum_counts_and_the_first_ten_are_named() 
         forecast: 174,
         resources: 12,
         largest: largest.collect(),
-        left: 5,
+        issued_to_former: 5,
     });
     let told = first_draft(CHECKS, &issuance);
     assert_eq!(

@@ -17,14 +17,14 @@ pub struct Forecast {
 impl Forecast {
     /// Whether the client is not that of one resource alone.
     pub fn is_of_more_than_one(&self) -> bool {
-        self.total.resources > 1 || self.total.left > 0
+        self.total.resources > 1 || self.total.issued_to_former > 0
     }
 }
 
-/// `left` is what the client was issued today for resources that have another one by now.
+/// `of_former_members` is what the client was issued today for resources that have another one by now.
 pub fn forecast<'a>(
     members: impl IntoIterator<Item = (&'a str, &'a CountedResource)>,
-    left: &[(String, IssuedToday)],
+    of_former_members: &[(String, IssuedToday)],
     now: Timestamp,
 ) -> Forecast {
     let members: Vec<_> = members.into_iter().collect();
@@ -48,11 +48,11 @@ pub fn forecast<'a>(
             (*name, counted.count.today(next_attempt_at, now))
         })
         .collect();
-    let left = left
+    let issued_to_former = of_former_members
         .iter()
         .map(|(_, today)| today.issued)
         .fold(0, u64::saturating_add);
-    let total = total(&today, left);
+    let total = total(&today, issued_to_former);
     let of = today
         .into_iter()
         .map(|(name, today)| (name.to_owned(), today))
@@ -60,14 +60,14 @@ pub fn forecast<'a>(
     Forecast { of, total }
 }
 
-fn total(today: &[(&str, IssuedToday)], left: u64) -> ClientUsage {
+fn total(today: &[(&str, IssuedToday)], issued_to_former: u64) -> ClientUsage {
     let mut largest: Vec<_> = today
         .iter()
         .map(|(name, today)| (*name, today.forecast))
         .collect();
     largest.sort_unstable_by(|(left, fewer), (right, more)| more.cmp(fewer).then_with(|| left.cmp(right)));
     largest.truncate(ClientUsage::MAX_NAMED);
-    let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(left, u64::saturating_add);
+    let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(issued_to_former, u64::saturating_add);
     ClientUsage {
         issued: sum(&mut today.iter().map(|(_, today)| today.issued)),
         forecast: sum(&mut today.iter().map(|(_, today)| today.forecast)),
@@ -76,12 +76,12 @@ fn total(today: &[(&str, IssuedToday)], left: u64) -> ClientUsage {
             .into_iter()
             .map(|(name, forecast)| (name.to_owned(), forecast))
             .collect(),
-        left,
+        issued_to_former,
     }
 }
 
 /// Of resources that share a token: which of them is expected to request the next one, and when. That is the one that requested
-/// the last one, as soon as any that has that token wants another; whoever has an older one takes it instead.
+/// the last one, as soon as any resource with that token wants another; a resource with an older token takes the newest instead.
 fn renewal<'a>(sharing: &[(&'a str, &CountedResource, &ServiceToken)]) -> Option<(&'a str, Timestamp)> {
     let requested = sharing.iter().filter_map(|(name, counted, service)| {
         let issued_at = counted.count.service_issued_at()?;

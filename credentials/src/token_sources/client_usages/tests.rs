@@ -47,7 +47,7 @@ fn counted(count: &TokenCount, scope: &str, text: &str, next: i64, quota: Option
             shared_as: client.token_digest(),
         }),
         quota,
-        left: None,
+        former_client: None,
     }
 }
 
@@ -178,7 +178,7 @@ fn hundreds_of_resources_of_one_client_are_added_up_once_in_a_moment_and_not_whe
                 is_awaited: false,
                 service: Some(service),
                 quota,
-                left: None,
+                former_client: None,
             };
             usages.update(&resource(&format!("tools-{index}")), of_client, after(at));
         }

@@ -117,8 +117,8 @@ async fn tokens_count_for_the_client_that_they_were_issued_to_whichever_the_reso
     operator.sources.apply(&mail, Ok(users_only(Some(1000))));
     assert_eq!(of_client(&tools), Some((0, 0)), "it was issued none");
     assert_eq!(of_client(&mail), Some((40, 40)));
-    let left = usage(&mail).unwrap().client.unwrap();
-    assert_eq!((left.resources, left.left), (1, 40));
+    let client = usage(&mail).unwrap().client.unwrap();
+    assert_eq!((client.resources, client.issued_to_former), (1, 40));
 
     // It has no client any more.
     operator.users(3);

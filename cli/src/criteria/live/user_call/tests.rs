@@ -218,7 +218,7 @@ fn nobody_is_asked_for_where_the_server_has_said_nothing_of_the_user() {
 
 #[test]
 fn a_refusal_with_403_is_of_the_server_only_where_litellm_names_the_servers() {
-    let told = |method: &'static str, words: &str| {
+    let finding = |method: &'static str, words: &str| {
         let error = McpCallError::Status {
             method,
             status: StatusCode::FORBIDDEN,
@@ -230,12 +230,12 @@ fn a_refusal_with_403_is_of_the_server_only_where_litellm_names_the_servers() {
         ": The key is not allowed to access the requested MCP servers: tools",
         ": MCP server 'tools' is not available to this key: the key is bound to agent 'a'",
     ] {
-        let told = told("initialize", words);
+        let message = finding("initialize", words);
         assert!(
-            told.starts_with("LiteLLM does not know the server tools, or does not let"),
-            "{told}"
+            message.starts_with("LiteLLM does not know the server tools, or does not let"),
+            "{message}"
         );
-        assert!(told.ends_with(words), "{told}");
+        assert!(message.ends_with(words), "{message}");
     }
     for (method, words) in [
         ("initialize", ": Access forbidden: IP address not allowed."),
@@ -250,6 +250,6 @@ fn a_refusal_with_403_is_of_the_server_only_where_litellm_names_the_servers() {
         ),
     ] {
         let expected = format!("LiteLLM answers {method} with 403 Forbidden{words}");
-        assert_eq!(told(method, words), expected);
+        assert_eq!(finding(method, words), expected);
     }
 }
