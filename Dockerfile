@@ -7,26 +7,32 @@
 # An image with `--sbom` lists the crates of Cargo.lock: static programs on nothing show none of them.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
 
-FROM rust:1.95-slim-bookworm AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev
+FROM rust:1.95-slim-bookworm AS source
+# Python puts the load on the sidecar that its optimisation learns from.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev python3
+# yes, required or no: whether the sidecar is optimised by a profile of its load (tests/bench/profile-guided), which takes a second
+# build of it.
+ARG PROFILE_GUIDED=yes
+RUN [ "$PROFILE_GUIDED" = no ] || rustup component add llvm-tools || echo "warning: rustup cannot add llvm-tools"
 WORKDIR /source
 COPY . .
 ARG PROFILE=release
 # A static glibc needs a target named explicitly: without it the flag would reach procedural macros too.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
+
+FROM source AS build
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
     target=$(rustc -vV | sed -n 's/^host: //p') && \
-    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth-sidecar --bin kubectl-mcp_auth && \
-    cd "target/$target/$PROFILE" && \
-    install -D --target-directory /product mcp-auth-operator mcp-auth-sidecar kubectl-mcp_auth && \
+    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin kubectl-mcp_auth && \
+    sidecar=$(tests/bench/profile-guided "$PROFILE") && \
+    install -D --target-directory /product "target/$target/$PROFILE/mcp-auth-operator" "target/$target/$PROFILE/kubectl-mcp_auth" "$sidecar" && \
     cp /etc/ssl/certs/ca-certificates.crt /product
 
-# The program for one machine is linked for its own image only.
-FROM build AS build-local
+# The program for one machine is built for its own image only.
+FROM source AS build-local
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
-    target=$(rustc -vV | sed -n 's/^host: //p') && \
-    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth && \
-    install -D --target-directory /local "target/$target/$PROFILE/mcp-auth"
+    program=$(tests/bench/profile-guided --program mcp-auth "$PROFILE") && \
+    install -D --target-directory /local "$program"
 
 FROM scratch AS local
 COPY --from=build-local /local/mcp-auth /mcp-auth

@@ -12,8 +12,9 @@ SIDECAR = os.environ["MCPAUTH_BENCH_SIDECAR"]
 RIG = os.environ["MCPAUTH_BENCH_RIG"]
 PINGORA = os.environ.get("MCPAUTH_BENCH_PINGORA", "")
 
-# One processor for the proxy that is measured, the other for everything else.
-LOAD_CPU, PROXY_CPU = "0", "1"
+# One processor for the proxy that is measured, another for everything else, where there are two. A container may have any of them.
+_CPUS = sorted(os.sched_getaffinity(0))
+LOAD_CPU, PROXY_CPU = str(_CPUS[0]), str(_CPUS[-1] if len(_CPUS) < 3 else _CPUS[1])
 
 _FIRST = int(os.environ.get("MCPAUTH_BENCH_PORT", "21000"))
 PORTS = {
