@@ -160,7 +160,7 @@ impl AuditLog {
         &self,
         server: &Arc<McpServer>,
         request: &Request<B>,
-        traceparent: Option<HeaderValue>,
+        traceparent: Option<&HeaderValue>,
         id: RequestId,
         started: Instant,
     ) -> Option<AuditedCall> {

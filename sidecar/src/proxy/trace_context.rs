@@ -78,7 +78,12 @@ impl TraceParent {
     }
 
     pub fn of_header(value: &HeaderValue) -> Option<Self> {
-        Self::parse(value.to_str().ok()?)
+        Self::of_bytes(value.as_bytes())
+    }
+
+    /// Of a header's value.
+    pub fn of_bytes(value: &[u8]) -> Option<Self> {
+        Self::parse(std::str::from_utf8(value).ok()?)
     }
 
     pub fn trace_id(self) -> TraceId {

@@ -16,6 +16,8 @@ use crate::proxy::trace_context::Span;
 use crate::proxy::user_context::Context;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+/// Longest body of which a copy is recorded. What the protocol reads a longer one into is hardly larger than that.
+const MAX_COPIED_BYTES: usize = 4096;
 
 /// What came of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,12 +51,14 @@ pub(super) enum Body {
     Streamed(Arc<BodyTap>),
 }
 
+/// Of headers and of a short body it has copies: a slice would keep the whole buffer that the protocol reads into until the line
+/// is written, and each request of a connection would need a new one.
 pub(super) struct CallRecord {
     pub id: RequestId,
     pub server: Arc<McpServer>,
     pub http_method: Method,
-    pub session: Option<HeaderValue>,
-    pub traceparent: Option<HeaderValue>,
+    pub session: Option<Box<[u8]>>,
+    pub traceparent: Option<Box<[u8]>>,
     /// Of this call, where calls are traced and the caller records the trace.
     pub span: Option<Box<Span>>,
     pub context: Option<Context>,
@@ -80,16 +84,17 @@ impl CallRecord {
     pub fn new<B>(
         server: &Arc<McpServer>,
         request: &Request<B>,
-        traceparent: Option<HeaderValue>,
+        traceparent: Option<&HeaderValue>,
         id: RequestId,
         started: Instant,
     ) -> Self {
+        let copy = |value: &HeaderValue| -> Box<[u8]> { value.as_bytes().into() };
         Self {
             id,
             server: server.clone(),
             http_method: request.method().clone(),
-            session: request.headers().get(SESSION).cloned(),
-            traceparent,
+            session: request.headers().get(SESSION).map(copy),
+            traceparent: traceparent.map(copy),
             span: None,
             context: None,
             body: Body::Unread,
@@ -131,8 +136,8 @@ impl AuditedCall {
     }
 
     /// The body as it was read.
-    pub fn set_body(&mut self, body: Bytes) {
-        self.note(|record| record.body = Body::Whole(body));
+    pub fn set_body(&mut self, body: &Bytes) {
+        self.note(|record| record.body = Body::Whole(recorded(body)));
     }
 
     /// The body as it will be seen on its way.
@@ -183,5 +188,27 @@ impl Drop for AuditedCall {
             record.duration = record.started.elapsed();
             self.log.submit(record);
         }
+    }
+}
+
+fn recorded(body: &Bytes) -> Bytes {
+    match body.len() <= MAX_COPIED_BYTES {
+        true => Bytes::copy_from_slice(body),
+        false => body.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_that_a_short_body_was_read_into_is_let_go_of_and_a_long_body_is_not_copied() {
+        let read = Bytes::from(vec![b'x'; 2 * MAX_COPIED_BYTES]);
+        let short = recorded(&read.slice(..MAX_COPIED_BYTES));
+        assert!(read.is_unique());
+        assert_eq!(short.len(), MAX_COPIED_BYTES);
+        let long = recorded(&read.slice(..=MAX_COPIED_BYTES));
+        assert_eq!(long.as_ptr(), read.as_ptr());
     }
 }

@@ -157,11 +157,11 @@ impl Writer {
             &self.users,
             now.timestamp.as_second(),
         );
-        let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
+        let session = record.session.as_deref();
         let of_header = match &record.span {
             Some(span) => Some(span.trace_id()),
             None => {
-                let stated = record.traceparent.as_ref().and_then(TraceParent::of_header);
+                let stated = record.traceparent.as_deref().and_then(TraceParent::of_bytes);
                 stated.map(TraceParent::trace_id)
             }
         };

@@ -43,7 +43,7 @@ impl Call {
             started,
             upstream_time: Duration::ZERO,
             audited: server
-                .and_then(|server| audit_log.begin(server, request, traceparent.clone(), id, started)),
+                .and_then(|server| audit_log.begin(server, request, traceparent.as_ref(), id, started)),
             traceparent,
             tracing: match server.is_some() && audit_log.traces() {
                 true => Tracing::of_headers(request.headers()),
@@ -115,7 +115,7 @@ impl Call {
         let id = message.as_ref().map(message::request_id);
         let call_id = message.as_ref().and_then(message::tool_call_id);
         if let Some(message) = message {
-            self.record(|audited| audited.set_body(message));
+            self.record(|audited| audited.set_body(&message));
         }
         match call_id.filter(|_| self.takes_results && error.is_for_users()) {
             Some(id) => tool_result(&error, id),

@@ -147,7 +147,7 @@ impl ReplayableRequest {
     /// Records the body in `call`: at once where it was read, else while it is sent.
     pub fn record_body(&mut self, call: &mut AuditedCall) {
         match &mut self.body {
-            ReplayableBody::Whole(Some(bytes)) => call.set_body(bytes.clone()),
+            ReplayableBody::Whole(Some(bytes)) => call.set_body(bytes),
             ReplayableBody::Streamed(body) => {
                 let tap = Arc::new(BodyTap::keeping(MAX_RECORDED_BYTES));
                 *body = body.take().map(|body| body.tapped(tap.clone()));
