@@ -252,15 +252,17 @@ impl Lease {
         }
     }
 
-    /// What has come of the body. Over HTTP/1.1 the connection is polled by the same task, and has no more than this where
-    /// the body is at its end.
+    /// What has come of the body. Over HTTP/1.1 it comes by a poll of the connection, which whoever asks for more makes: to
+    /// wake the task, the body for a part that has come or the connection for one that was taken, would poll all once more
+    /// for nothing.
     fn take_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (frame, wakes_connection) = hold_wakes(|| Pin::new(&mut self.body).poll_frame(cx));
-        let is_last = matches!(frame, Poll::Ready(None)) || frame.is_ready() && self.body.is_end_stream();
-        if wakes_connection && !is_last {
-            cx.waker().wake_by_ref();
+        match self.source {
+            LeasedFrom::Own { .. } => {
+                let mut unwoken = Context::from_waker(Waker::noop());
+                hold_wakes(|| Pin::new(&mut self.body).poll_frame(&mut unwoken)).0
+            }
+            LeasedFrom::Shared { .. } => Pin::new(&mut self.body).poll_frame(cx),
         }
-        frame
     }
 }
 
@@ -311,7 +313,12 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
+    use crate::http::spurious_wakes::WakeFilter;
+    use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 
     const IDLE: Duration = Duration::from_secs(4);
@@ -404,5 +411,62 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), swept)
             .await
             .expect("it is noticed");
+    }
+
+    /// Wakes the test's own task as well.
+    struct CountedWaker(AtomicUsize, Waker);
+
+    impl Wake for CountedWaker {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            self.1.wake_by_ref();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_wakes_its_task_for_what_comes_and_not_for_what_was_taken() {
+        let pool = Arc::new(Pool::new(IDLE, None));
+        let (mut ours, mut theirs) = connections(1).await;
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+        theirs[0].write_all(head).await.unwrap();
+        let request = Request::get("/").body(RequestBody::Whole(None)).unwrap();
+        let sent = ours.remove(0).send_request(request).await;
+        let (answer, connection) = sent.unwrap_or_else(|_| panic!("it has answered"));
+        let mut lease = Lease::new(answer.into_body(), connection, pool);
+        let filter = WakeFilter::new();
+        let task = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        let waker = Arc::new(CountedWaker(AtomicUsize::new(0), task));
+        let wakes = || waker.0.load(Ordering::Relaxed);
+        let counted = Waker::from(waker.clone());
+        let mut poll = || {
+            let frame = filter.poll(&Context::from_waker(&counted), |cx| {
+                Pin::new(&mut lease).poll_frame(cx)
+            });
+            frame.map(|frame| frame.unwrap().unwrap().into_data().unwrap())
+        };
+        for event in [&b"a"[..], b"b", b"c"] {
+            let begun = wakes();
+            let received = loop {
+                match poll() {
+                    Poll::Ready(part) => break part,
+                    // Until the socket says that there is something: nothing else wakes.
+                    Poll::Pending => {
+                        let before = wakes();
+                        let woken = std::future::poll_fn(|_| match wakes() > before {
+                            true => Poll::Ready(()),
+                            false => Poll::Pending,
+                        });
+                        tokio::time::timeout(Duration::from_secs(30), woken)
+                            .await
+                            .expect("it is woken");
+                    }
+                }
+            };
+            assert_eq!(received, event);
+            assert!(poll().is_pending());
+            assert!(wakes() - begun <= 1, "{} wakes for one event", wakes() - begun);
+            let next = [b"1\r\n", &[event[0] + 1][..], b"\r\n"].concat();
+            theirs[0].write_all(&next).await.unwrap();
+        }
     }
 }
