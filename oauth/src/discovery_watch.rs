@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use crate::clock::time_after;
 use crate::discovery::CACHE_TTL;
-use crate::renewal::schedule::{retry_at, retry_permanent_at, with_jitter};
+use crate::renewal::schedule::{MAX_BACKOFF, retry_at, retry_permanent_at, with_jitter};
 use crate::renewal::state::Failure;
 use crate::{Client, Clock, Error, Policy, ServerMetadata};
 
@@ -140,6 +140,6 @@ async fn run(
 fn next_after(error: &Error, failures: u32, policy: &Policy, now: Timestamp) -> Timestamp {
     match error.is_permanent() {
         true => retry_permanent_at(now, failures, policy),
-        false => retry_at(now, failures, error.retry_after(), policy),
+        false => retry_at(now, failures, error.retry_after(), MAX_BACKOFF, policy),
     }
 }

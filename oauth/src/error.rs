@@ -58,6 +58,12 @@ pub enum Error {
         "the authorization server asked to be left alone for a while, by its answer to another request of this client"
     )]
     RateLimited { retry_after: RetryAfter },
+    /// No request was made.
+    #[error(
+        "no request was made within {} s: too many others to this authorization server were before it",
+        waited.as_secs()
+    )]
+    TooManyInLine { waited: Duration },
     #[error("the token endpoint ended the connection before its answer was complete")]
     Interrupted,
     #[error("the authorization server answered {0}")]
@@ -141,6 +147,7 @@ impl Error {
             Self::Connect(ConnectError::ProxyAuthentication) => "ConnectProxyAuthentication",
             Self::Connect(ConnectError::Other) => "Connect",
             Self::RateLimited { .. } => "RateLimited",
+            Self::TooManyInLine { .. } => "TooManyInLine",
             Self::Interrupted => "Interrupted",
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.reason(),
             Self::Installation(error) => error.problem.reason(),
@@ -210,6 +217,10 @@ impl Error {
             Self::Connect(fault) => fault.hint(),
             Self::RateLimited { .. } => {
                 "requests go on when that time is over; if it comes often, raise its rate limit"
+            }
+            Self::TooManyInLine { .. } => {
+                "it is tried again by itself; resources of one namespace that have the same client, scopes and audience share \
+                 one token"
             }
             Self::Interrupted => "check the authorization server's health and the proxies before it",
             Self::Rejected(rejection) => rejection.hint(),

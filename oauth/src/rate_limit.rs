@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oauth2::ClientId;
@@ -25,8 +27,13 @@ const MAX_CONCURRENT_REQUESTS: usize = 4;
 const MAX_CONCURRENT_REQUESTS_OF_TENANT: usize = 3;
 /// How long each counts at least: no more than sixteen are made in a second.
 const MIN_SPACING: Duration = Duration::from_millis(250);
-/// Longest wait in line. After that a request is made out of turn: a server that is slow must not make it fail.
+/// Longest wait in line for a server that is slow. After that a request is made out of turn: it must not fail because of others.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A server is not slow where so many turns have ended meanwhile, half of those that there can be: the line is long, and is
+/// waited in, since all that is beyond it would come at once otherwise.
+const TURNS_OF_MOVING_QUEUE: usize = 160;
+/// Longest wait in a line that moves: what comes later fails, and lines up again.
+const MOVING_QUEUE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The rate limits of all servers. Clones share them.
 #[derive(Clone, Default)]
@@ -38,6 +45,8 @@ pub struct RequestLimiter {
 
 struct ServerLimit {
     permits: Arc<Semaphore>,
+    /// Turns that have ended.
+    ended_turns: AtomicUsize,
     tenants: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
     /// Until when the server asked to be left alone by a client. Others are not held up: servers of many tenants
     /// answer for one of them, and one request each tells the others.
@@ -62,7 +71,8 @@ impl RequestLimiter {
         }
     }
 
-    /// Waits for a turn at the server of this endpoint. An error while that server asks to be left alone.
+    /// Waits for a turn at the server of this endpoint. An error while that server asks to be left alone, and where too many
+    /// wait.
     pub(crate) async fn turn(
         &self,
         endpoint: &Url,
@@ -81,12 +91,12 @@ impl RequestLimiter {
             let of_server = Arc::clone(&server.permits).acquire_owned().await.ok()?;
             Some((of_server, of_tenant))
         };
-        let permits = timeout(QUEUE_TIMEOUT, permits).await;
+        let permits = server.in_line(permits).await?;
         // It may have said so to one that was before this one in line.
         server.check_pause(client_id, clock)?;
         Ok(Turn {
             server,
-            permits: permits.ok().flatten(),
+            permits,
             began: Instant::now(),
         })
     }
@@ -100,6 +110,24 @@ impl RequestLimiter {
 }
 
 impl ServerLimit {
+    /// What is waited for, or nothing where the server is slow.
+    async fn in_line<T>(&self, permits: impl Future<Output = Option<T>>) -> Result<Option<T>, Error> {
+        let ended_turns = || self.ended_turns.load(Ordering::Relaxed);
+        let mut permits = pin!(permits);
+        let mut waited = Duration::ZERO;
+        while waited < MOVING_QUEUE_TIMEOUT {
+            let before = ended_turns();
+            if let Ok(permits) = timeout(QUEUE_TIMEOUT, &mut permits).await {
+                return Ok(permits);
+            }
+            if ended_turns().wrapping_sub(before) < TURNS_OF_MOVING_QUEUE {
+                return Ok(None);
+            }
+            waited += QUEUE_TIMEOUT;
+        }
+        Err(Error::TooManyInLine { waited })
+    }
+
     fn of_tenant(&self, tenant: &Arc<str>) -> Arc<Semaphore> {
         let mut tenants = self.tenants.lock();
         // One that has no request under way or in line need not be remembered.
@@ -137,11 +165,14 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let (permits, end) = (self.permits.take(), self.began + MIN_SPACING);
+        self.server.ended_turns.fetch_add(1, Ordering::Relaxed);
         // Without a runtime there is nobody who waits.
         if let (Some(permits), Ok(runtime)) = (permits, tokio::runtime::Handle::try_current()) {
+            // What is forgotten with the server would not hold up the next one.
+            let server = Arc::clone(&self.server);
             runtime.spawn(async move {
                 sleep_until(end).await;
-                drop(permits);
+                drop((permits, server));
             });
         }
     }
@@ -151,6 +182,7 @@ impl Default for ServerLimit {
     fn default() -> Self {
         Self {
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
+            ended_turns: AtomicUsize::new(0),
             tenants: Mutex::default(),
             pauses: Mutex::default(),
         }
@@ -165,8 +197,6 @@ impl fmt::Debug for RequestLimiter {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use jiff::Timestamp;
 
     use super::*;
@@ -221,6 +251,44 @@ mod tests {
             elapsed >= 24 * MIN_SPACING && elapsed < 26 * MIN_SPACING,
             "{elapsed:?}"
         );
+    }
+
+    /// Nobody has a token, as after an outage: none of them comes out of turn, however many there are.
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_moves_is_waited_in_and_whoever_is_too_far_behind_is_told() {
+        let (limiter, clock) = (RequestLimiter::default(), clock());
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..1000)
+            .map(|_| {
+                let (limiter, clock) = (limiter.clone(), clock.clone());
+                let endpoint = url("https://auth.example.com/token");
+                tokio::spawn(async move {
+                    let turn = limiter.turn(&endpoint, None, &clock).await;
+                    (turn.map(drop), began.elapsed())
+                })
+            })
+            .collect();
+        let mut turns = Vec::new();
+        let mut told = 0;
+        for task in tasks {
+            match task.await.unwrap() {
+                (Ok(()), at) => turns.push(at),
+                (Err(error), at) => {
+                    assert_eq!((error.reason(), at), ("TooManyInLine", MOVING_QUEUE_TIMEOUT));
+                    assert!(!error.is_permanent());
+                    told += 1;
+                }
+            }
+        }
+        turns.sort_unstable();
+        for (four_earlier, at) in turns.iter().zip(&turns[MAX_CONCURRENT_REQUESTS..]) {
+            assert!(
+                *at - *four_earlier >= MIN_SPACING,
+                "{at:?} after {four_earlier:?}"
+            );
+        }
+        assert_eq!(turns.len() + told, 1000);
+        assert!(turns.len() >= 600, "{} were served", turns.len());
     }
 
     #[tokio::test(start_paused = true)]

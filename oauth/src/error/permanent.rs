@@ -55,6 +55,7 @@ impl Error {
             Self::NoAssertion { .. }
             | Self::Timeout { .. }
             | Self::RateLimited { .. }
+            | Self::TooManyInLine { .. }
             | Self::Interrupted
             | Self::TooManyAtOnce => false,
         }

@@ -1,6 +1,8 @@
 //! Circuit breaker before an authorization server that fails: closed while it answers, open after failures in
 //! a row or as long as it asks to be left alone, half open while one request tries whether it answers again.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::schedule;
@@ -31,13 +33,20 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    /// A request failed. Returns when the next may be made.
-    pub fn failed(&mut self, now: Timestamp, error: &Error, policy: &Policy) -> Timestamp {
+    /// A request failed. Returns when the next may be made, `longest` from now at the latest unless the server asked for more.
+    pub fn failed(&mut self, now: Timestamp, error: &Error, longest: Duration, policy: &Policy) -> Timestamp {
         self.failures = self.failures.saturating_add(1);
         self.permanent_failures = 0;
-        let until = schedule::retry_at(now, self.failures, error.retry_after(), policy);
+        let until = schedule::retry_at(now, self.failures, error.retry_after(), longest, policy);
         self.open_until(until, error);
         until
+    }
+
+    /// The next request may be made at this time already.
+    pub fn bring_forward(&mut self, at: Timestamp) {
+        if let Circuit::Open { until } = &mut self.circuit {
+            *until = at.min(*until);
+        }
     }
 
     /// A request failed in a way that lasts until somebody changes something. Returns when the next may be made
@@ -105,10 +114,10 @@ mod tests {
     fn opens_after_the_third_failure_in_a_row_until_the_backoff_is_over() {
         let mut breaker = Breaker::default();
         for _ in 0..2 {
-            breaker.failed(now(), &failure(None), &policy());
+            breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy());
             assert_eq!(breaker.circuit, Circuit::Closed);
         }
-        let until = breaker.failed(now(), &failure(None), &policy());
+        let until = breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy());
         assert_eq!(breaker.circuit, Circuit::Open { until });
         assert_eq!(until.duration_since(now()).as_secs(), 8);
     }
@@ -116,7 +125,7 @@ mod tests {
     #[test]
     fn opens_at_once_where_the_server_asks_to_be_left_alone() {
         let mut breaker = Breaker::default();
-        let until = breaker.failed(now(), &failure(Some("120")), &policy());
+        let until = breaker.failed(now(), &failure(Some("120")), schedule::MAX_BACKOFF, &policy());
         assert_eq!(breaker.circuit, Circuit::Open { until });
         // And a tenth of it, since the random number is at its end.
         assert_eq!(until.duration_since(now()).as_secs(), 132);
@@ -133,7 +142,7 @@ mod tests {
         let permanent =
             |breaker: &mut Breaker| seconds(breaker.failed_permanently(now(), &Error::NoClientId, &policy));
         assert_eq!((permanent(&mut breaker), permanent(&mut breaker)), (2, 4));
-        breaker.failed(now(), &failure(None), &policy);
+        breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy);
         assert_eq!(permanent(&mut breaker), 2);
         assert_eq!(breaker.failures, 4);
     }
@@ -142,11 +151,11 @@ mod tests {
     fn a_probe_that_fails_opens_it_again_for_longer_and_one_that_does_not_closes_it() {
         let mut breaker = Breaker::default();
         for _ in 0..3 {
-            breaker.failed(now(), &failure(None), &policy());
+            breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy());
         }
         breaker.probe();
         assert_eq!(breaker.circuit, Circuit::HalfOpen);
-        let until = breaker.failed(now(), &failure(None), &policy());
+        let until = breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy());
         assert_eq!(breaker.circuit, Circuit::Open { until });
         assert_eq!(until.duration_since(now()).as_secs(), 16);
         breaker.probe();
@@ -158,8 +167,8 @@ mod tests {
     fn failures_with_a_success_between_them_leave_it_closed() {
         let mut breaker = Breaker::default();
         for _ in 0..5 {
-            breaker.failed(now(), &failure(None), &policy());
-            breaker.failed(now(), &failure(None), &policy());
+            breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy());
+            breaker.failed(now(), &failure(None), schedule::MAX_BACKOFF, &policy());
             breaker.close();
             assert_eq!(breaker.circuit, Circuit::Closed);
         }

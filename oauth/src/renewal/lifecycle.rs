@@ -148,9 +148,7 @@ impl TokenLifecycle {
         tracing::warn!("token expired without a successor");
         self.expired = self.state.token.take();
         self.rejections.token_lost();
-        if self.breaker.failures == 0 {
-            self.state.next_attempt_at = self.state.next_attempt_at.min(now);
-        }
+        self.advance_without_token(now);
         self.update_state();
     }
 
@@ -295,13 +293,36 @@ impl TokenLifecycle {
         }
         self.state.next_attempt_at = match is_permanent {
             true => self.breaker.failed_permanently(now, &error, &self.policy),
-            false => self.breaker.failed(now, &error, &self.policy),
+            false => self.breaker.failed(now, &error, self.max_backoff(), &self.policy),
         };
         tracing::warn!(
             reason = error.reason(), message = error.message(), failures = self.breaker.failures,
             next_attempt_at = %self.state.next_attempt_at, "token request failed"
         );
         self.state.last_error = Some(Failure { at: now, error });
+    }
+
+    /// How long the pause after a failure may be.
+    fn max_backoff(&self) -> Duration {
+        match self.has_good_token() {
+            true => schedule::MAX_BACKOFF,
+            false => schedule::MAX_BACKOFF_WITHOUT_TOKEN,
+        }
+    }
+
+    /// The pause after the last failure was for as long as there was a token.
+    fn advance_without_token(&mut self, now: Timestamp) {
+        let at = match &self.state.last_error {
+            None => now,
+            Some(Failure { error, .. }) if error.is_permanent() || error.retry_after().is_some() => return,
+            Some(_) => {
+                let failures = self.breaker.failures;
+                let longest = schedule::MAX_BACKOFF_WITHOUT_TOKEN;
+                schedule::retry_at(now, failures, None, longest, &self.policy)
+            }
+        };
+        self.breaker.bring_forward(at);
+        self.state.next_attempt_at = self.state.next_attempt_at.min(at);
     }
 
     /// When the next request is due while nothing fails.

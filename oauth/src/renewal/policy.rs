@@ -10,7 +10,7 @@ use crate::token::ASSUMED_LIFETIME;
 pub struct Policy {
     pub refresh_before: RefreshBefore,
     /// Longest time that one exchange may take, all its requests included: discovery (30 s at the most), a turn at
-    /// the server (20 s), and the token request (10 s). What takes longer is a failure.
+    /// the server (40 s), and the token request (10 s). What takes longer is a failure.
     pub deadline: Duration,
     /// Life that a token is renewed by where the authorization server does not state one.
     pub assumed_lifetime: Duration,
@@ -54,7 +54,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             refresh_before: RefreshBefore::default(),
-            deadline: Duration::from_secs(65),
+            deadline: Duration::from_secs(85),
             assumed_lifetime: ASSUMED_LIFETIME,
             random: rand::random::<f64>,
         }

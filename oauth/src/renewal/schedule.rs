@@ -19,7 +19,10 @@ const MIN_WAIT: Duration = Duration::from_secs(10);
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Bounds of the wait after failures.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// The same while there is no token that calls could go out with: by as much as this they may fail for longer than the
+/// authorization server does. How many requests that comes to for one server is bounded by [`crate::RequestLimiter`].
+pub(crate) const MAX_BACKOFF_WITHOUT_TOKEN: Duration = Duration::from_secs(5);
 /// The same after failures that last until somebody changes something. A change of the resource or of a Secret
 /// is noticed at once; this is for changes at the authorization server, which nobody tells of. The first waits are
 /// short, since a server that is being set up, or that is ill for a moment, fails in the same ways.
@@ -46,15 +49,16 @@ pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Time
     time_after(token.issued_at.min(now), wait.max(shortest).min(life))
 }
 
-/// When the next request is made after `failures` of them in a row: exponential with full jitter, and no
+/// When the next request is made after `failures` of them in a row: exponential with full jitter up to `longest`, and no
 /// earlier than the server asked for.
 pub(crate) fn retry_at(
     now: Timestamp,
     failures: u32,
     retry_after: Option<RetryAfter>,
+    longest: Duration,
     policy: &Policy,
 ) -> Timestamp {
-    let ceiling = exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
+    let ceiling = exponential(MIN_BACKOFF, failures, longest);
     let wait = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
     // Later at random: everyone who is told the same time would otherwise come back together.
     let requested = retry_after.map_or(Duration::ZERO, |header| {
@@ -108,7 +112,7 @@ mod tests {
 
     fn retried_after(failures: u32, retry_after: Option<&str>, random: fn() -> f64) -> i128 {
         let header = retry_after.map(|value| RetryAfter::parse(value).unwrap());
-        retry_at(now(), failures, header, &policy("33%", random))
+        retry_at(now(), failures, header, MAX_BACKOFF, &policy("33%", random))
             .duration_since(now())
             .as_millis()
     }
@@ -174,6 +178,21 @@ mod tests {
             [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
         );
         assert_eq!(retried_after(u32::MAX, None, || 1.0), 60_000);
+    }
+
+    #[test]
+    fn without_a_token_backoff_ends_at_five_seconds_and_a_server_that_asks_for_more_gets_it() {
+        let retried_after = |failures, retry_after| {
+            let policy = policy("33%", || 1.0);
+            retry_at(now(), failures, retry_after, MAX_BACKOFF_WITHOUT_TOKEN, &policy)
+                .duration_since(now())
+                .as_secs()
+        };
+        assert_eq!(
+            [1, 2, 3, u32::MAX].map(|failures| retried_after(failures, None)),
+            [2, 4, 5, 5]
+        );
+        assert_eq!(retried_after(9, RetryAfter::parse("30")), 33);
     }
 
     #[test]

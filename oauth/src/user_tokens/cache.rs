@@ -174,7 +174,16 @@ impl UserTokenCache {
                 entry.failures = entry.failures.saturating_add(1);
                 let until = match is_user_error(&error) {
                     true => time_after(now, REJECTION_CACHE_TIME),
-                    false => schedule::retry_at(now, entry.failures, error.retry_after(), &self.policy),
+                    false => {
+                        let retry_after = error.retry_after();
+                        schedule::retry_at(
+                            now,
+                            entry.failures,
+                            retry_after,
+                            schedule::MAX_BACKOFF,
+                            &self.policy,
+                        )
+                    }
                 };
                 entry.failed = Some(CachedFailure {
                     error: error.clone(),
@@ -287,7 +296,9 @@ impl UserTokenCache {
                     self.breaker.probe_again(self.clock.now());
                     return;
                 }
-                let until = self.breaker.failed(self.clock.now(), error, &self.policy);
+                let until = self
+                    .breaker
+                    .failed(self.clock.now(), error, schedule::MAX_BACKOFF, &self.policy);
                 if let Circuit::Open { .. } = self.breaker.circuit {
                     tracing::warn!(reason = error.reason(), %until, "no tokens for users are asked for");
                     self.circuit_error = Some((error.clone(), Deadline::at(until, &self.clock)));

@@ -18,6 +18,8 @@ struct Case {
     name: &'static str,
     /// What comes of the request of this number.
     step: fn(usize) -> Step,
+    /// The bound that the whole is for.
+    at_most: usize,
     assumed_lifetime: Duration,
 }
 
@@ -48,7 +50,14 @@ fn cases() -> Vec<Case> {
     let case = |name, step| Case {
         name,
         step,
+        // A set-up that works, or that only a change mends, costs hundreds and not thousands.
+        at_most: 500,
         assumed_lifetime: Policy::default().assumed_lifetime,
+    };
+    // One that may work in a moment is asked every few seconds, as long as calls have no token.
+    let passing = |name, step| Case {
+        at_most: 1 + DAY as usize / 3,
+        ..case(name, step)
     };
     vec![
         case("works: tokens live for an hour", |nth| issued(nth, 3600)),
@@ -66,9 +75,11 @@ fn cases() -> Vec<Case> {
         ),
         case("works: no life is stated", without_life),
         Case {
-            name: "works: no life is stated, `assumedLifetime: 1h` (Salesforce)",
-            step: without_life,
             assumed_lifetime: minutes(60),
+            ..case(
+                "works: no life is stated, `assumedLifetime: 1h` (Salesforce)",
+                without_life,
+            )
         },
         case("the token does not fit (`TokenMismatch`)", |_| {
             Step::Fail(Error::TokenMismatch(ClaimMismatchError {
@@ -94,8 +105,8 @@ fn cases() -> Vec<Case> {
         case("the certificate of the server is not trusted", |_| {
             Step::Fail(Error::Connect(ConnectError::Tls(None)))
         }),
-        case("the server is down (503)", |_| Step::Fail(unavailable(None))),
-        case("nothing listens there", |_| {
+        passing("the server is down (503)", |_| Step::Fail(unavailable(None))),
+        passing("nothing listens there", |_| {
             Step::Fail(Error::Connect(ConnectError::Refused))
         }),
         case("the server asks to wait five minutes each time (429)", |_| {
@@ -112,7 +123,7 @@ async fn what_works_and_what_does_not_costs_a_server_what_the_table_says() {
     let mut table = String::new();
     for case in cases() {
         let clock = Clock::starting_at(start());
-        let script = Script::new(&clock, (0..10_000).map(case.step).collect::<Vec<_>>());
+        let script = Script::new(&clock, (0..DAY as usize).map(case.step).collect::<Vec<_>>());
         let policy = Policy {
             assumed_lifetime: case.assumed_lifetime,
             // Where chance spreads renewals and retries, its mean.
@@ -123,8 +134,7 @@ async fn what_works_and_what_does_not_costs_a_server_what_the_table_says() {
         sleep(DAY).await;
         let requests = script.requests().len();
         drop(source);
-        // The bound that the whole is for: a set-up that only a change mends costs hundreds and not thousands.
-        assert!(requests <= 3000, "{}: {requests}", case.name);
+        assert!(requests <= case.at_most, "{}: {requests}", case.name);
         table += &format!("| {} | {requests} |\n", case.name);
     }
     assert!(

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Clock, IssuedToken, Policy, RetryAfter, Token, TokenSource, TokenSourceState};
+use mcp_auth_oauth::{
+    Circuit, Clock, Error, IssuedToken, Policy, RetryAfter, Token, TokenSource, TokenSourceState,
+};
 use script::{Script, Step, unavailable};
 use tokio::sync::watch;
 
@@ -224,17 +226,60 @@ async fn there_is_never_more_than_one_request_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_are_further_and_further_apart_up_to_a_minute() {
+async fn failures_are_further_and_further_apart_up_to_a_minute_and_to_five_seconds_without_a_token() {
+    let longest = || Policy {
+        random: || 1.0,
+        ..policy()
+    };
+    let day = 24 * 60 * 60;
+    for (first, pauses) in [
+        (Some(issue("one", day)), [2, 4, 8, 16, 32, 60, 60, 60]),
+        (None, [2, 4, 5, 5, 5, 5, 5, 5]),
+    ] {
+        let clock = Clock::starting_at(start());
+        let has_token = first.is_some();
+        let script = Script::new(&clock, first);
+        let source = TokenSource::spawn(script.clone(), longest(), clock.clone());
+        let failed = state(&mut source.subscribe(), |state| state.failures_in_a_row == 9).await;
+        assert_eq!(failed.token.is_some(), has_token);
+        let requests = script.requests();
+        let failures = &requests[requests.len() - 9..];
+        let apart: Vec<_> = failures.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(apart, pauses);
+        assert_eq!(seconds(failed.next_attempt_at), failures[8] + pauses[7]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_token_ends_in_an_outage_the_next_try_is_five_seconds_away_at_most() {
     let clock = Clock::starting_at(start());
-    let script = Script::new(&clock, []);
+    let script = Script::new(&clock, [issue("one", 280)]);
     let longest = Policy {
         random: || 1.0,
         ..policy()
     };
     let source = TokenSource::spawn(script.clone(), longest, clock.clone());
-    let failed = state(&mut source.subscribe(), |state| state.failures_in_a_row == 8).await;
-    assert_eq!(script.requests(), [0, 2, 6, 14, 30, 62, 122, 182]);
-    assert_eq!((failed.requests, failed.next_attempt_at), (8, at(242)));
+    let mut states = source.subscribe();
+    let failed = state(&mut states, |state| state.failures_in_a_row == 6).await;
+    assert!(failed.next_attempt_at > at(285), "{}", failed.next_attempt_at);
+    let expired = state(&mut states, |state| state.token.is_none()).await;
+    assert_eq!((clock.now(), expired.next_attempt_at), (at(280), at(285)));
+    assert_eq!(expired.circuit, Circuit::Open { until: at(285) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_token_shortens_no_pause_that_the_server_asked_for_or_that_only_a_change_ends() {
+    for error in [unavailable(RetryAfter::parse("500")), Error::NoClientId] {
+        let clock = Clock::starting_at(start());
+        let steps = std::iter::once(issue("one", 300))
+            .chain(std::iter::repeat_with(|| Step::Fail(error.clone())).take(20));
+        let script = Script::new(&clock, steps.collect::<Vec<_>>());
+        let (_source, mut states) = spawn(&script, &clock);
+        let before = state(&mut states, |state| state.next_attempt_at > at(310)).await;
+        assert_eq!(serves(&before), Some("one"));
+        let expired = state(&mut states, |state| state.token.is_none()).await;
+        assert_eq!(expired.next_attempt_at, before.next_attempt_at);
+    }
 }
 
 #[tokio::test(start_paused = true)]
