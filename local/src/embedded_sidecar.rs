@@ -184,6 +184,7 @@ impl Ground {
         let litellm = self.litellm.address;
         let outbound_secret = OutboundSecret::generate();
         let static_headers = StaticHeaders::resume(self.overlay.parent().unwrap_or(Path::new(".")));
+        let bounds = Bounds::default();
         let proxies = Proxies::new(Wiring {
             litellm: Some(LitellmServer {
                 tool_prefix_separator: tool_prefix_separator(),
@@ -197,6 +198,7 @@ impl Ground {
             metrics: data_path_metrics,
             audit_log: audit_log.clone(),
             static_headers: static_headers.clone(),
+            decoding_memory: bounds.decoding,
             // `mcp-auth check` has an MCP server of its own, which tells more.
             context_checks: ContextChecks::default(),
         });
@@ -229,7 +231,7 @@ impl Ground {
         }
         let (inbound, outbound) = (self.sockets.inbound(), self.sockets.outbound());
         let workers = proxies
-            .start(self.sockets, Bounds::default())
+            .start(self.sockets, bounds)
             .map_err(|error| ExitError::System {
                 what: "the proxies cannot be started",
                 kind: error.kind(),

@@ -4,6 +4,7 @@
 pub mod body_progress;
 pub mod body_tap;
 pub mod connect;
+pub mod content_coding;
 pub mod egress_proxy;
 pub mod framing;
 pub mod hop_by_hop;

@@ -27,6 +27,7 @@ use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
+use crate::http::content_coding::DecoderLimit;
 use crate::proxy::audit::AuditLog;
 use crate::proxy::fingerprint::Fingerprinter;
 use crate::proxy::inbound::client_address::TrustedProxies;
@@ -77,6 +78,8 @@ pub struct Wiring {
     pub audit_log: AuditLog,
     /// What the keys of gateways in LiteLLM's configuration are called on their way through LiteLLM.
     pub static_headers: StaticHeaders,
+    /// Bytes that looking into compressed requests of users may take.
+    pub decoding_memory: usize,
     /// Asked on the health port; never asked where there is none.
     pub context_checks: ContextChecks,
 }
@@ -102,6 +105,7 @@ impl Proxies {
             metrics,
             audit_log,
             static_headers,
+            decoding_memory,
             context_checks,
         } = wiring;
         let routes = Routes::new(WORKERS, metrics.clone(), reports);
@@ -129,6 +133,7 @@ impl Proxies {
                 metrics,
                 drain,
             )
+            .with_decoder_limit(DecoderLimit::within(decoding_memory))
         });
         Self {
             routes,

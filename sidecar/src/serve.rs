@@ -180,6 +180,7 @@ async fn run(
         metrics: data_path_metrics,
         audit_log,
         static_headers: static_headers.clone(),
+        decoding_memory: bounds.decoding,
         context_checks: context_checks.clone(),
     });
     let data_path = proxies.state();

@@ -32,6 +32,14 @@ pub enum BodyError {
     IdleTimeout(Duration),
     #[error("the body is JSON in UTF-16 or UTF-32")]
     NotUtf8,
+    #[error("the body is compressed, and names our header as a JSON key")]
+    NamesHeaders,
+    #[error("the body is not what its Content-Encoding says")]
+    Undecodable,
+    #[error("as many compressed bodies are looked into as there is memory for")]
+    NoDecoder,
+    #[error("the body is compressed by zstd")]
+    Zstd,
 }
 
 impl<B> IdleTimeout<B> {

@@ -1,5 +1,6 @@
-//! Encoding of a JSON text. It has to be UTF-8 (RFC 8259 section 8.1), but LiteLLM reads some of its requests by a parser
-//! that takes UTF-16 and UTF-32 as well, in which the key filter would find nothing.
+//! How a body begins that may be a JSON text. Its encoding has to be UTF-8 (RFC 8259 section 8.1), but LiteLLM reads some of
+//! its requests by a parser that takes UTF-16 and UTF-32 as well, in which the key filter would find nothing, and does so
+//! whatever the request says of its type.
 
 /// A byte order mark of four bytes, and two characters of four.
 const LONGEST: usize = 12;
@@ -28,6 +29,35 @@ impl EncodingCheck {
         self.first[self.length..self.length + more].copy_from_slice(&chunk[..more]);
         self.length += more;
         !is_wide(&self.first[..self.length])
+    }
+}
+
+/// Looks whether a body that is said to be a form is one, or JSON after all: LiteLLM 1.80.17 goes on to read as JSON at
+/// `/mcp-rest/` what it has failed to read as a form. No form begins with a bracket.
+#[derive(Debug)]
+pub struct FormCheck {
+    /// `None` as long as nothing but spaces has come.
+    may_be_json: Option<bool>,
+}
+
+impl FormCheck {
+    /// Of a body of another type everything may be JSON.
+    pub fn new(is_said_to_be_form: bool) -> Self {
+        Self {
+            may_be_json: (!is_said_to_be_form).then_some(true),
+        }
+    }
+
+    /// Whether the body may be JSON, after one more chunk of it.
+    pub fn may_be_json(&mut self, chunk: &[u8]) -> bool {
+        if self.may_be_json.is_none() {
+            // A byte order mark, and the zeros of wide characters.
+            let is_before_text =
+                |byte: u8| byte.is_ascii_whitespace() || matches!(byte, 0 | 0xbb | 0xbf | 0xef | 0xfe | 0xff);
+            let first = chunk.iter().find(|byte| !is_before_text(**byte));
+            self.may_be_json = first.map(|first| matches!(first, b'{' | b'['));
+        }
+        self.may_be_json.unwrap_or(true)
     }
 }
 
@@ -114,6 +144,35 @@ mod tests {
         let in_pieces = bytes.iter().all(|byte| check.may_be_utf8(&[*byte]));
         assert_eq!(whole, in_pieces, "{bytes:?}");
         whole
+    }
+
+    #[test]
+    fn a_form_that_begins_as_json_is_none() {
+        let may_be_json = |text: &[u8]| {
+            let mut whole = FormCheck::new(true);
+            let whole = whole.may_be_json(text);
+            let mut check = FormCheck::new(true);
+            let in_pieces = text.chunks(1).map(|piece| check.may_be_json(piece)).last();
+            assert_eq!(in_pieces.unwrap_or(true), whole, "{text:?}");
+            whole
+        };
+        for text in ["{}", "[", " \r\n\t{", "\u{feff}{", ""] {
+            assert!(may_be_json(text.as_bytes()), "{text}");
+        }
+        for (encoding, bytes) in encodings("{\"a\":1}") {
+            assert!(may_be_json(&bytes), "UTF-{encoding}");
+        }
+        for text in [
+            "--boundary\r\n\r\n{\"a\":1}",
+            "\r\n--boundary",
+            "a={}",
+            "%7B",
+            "=[",
+            "1",
+        ] {
+            assert!(!may_be_json(text.as_bytes()), "{text}");
+            assert!(FormCheck::new(false).may_be_json(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

@@ -123,6 +123,13 @@ impl KeyFilter {
         Some(replace_last_letter(last))
     }
 
+    /// Whether a key that is the name ends in this piece of a text, of which nothing is sent.
+    pub fn finds_name(&mut self, piece: &[u8]) -> bool {
+        let mut is_found = false;
+        self.scan(piece, |_| is_found = true);
+        is_found
+    }
+
     pub fn is_holding(&self) -> bool {
         self.withheld.is_some()
     }

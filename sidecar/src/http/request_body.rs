@@ -11,8 +11,9 @@ use hyper::body::Incoming;
 
 use crate::http::body_progress::BodyProgress;
 use crate::http::body_tap::BodyTap;
+use crate::http::content_coding::{CodedBody, ContentCoding, DecoderLimit, Look};
 use crate::http::idle_timeout::{BodyError, IdleTimeout, REQUEST_IDLE_TIMEOUT};
-use crate::http::json_encoding::EncodingCheck;
+use crate::http::json_encoding::{EncodingCheck, FormCheck};
 use crate::http::json_key_filter::KeyFilter;
 use crate::http::trailers;
 
@@ -26,21 +27,31 @@ pub enum RequestBody {
         first: Option<Bytes>,
         rest: IdleTimeout<Incoming>,
     },
-    /// As it comes from a client that nobody has authenticated, whose progress counts.
-    Watched(Watched),
-    /// As it comes, without our header's name as a JSON key.
+    /// As it comes from a client that nobody has authenticated, whose progress counts, without our header's name as a JSON key.
     Filtered(Box<Filtered>),
     /// Seen by a tap on its way.
     Tapped(Box<Tapped>),
 }
 
-pub struct Watched {
+struct Watched {
     body: IdleTimeout<Incoming>,
     progress: Arc<BodyProgress>,
 }
 
+/// How a body of a client is to be read.
+pub struct FilterSettings {
+    pub is_said_to_be_form: bool,
+    /// The coding that its headers state, and how many such bodies are decoded at a time.
+    pub coding: Option<(ContentCoding, DecoderLimit)>,
+}
+
 pub struct Filtered {
     body: Watched,
+    form: FormCheck,
+    /// Where the headers say that the body is encoded.
+    coded: Option<CodedBody>,
+    /// A chunk that is looked into.
+    coded_chunk: Option<Bytes>,
     encoding: EncodingCheck,
     filter: KeyFilter,
     next: Option<Frame<Bytes>>,
@@ -77,13 +88,17 @@ impl RequestBody {
         }
     }
 
-    pub fn watched(body: Incoming, progress: Arc<BodyProgress>) -> Self {
-        Self::Watched(Watched::new(body, progress))
-    }
-
-    pub fn filtered(body: Incoming, progress: Arc<BodyProgress>) -> Self {
+    pub fn filtered(body: Incoming, progress: Arc<BodyProgress>, settings: FilterSettings) -> Self {
+        let FilterSettings {
+            is_said_to_be_form,
+            coding,
+        } = settings;
+        let form = || FormCheck::new(is_said_to_be_form);
         Self::Filtered(Box::new(Filtered {
             body: Watched::new(body, progress),
+            form: form(),
+            coded: coding.map(|(coding, limit)| CodedBody::new(coding, limit, form())),
+            coded_chunk: None,
             encoding: EncodingCheck::default(),
             filter: KeyFilter::default(),
             next: None,
@@ -106,7 +121,6 @@ impl Body for RequestBody {
                 Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 None => Pin::new(rest).poll_frame(cx),
             },
-            Self::Watched(watched) => watched.poll_frame(cx),
             Self::Filtered(filtered) => filtered.poll_frame(cx),
             Self::Tapped(tapped) => return tapped.poll_frame(cx),
         };
@@ -118,9 +132,11 @@ impl Body for RequestBody {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(body) => body.is_end_stream(),
             Self::Resumed { first, rest } => first.is_none() && rest.is_end_stream(),
-            Self::Watched(watched) => watched.body.is_end_stream(),
             Self::Filtered(filtered) => {
-                filtered.next.is_none() && !filtered.filter.is_holding() && filtered.body.body.is_end_stream()
+                filtered.next.is_none()
+                    && filtered.coded_chunk.is_none()
+                    && !filtered.filter.is_holding()
+                    && filtered.body.body.is_end_stream()
             }
             Self::Tapped(tapped) => tapped.body.is_end_stream(),
         }
@@ -131,11 +147,11 @@ impl Body for RequestBody {
             Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
             Self::Stream(body) => body.size_hint(),
             Self::Resumed { first, rest } => longer(rest.size_hint(), length(first.as_ref())),
-            Self::Watched(watched) => watched.body.size_hint(),
             Self::Filtered(filtered) => {
                 let next = filtered.next.as_ref().and_then(|frame| frame.data_ref());
                 let withheld = u64::from(filtered.filter.is_holding());
-                longer(filtered.body.body.size_hint(), length(next) + withheld)
+                let coded = length(filtered.coded_chunk.as_ref());
+                longer(filtered.body.body.size_hint(), length(next) + coded + withheld)
             }
             Self::Tapped(tapped) => tapped.body.size_hint(),
         }
@@ -173,34 +189,69 @@ impl Filtered {
             if let Some(frame) = self.next.take() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let withheld = match ready!(self.body.poll_frame(cx)) {
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => match self.filter.finish() {
-                    Some(byte) => Some(byte),
-                    None => return Poll::Ready(None),
-                },
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(chunk) => {
-                        if !self.encoding.may_be_utf8(&chunk) {
-                            return Poll::Ready(Some(Err(BodyError::NotUtf8)));
+            let withheld = if self.coded_chunk.is_some() {
+                ready!(self.poll_coded(cx))?
+            } else {
+                match ready!(self.body.poll_frame(cx)) {
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => match self.filter.finish() {
+                        Some(byte) => Some(byte),
+                        None => return Poll::Ready(None),
+                    },
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(chunk) => match &mut self.coded {
+                            Some(coded) => {
+                                coded.push(&chunk)?;
+                                self.coded_chunk = Some(chunk);
+                                continue;
+                            }
+                            None => self.filter(chunk)?,
+                        },
+                        Err(trailers) => {
+                            self.next = Some(trailers);
+                            self.filter.finish()
                         }
-                        let (before, chunk) = match self.body.body.is_end_stream() {
-                            true => self.filter.pass_last(chunk),
-                            false => self.filter.pass(chunk),
-                        };
-                        self.next = (!chunk.is_empty()).then(|| Frame::data(chunk));
-                        before
-                    }
-                    Err(trailers) => {
-                        self.next = Some(trailers);
-                        self.filter.finish()
-                    }
-                },
+                    },
+                }
             };
             if let Some(byte) = withheld {
                 return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))));
             }
         }
+    }
+
+    /// Looks into a chunk that may be encoded, as far as one turn goes.
+    fn poll_coded(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u8>, BodyError>> {
+        let Some((coded, chunk)) = self.coded.as_mut().zip(self.coded_chunk.take()) else {
+            return Poll::Ready(Ok(None));
+        };
+        match coded.look()? {
+            Look::Unfinished => {
+                self.coded_chunk = Some(chunk);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Look::Encoded => self.next = Some(Frame::data(chunk)),
+            Look::Identity => return Poll::Ready(self.filter(chunk)),
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    /// What is to be sent of a chunk is `next`, after the byte that was held back of the one before.
+    fn filter(&mut self, chunk: Bytes) -> Result<Option<u8>, BodyError> {
+        if !self.form.may_be_json(&chunk) {
+            self.next = Some(Frame::data(chunk));
+            return Ok(None);
+        }
+        if !self.encoding.may_be_utf8(&chunk) {
+            return Err(BodyError::NotUtf8);
+        }
+        let (before, chunk) = match self.body.body.is_end_stream() {
+            true => self.filter.pass_last(chunk),
+            false => self.filter.pass(chunk),
+        };
+        self.next = (!chunk.is_empty()).then(|| Frame::data(chunk));
+        Ok(before)
     }
 }
 

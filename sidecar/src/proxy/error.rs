@@ -120,6 +120,22 @@ pub enum ProxyError {
          UTF-8, as RFC 8259 demands"
     )]
     BodyNotUtf8,
+    #[error(
+        "the request's body is compressed and has a key that is called mcpauth-context (or x-mcp-SERVER-mcpauth-context), by \
+         which LiteLLM would take a user's context from it; leave the key out, or send the body without Content-Encoding, \
+         where the sidecar renames the key"
+    )]
+    BodyNamesHeaders,
+    #[error(
+        "the request's body cannot be decoded as its Content-Encoding says, so the sidecar cannot check what LiteLLM would \
+         read of it; send one gzip member and nothing behind it, or send it without Content-Encoding"
+    )]
+    BodyUndecodable,
+    #[error(
+        "the request's body is compressed by zstd, which the sidecar cannot decode, and so cannot check what LiteLLM would read \
+         of it; send it in gzip, or without Content-Encoding"
+    )]
+    EncodingNotSupported,
     #[error("LiteLLM is not reachable; it may be starting")]
     LiteLlmUnreachable,
     #[error("LiteLLM closed the connection without an answer")]
@@ -253,6 +269,9 @@ impl ProxyError {
                 | Self::CallerNotAllowed
                 | Self::BodyUnreadable
                 | Self::BodyNotUtf8
+                | Self::BodyNamesHeaders
+                | Self::BodyUndecodable
+                | Self::EncodingNotSupported
                 | Self::RequestAmbiguous(_)
                 | Self::MethodNotSupported
         )
@@ -282,6 +301,9 @@ impl ProxyError {
             Self::CallerNotAllowed => ("caller_not_allowed", StatusCode::FORBIDDEN, -32070),
             Self::RequestAmbiguous(_) => ("request_ambiguous", StatusCode::BAD_REQUEST, -32068),
             Self::BodyNotUtf8 => ("body_not_utf8", StatusCode::BAD_REQUEST, 0),
+            Self::BodyNamesHeaders => ("body_names_headers", StatusCode::BAD_REQUEST, 0),
+            Self::BodyUndecodable => ("body_undecodable", StatusCode::BAD_REQUEST, 0),
+            Self::EncodingNotSupported => ("encoding_not_supported", StatusCode::UNSUPPORTED_MEDIA_TYPE, 0),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (

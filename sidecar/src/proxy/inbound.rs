@@ -20,10 +20,11 @@ use mcp_auth_protocol::pod::{CONTEXT_HEADER, DEFAULT_TOOL_PREFIX_SEPARATOR};
 
 use crate::control::drain::Drain;
 use crate::http::body_progress::BodyProgress;
+use crate::http::content_coding::{ContentCoding, DecoderLimit};
 use crate::http::framing;
 use crate::http::hop_by_hop;
 use crate::http::idle_timeout::{BodyError, body_error};
-use crate::http::request_body::RequestBody;
+use crate::http::request_body::{FilterSettings, RequestBody};
 use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::ClientKeys;
 use crate::proxy::clock::unix_now;
@@ -68,6 +69,7 @@ pub struct Inbound {
     sealer: Arc<Sealer>,
     client_keys: ClientKeys,
     user_calls: UserCalls,
+    decoder_limit: DecoderLimit,
     metrics: Metrics,
     drain: Drain,
 }
@@ -108,8 +110,17 @@ impl Inbound {
             sealer,
             client_keys: ClientKeys::new(fingerprinter),
             user_calls: UserCalls::new(tool_prefix_separator),
+            decoder_limit: DecoderLimit::default(),
             metrics,
             drain,
+        }
+    }
+
+    /// With this limit of bodies that are decoded.
+    pub fn with_decoder_limit(self, decoder_limit: DecoderLimit) -> Self {
+        Self {
+            decoder_limit,
+            ..self
         }
     }
 
@@ -217,13 +228,16 @@ impl Inbound {
             (true, Some(path)) => self.user_calls.begin(&self.routes, path),
             _ => None,
         };
-        let wrap: fn(Incoming, Arc<BodyProgress>) -> RequestBody = match request.body().is_end_stream() {
-            true => |_, _| RequestBody::Whole(None),
-            false if may_be_json(request.headers()) => RequestBody::filtered,
-            false => RequestBody::watched,
+        let headers = request.headers();
+        let settings = FilterSettings {
+            is_said_to_be_form: is_said_to_be_form(headers),
+            coding: ContentCoding::of(headers).map(|coding| (coding, self.decoder_limit.clone())),
         };
-        let tapped = |body| {
-            let body = wrap(body, progress.clone());
+        let tapped = |body: Incoming| {
+            let body = match body.is_end_stream() {
+                true => RequestBody::Whole(None),
+                false => RequestBody::filtered(body, progress.clone(), settings),
+            };
             match &user_call {
                 Some(call) => body.tapped(call.request_tap()),
                 None => body,
@@ -296,7 +310,11 @@ fn litellm_error(cause: &UpstreamError) -> ProxyError {
         UpstreamError::Connect(_) => ProxyError::LiteLlmUnreachable,
         UpstreamError::Http(error) => match body_error(error) {
             Some(BodyError::NotUtf8) => ProxyError::BodyNotUtf8,
-            Some(_) => ProxyError::BodyUnreadable,
+            Some(BodyError::NamesHeaders) => ProxyError::BodyNamesHeaders,
+            Some(BodyError::Undecodable) => ProxyError::BodyUndecodable,
+            Some(BodyError::Zstd) => ProxyError::EncodingNotSupported,
+            Some(BodyError::NoDecoder) => ProxyError::Overloaded,
+            Some(BodyError::Broken(_) | BodyError::IdleTimeout(_)) => ProxyError::BodyUnreadable,
             None => ProxyError::LiteLlmFailed,
         },
         UpstreamError::Timeout => ProxyError::LiteLlmFailed,
@@ -333,11 +351,11 @@ fn is_forgeable(name: &str, table: &RouteTable) -> bool {
         || name.starts_with("x-mcp-") && (name.contains("mcpauth-") || table.is_for_server(name))
 }
 
-/// LiteLLM reads a body as JSON unless it is a form, whatever type and encoding the request states.
-fn may_be_json(headers: &HeaderMap) -> bool {
+/// LiteLLM reads a body as JSON unless it is a form, whatever type the request states.
+fn is_said_to_be_form(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else {
-        return true;
+        return false;
     };
     let essence = value
         .as_bytes()
@@ -345,8 +363,8 @@ fn may_be_json(headers: &HeaderMap) -> bool {
         .next()
         .unwrap_or_default()
         .trim_ascii();
-    !essence.eq_ignore_ascii_case(b"multipart/form-data")
-        && !essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+    essence.eq_ignore_ascii_case(b"multipart/form-data")
+        || essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
 #[cfg(test)]
@@ -383,27 +401,18 @@ mod tests {
     }
 
     #[test]
-    fn only_forms_are_not_json() {
-        assert!(may_be_json(&headers(&[])));
-        assert!(may_be_json(&headers(&[
-            ("content-type", "application/json"),
-            ("content-encoding", "gzip")
-        ])));
-        assert!(may_be_json(&headers(&[(
-            "content-type",
-            "application/json; a=multipart/form-data"
-        )])));
-        assert!(may_be_json(&headers(&[
-            ("content-type", "multipart/form-data"),
-            ("content-type", "text/plain")
-        ])));
-        assert!(!may_be_json(&headers(&[(
-            "content-type",
-            "Multipart/Form-Data; boundary=x"
-        )])));
-        assert!(!may_be_json(&headers(&[(
-            "content-type",
-            "application/x-www-form-urlencoded"
-        )])));
+    fn only_one_type_that_is_a_form_s_says_so() {
+        for (types, expected) in [
+            (&[][..], false),
+            (&["application/json"], false),
+            (&["application/json; a=multipart/form-data"], false),
+            (&["multipart/form-data", "text/plain"], false),
+            (&["Multipart/Form-Data; boundary=x"], true),
+            (&["application/x-www-form-urlencoded"], true),
+        ] {
+            let lines = types.iter().map(|value| ("content-type", *value));
+            let map = headers(&lines.collect::<Vec<_>>());
+            assert_eq!(is_said_to_be_form(&map), expected, "{types:?}");
+        }
     }
 }

@@ -41,13 +41,16 @@ pub struct Bounds {
     pub requests: usize,
     /// Bytes that may be held for clients, by the estimates of [`load`](super::load).
     pub memory: usize,
+    /// Bytes that looking into compressed bodies may take.
+    pub decoding: usize,
 }
 
 impl Bounds {
     /// For a process that may have this much memory, in bytes, and this many open files.
     pub fn within(memory: Option<u64>, open_files: Option<u64>) -> Self {
         let memory = memory.unwrap_or(DEFAULT_MEMORY).saturating_sub(BASE_MEMORY);
-        // Two of five parts for each half; the rest is for what is not counted to the byte.
+        // Two of five parts for each half; of the rest one half is for what is not counted to the byte.
+        let decoding = memory / 10;
         let memory = (memory / 5 * 2).max(MIN_MEMORY);
         let files = open_files.unwrap_or(DEFAULT_FILES);
         let files = files.saturating_sub(RESERVED_FILES.min(files / 2));
@@ -57,6 +60,7 @@ impl Bounds {
             connections: as_usize(share),
             requests: as_usize(share),
             memory: as_usize(memory),
+            decoding: as_usize(decoding),
             ..Self::default()
         }
     }
@@ -71,6 +75,7 @@ impl Default for Bounds {
             connections: as_usize(MAX_CONNECTIONS),
             requests: as_usize(MAX_CONNECTIONS),
             memory: as_usize(DEFAULT_MEMORY),
+            decoding: as_usize(DEFAULT_MEMORY / 10),
         }
     }
 }
@@ -89,8 +94,9 @@ mod tests {
             for files in [1_024, 4_096, 1 << 20] {
                 let bounds = Bounds::within(Some(memory), Some(files));
                 let both = |bound: usize| 2 * u64::try_from(bound).unwrap();
+                let decoding = u64::try_from(bounds.decoding).unwrap();
                 assert!(
-                    both(bounds.memory) + BASE_MEMORY <= memory,
+                    both(bounds.memory) + decoding + BASE_MEMORY <= memory,
                     "{memory}: {bounds:?}"
                 );
                 let taken = both(bounds.connections) + both(bounds.requests);

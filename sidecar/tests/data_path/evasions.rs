@@ -1,7 +1,10 @@
 //! Requests that are to be understood in one way by the sidecar and in another by LiteLLM.
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::{Request, StatusCode};
 use mcp_auth_protocol::sync::Audit;
 use mcp_auth_sidecar::proxy::audit::Output;
@@ -60,6 +63,87 @@ async fn a_body_in_wide_characters_cannot_name_our_header() {
     for file in ["\0\0\0\x18ftypmp42", "\0\0\0 ftypisom\0\0\x02\0", " \0\x05\0"] {
         let answer = send(sidecar.inbound, request(), whole(file)).await;
         assert_eq!(bytes(answer).await, file);
+    }
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// LiteLLM 1.110.2 decodes bodies before it reads them.
+#[tokio::test]
+async fn a_compressed_body_cannot_name_our_header() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    let ask = async |coding: &str, body: Vec<u8>, is_whole: bool| {
+        let body = match is_whole {
+            true => whole(body),
+            false => {
+                let (pieces, in_pieces) = streamed();
+                body.chunks(3)
+                    .for_each(|piece| pieces.send(piece.to_vec().into()).unwrap());
+                in_pieces
+            }
+        };
+        let request = Request::post("/v1/chat/completions")
+            .header("content-type", "application/json")
+            .header("content-encoding", coding);
+        send(sidecar.inbound, request, body).await
+    };
+    let plain = gzip(FORGED.replace("mcpauth-context", "mcpauth-context-2").as_bytes());
+    let zstd = b"\x28\xb5\x2f\xfd\x20\x02\x11\0\0{}";
+    for is_whole in [true, false] {
+        for (coding, body, status, reason) in [
+            ("gzip", gzip(FORGED.as_bytes()), 400, "body_names_headers"),
+            ("X-GZip", gzip(FORGED.as_bytes()), 400, "body_names_headers"),
+            ("gzip", gzip(&utf16(FORGED)), 400, "body_not_utf8"),
+            (
+                "gzip",
+                [&*plain, &*gzip(FORGED.as_bytes())].concat(),
+                400,
+                "body_undecodable",
+            ),
+            ("zstd", zstd.to_vec(), 415, "encoding_not_supported"),
+        ] {
+            let answer = ask(coding, body, is_whole).await;
+            assert_eq!(answer.status().as_u16(), status, "{reason}");
+            assert_eq!(answer.headers().contains_key("accept-encoding"), status == 415);
+            assert_eq!(json(answer).await["reason"], reason);
+        }
+        let before = litellm.seen().len();
+        let answer = ask("gzip", plain.clone(), is_whole).await;
+        assert_eq!(bytes(answer).await, plain, "it passes as it is");
+        assert_eq!(litellm.seen()[before].headers["content-encoding"], "gzip");
+        // LiteLLM reads as it is what does not begin as encoded.
+        for coding in ["gzip", "zstd"] {
+            let answer = ask(coding, FORGED.into(), is_whole).await;
+            assert_eq!(
+                bytes(answer).await,
+                FORGED.replace("mcpauth-context", "mcpauth-contex_"),
+                "{coding}"
+            );
+        }
+    }
+}
+
+/// LiteLLM 1.80.17 reads as JSON at `/mcp-rest/` what it cannot read as a form.
+#[tokio::test]
+async fn json_that_is_said_to_be_a_form_cannot_name_our_header() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    let form =
+        "--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n{\"mcpauth-context\":1}\r\n--x--\r\n";
+    for content_type in ["multipart/form-data", "application/x-www-form-urlencoded"] {
+        let request = || Request::post("/mcp-rest/tools/call").header("content-type", content_type);
+        let answer = send(sidecar.inbound, request(), whole(format!("\n {FORGED}"))).await;
+        let disarmed = FORGED.replace("mcpauth-context", "mcpauth-contex_");
+        assert_eq!(bytes(answer).await, format!("\n {disarmed}"), "{content_type}");
+        let answer = send(sidecar.inbound, request(), whole(utf16(FORGED))).await;
+        assert_eq!(json(answer).await["reason"], "body_not_utf8", "{content_type}");
+        let answer = send(sidecar.inbound, request(), whole(form)).await;
+        assert_eq!(bytes(answer).await, form, "a file is left alone");
     }
 }
 

@@ -63,9 +63,6 @@ pub async fn unsent_message(body: Option<RequestBody>) -> Option<Bytes> {
     match body?.untapped() {
         RequestBody::Whole(bytes) => bytes,
         RequestBody::Stream(body) => message::read(body.into_inner()).await.bytes().cloned(),
-        RequestBody::Resumed { .. }
-        | RequestBody::Watched(_)
-        | RequestBody::Filtered(_)
-        | RequestBody::Tapped(_) => None,
+        RequestBody::Resumed { .. } | RequestBody::Filtered(_) | RequestBody::Tapped(_) => None,
     }
 }
