@@ -135,7 +135,7 @@ impl Default for DecoderLimit {
 }
 
 impl CodedBody {
-    pub fn new(coding: ContentCoding, limit: DecoderLimit, form: FormCheck) -> Self {
+    pub fn new(coding: ContentCoding, limit: DecoderLimit, form: FormCheck, filter: KeyFilter) -> Self {
         Self {
             coding,
             limit,
@@ -143,7 +143,7 @@ impl CodedBody {
             search: KeySearch {
                 form,
                 encoding: EncodingCheck::default(),
-                filter: KeyFilter::default(),
+                filter,
             },
         }
     }

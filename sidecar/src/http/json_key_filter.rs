@@ -1,27 +1,39 @@
-//! Renames one key in a JSON text that streams by: LiteLLM sends the `headers` of a tool in a chat request's
+//! Renames keys in a JSON text that streams by: LiteLLM sends the `headers` of a tool in a chat request's
 //! body to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to
-//! that server as HEADER. A body must not be able to name ours in either way.
+//! that server as HEADER; at `/mcp-rest/tools/call` it takes headers for servers from members of the body. A body must not be
+//! able to name our header in any of these ways, nor to set headers for a server of ours.
 //!
-//! Only the last letter of the key changes, so the length of the body stays and nothing is held back
+//! Only one letter of the key changes, so the length of the body stays and nothing is held back
 //! except, at times, a single byte. Values are never touched: a user may write about the header. Text that is
 //! not JSON passes; LiteLLM does not read headers from it.
 
-use bytes::{Bytes, BytesMut};
-use memchr::{memchr2, memchr2_iter};
+use std::sync::Arc;
 
-/// Compared in any case, escapes resolved.
+use bytes::{Bytes, BytesMut};
+use memchr::{memchr2, memchr3_iter};
+
 const NAME: &[u8] = mcp_auth_protocol::pod::CONTEXT_HEADER.as_bytes();
-/// Where in the name its hyphen stands, which is rarer in texts than its letters are.
-const HYPHEN: usize = "mcpauth".len();
+/// Keys that are renamed, compared in any case, escapes resolved: our header, and the members by which LiteLLM (1.80.17 and
+/// 1.110.2) sends headers from the body of `/mcp-rest/tools/call` where its own headers name none.
+const WORDS: [&[u8]; 3] = [NAME, b"mcp_auth_header", b"mcp_server_auth_headers"];
 /// The prefix by which LiteLLM forwards a header to one server: `x-mcp-SERVER-HEADER`. Begins with another
-/// letter than the name.
+/// letter than the words.
 const SERVER_PREFIX: &[u8] = b"x-mcp-";
+/// What stands before the first hyphen or underscore in each of them.
+const BEFORE_HYPHEN: &[u8] = b"mcpauth";
+const BEFORE_SERVER: &[u8] = b"x-mcp";
+const BEFORE_UNDERSCORE: &[u8] = b"mcp";
 /// Levels of nesting that are kept track of. LiteLLM's parsers give up earlier.
 const MAX_DEPTH: usize = 8 * 1024;
+
+/// What LiteLLM calls the servers for which no body may set headers, in lower case and sorted. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct ServerNames(Arc<[Box<[u8]>]>);
 
 /// Where in the JSON text the next byte stands. One for each body.
 #[derive(Debug, Default)]
 pub struct KeyFilter {
+    servers: ServerNames,
     position: Position,
     /// The next string would be a key.
     key_next: bool,
@@ -38,19 +50,27 @@ enum Position {
     Between,
     /// In a string that needs no comparison.
     Text { escaped: bool },
-    /// In a key that may yet turn out to be the name.
+    /// In a key that may yet turn out to be one that is renamed.
     Key { matched: KeyMatch, escape: Escape },
 }
 
 /// What there is of a key so far, and how many characters of that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum KeyMatch {
-    /// The beginning of the name, and nothing else.
-    Name(usize),
+    /// The beginning of one of [`WORDS`], and nothing else.
+    Word { which: usize, matched: usize },
     /// The beginning of [`SERVER_PREFIX`].
     ForServer(usize),
     /// [`SERVER_PREFIX`], then anything, and at its end the beginning of the name.
-    NameForServer(usize),
+    NameForServer { matched: usize, server: ServerMatch },
+}
+
+/// The servers, by their places, whose names begin with all that has come behind [`SERVER_PREFIX`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ServerMatch {
+    first: usize,
+    end: usize,
+    length: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -72,7 +92,63 @@ struct Nesting {
     words: Vec<u64>,
 }
 
+impl ServerNames {
+    /// LiteLLM ends the name at the first hyphen, so one that has a hyphen is never meant.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let names = names
+            .into_iter()
+            .filter(|name| !name.is_empty() && !name.contains('-'));
+        let mut names: Vec<Box<[u8]>> = names
+            .map(|name| name.to_ascii_lowercase().into_bytes().into_boxed_slice())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        Self(names.into())
+    }
+
+    fn all(&self) -> ServerMatch {
+        ServerMatch {
+            first: 0,
+            end: self.0.len(),
+            length: 0,
+        }
+    }
+
+    /// Those that go on with this character.
+    fn narrow(&self, server: ServerMatch, character: u16) -> ServerMatch {
+        let ServerMatch { first, end, length } = server;
+        let byte = u8::try_from(character).unwrap_or(u8::MAX).to_ascii_lowercase();
+        let names = &self.0[first..end];
+        let below = names.partition_point(|name| name.get(length) < Some(&byte));
+        let up_to = names.partition_point(|name| name.get(length) <= Some(&byte));
+        ServerMatch {
+            first: first + below,
+            end: first + up_to,
+            length: length + 1,
+        }
+    }
+
+    /// Whether one of them is named so, and not only begins so.
+    fn is_whole(&self, server: ServerMatch) -> bool {
+        let first = self.0[server.first..server.end].first();
+        first.is_some_and(|name| name.len() == server.length)
+    }
+}
+
 impl KeyFilter {
+    /// With these servers in mind.
+    pub fn new(servers: ServerNames) -> Self {
+        Self {
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// For another text.
+    pub fn renew(&mut self) {
+        *self = Self::new(std::mem::take(&mut self.servers));
+    }
+
     /// The next chunk of the body: what is to be sent of it, after the byte held back from the one
     /// before.
     pub fn pass(&mut self, mut chunk: Bytes) -> (Option<u8>, Bytes) {
@@ -84,13 +160,13 @@ impl KeyFilter {
         let mut renamed = Vec::new();
         self.scan(&chunk, |end| match end.checked_sub(1) {
             Some(last) => renamed.push(last),
-            None => withheld = withheld.map(replace_last_letter),
+            None => withheld = withheld.map(replace_letter),
         });
         if !renamed.is_empty() {
             // In place, where nothing else refers to the chunk, as when it has just come from a connection.
             let mut changed = BytesMut::from(chunk);
             for last in renamed {
-                changed[last] = replace_last_letter(changed[last]);
+                changed[last] = replace_letter(changed[last]);
             }
             chunk = changed.freeze();
         }
@@ -120,7 +196,7 @@ impl KeyFilter {
     pub fn disarm(&mut self) -> Option<u8> {
         let last = self.withheld.take()?;
         self.position = Position::Text { escaped: false };
-        Some(replace_last_letter(last))
+        Some(replace_letter(last))
     }
 
     /// Whether a key that is the name ends in this piece of a text, of which nothing is sent.
@@ -134,7 +210,8 @@ impl KeyFilter {
         self.withheld.is_some()
     }
 
-    /// Calls `on_match` with the position of the closing quote of each key that is the name.
+    /// Calls `on_match` with the position behind each letter that has to change: the last one of a word, and the hyphen behind
+    /// the name of a server.
     fn scan(&mut self, chunk: &[u8], mut on_match: impl FnMut(usize)) {
         let mut at = 0;
         while at < chunk.len() {
@@ -159,8 +236,12 @@ impl KeyFilter {
                     if byte == b'"' && matches!(escape, Escape::None | Escape::Ended) && matched.is_name() {
                         on_match(at);
                     }
-                    self.position = next_in_key(matched, escape, byte);
+                    let (position, ends_server) = next_in_key(matched, escape, byte, &self.servers);
+                    self.position = position;
                     at += 1;
+                    if ends_server {
+                        on_match(at);
+                    }
                 }
                 Position::Between => {
                     self.next_between(chunk[at]);
@@ -175,7 +256,7 @@ impl KeyFilter {
             b'"' => {
                 self.position = match self.key_next {
                     true => Position::Key {
-                        matched: KeyMatch::Name(0),
+                        matched: KeyMatch::Word { which: 0, matched: 0 },
                         escape: Escape::None,
                     },
                     false => Position::Text { escaped: false },
@@ -227,26 +308,34 @@ impl Nesting {
     }
 }
 
-/// Where a key goes on after one more byte.
-fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8) -> Position {
-    match (escape, byte) {
+/// Where a key goes on after one more byte, and whether this was the hyphen behind the name of a server.
+fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8, servers: &ServerNames) -> (Position, bool) {
+    let compare = |character: u16, escape: Escape| {
+        let ends_server = character == u16::from(b'-') && matched.is_server(servers);
+        let position = match matched.with_character(character, servers) {
+            Some(matched) => Position::Key { matched, escape },
+            None => Position::Text { escaped: false },
+        };
+        (position, ends_server)
+    };
+    let position = match (escape, byte) {
         (Escape::None | Escape::Ended, b'"') => Position::Between,
         (Escape::None | Escape::Ended, b'\\') => Position::Key {
             matched,
             escape: Escape::Begun,
         },
-        (Escape::None | Escape::Ended, _) => compare(matched, byte.into(), Escape::None),
+        (Escape::None | Escape::Ended, _) => return compare(byte.into(), Escape::None),
         (Escape::Begun, b'u') => Position::Key {
             matched,
             escape: Escape::Hex { digits: 0, value: 0 },
         },
-        // No other escape stands for a character of the name.
-        (Escape::Begun, _) => compare(matched, u16::MAX, Escape::None),
+        // No other escape stands for a character of the words.
+        (Escape::Begun, _) => return compare(u16::MAX, Escape::None),
         (Escape::Hex { digits, value }, _) => match char::from(byte).to_digit(16) {
             Some(digit) => {
                 let value = value << 4 | digit as u16;
                 match digits {
-                    3 => compare(matched, value, Escape::Ended),
+                    3 => return compare(value, Escape::Ended),
                     _ => Position::Key {
                         matched,
                         escape: Escape::Hex {
@@ -262,51 +351,88 @@ fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8) -> Position {
                 escaped: byte == b'\\',
             },
         },
-    }
-}
-
-fn compare(matched: KeyMatch, character: u16, escape: Escape) -> Position {
-    match matched.with_character(character) {
-        Some(matched) => Position::Key { matched, escape },
-        None => Position::Text { escaped: false },
-    }
+    };
+    (position, false)
 }
 
 impl KeyMatch {
+    /// Whether a key that ends here has to be renamed.
     fn is_name(self) -> bool {
-        matches!(self, Self::Name(matched) | Self::NameForServer(matched) if matched == NAME.len())
+        match self {
+            Self::Word { which, matched } => matched == WORDS[which].len(),
+            Self::NameForServer { matched, .. } => matched == NAME.len(),
+            Self::ForServer(_) => false,
+        }
     }
 
-    /// With one more character. `None`: it cannot become the name any more.
-    fn with_character(self, character: u16) -> Option<Self> {
+    /// Whether this is the prefix and the name of a server.
+    fn is_server(self, servers: &ServerNames) -> bool {
+        matches!(self, Self::NameForServer { server, .. } if servers.is_whole(server))
+    }
+
+    /// With one more character. `None`: it cannot become one that is renamed any more.
+    fn with_character(self, character: u16, servers: &ServerNames) -> Option<Self> {
         let is_character =
             |expected: &u8| u8::try_from(character).is_ok_and(|found| found.eq_ignore_ascii_case(expected));
         let next = |word: &[u8], matched: usize| word.get(matched).is_some_and(is_character);
         match self {
-            Self::Name(matched) if next(NAME, matched) => Some(Self::Name(matched + 1)),
-            Self::Name(0) if next(SERVER_PREFIX, 0) => Some(Self::ForServer(1)),
-            Self::Name(_) => None,
+            Self::Word { matched: 0, .. } if next(SERVER_PREFIX, 0) => Some(Self::ForServer(1)),
+            Self::Word { which, matched } => {
+                let goes_on =
+                    |word: &&[u8]| word.starts_with(&WORDS[which][..matched]) && next(word, matched);
+                let which = WORDS.iter().position(|word| goes_on(&word))?;
+                let matched = matched + 1;
+                Some(Self::Word { which, matched })
+            }
             Self::ForServer(matched) if !next(SERVER_PREFIX, matched) => None,
-            Self::ForServer(matched) if matched + 1 == SERVER_PREFIX.len() => Some(Self::NameForServer(0)),
+            Self::ForServer(matched) if matched + 1 == SERVER_PREFIX.len() => Some(Self::NameForServer {
+                matched: 0,
+                server: servers.all(),
+            }),
             Self::ForServer(matched) => Some(Self::ForServer(matched + 1)),
-            Self::NameForServer(matched) if next(NAME, matched) => Some(Self::NameForServer(matched + 1)),
-            // Its first letter occurs but once in the name: what does not go on can only begin again.
-            Self::NameForServer(_) => Some(Self::NameForServer(usize::from(next(NAME, 0)))),
+            Self::NameForServer { matched, server } => {
+                let server = match character == u16::from(b'-') {
+                    false => servers.narrow(server, character),
+                    // It becomes another character, and the name goes on.
+                    true if servers.is_whole(server) => servers.narrow(server, b'_'.into()),
+                    true => ServerMatch {
+                        end: server.first,
+                        ..server
+                    },
+                };
+                let matched = match next(NAME, matched) {
+                    true => matched + 1,
+                    // Its first letter occurs but once in the name: what does not go on can only begin again.
+                    false => usize::from(next(NAME, 0)),
+                };
+                Some(Self::NameForServer { matched, server })
+            }
         }
     }
 }
 
-/// Another last byte of the name: for `t` or `T`, and for the last digit of their escapes `\u0074` and
-/// `\u0054`.
-fn replace_last_letter(last: u8) -> u8 {
-    if last == b'4' { b'f' } else { b'_' }
+/// Another letter for the last one of a word, for the hyphen behind the name of a server, and for the last digit of their
+/// escapes.
+fn replace_letter(letter: u8) -> u8 {
+    match letter {
+        b'2'..=b'4' => b'f',
+        b'd' => b'e',
+        b'D' => b'E',
+        _ => b'_',
+    }
 }
 
-/// Whether the name is there as it is, in any case, or may be there by escapes.
+/// Whether a key that is renamed is there as it is, in any case, or may be there by escapes. Each has in it one of two
+/// characters that are rarer in texts than letters are.
 fn may_contain_name(text: &[u8]) -> bool {
-    let (head, _) = NAME.split_at(HYPHEN);
-    let follows_head = |at: usize| at >= HYPHEN && text[at - HYPHEN..at].eq_ignore_ascii_case(head);
-    memchr2_iter(b'-', b'\\', text).any(|at| text[at] == b'\\' || follows_head(at))
+    let ends_with = |at: usize, beginning: &[u8]| {
+        at >= beginning.len() && text[at - beginning.len()..at].eq_ignore_ascii_case(beginning)
+    };
+    memchr3_iter(b'-', b'\\', b'_', text).any(|at| match text[at] {
+        b'-' => ends_with(at, BEFORE_HYPHEN) || ends_with(at, BEFORE_SERVER),
+        b'_' => ends_with(at, BEFORE_UNDERSCORE),
+        _ => true,
+    })
 }
 
 #[cfg(test)]

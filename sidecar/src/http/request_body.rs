@@ -14,7 +14,7 @@ use crate::http::body_tap::BodyTap;
 use crate::http::content_coding::{CodedBody, ContentCoding, DecoderLimit, Look};
 use crate::http::idle_timeout::{BodyError, IdleTimeout, REQUEST_IDLE_TIMEOUT};
 use crate::http::json_encoding::{EncodingCheck, FormCheck};
-use crate::http::json_key_filter::KeyFilter;
+use crate::http::json_key_filter::{KeyFilter, ServerNames};
 use crate::http::trailers;
 
 pub enum RequestBody {
@@ -41,6 +41,8 @@ struct Watched {
 /// How a body of a client is to be read.
 pub struct FilterSettings {
     pub is_said_to_be_form: bool,
+    /// For which it may set no headers.
+    pub servers: ServerNames,
     /// The coding that its headers state, and how many such bodies are decoded at a time.
     pub coding: Option<(ContentCoding, DecoderLimit)>,
 }
@@ -91,16 +93,18 @@ impl RequestBody {
     pub fn filtered(body: Incoming, progress: Arc<BodyProgress>, settings: FilterSettings) -> Self {
         let FilterSettings {
             is_said_to_be_form,
+            servers,
             coding,
         } = settings;
         let form = || FormCheck::new(is_said_to_be_form);
+        let filter = || KeyFilter::new(servers.clone());
         Self::Filtered(Box::new(Filtered {
             body: Watched::new(body, progress),
             form: form(),
-            coded: coding.map(|(coding, limit)| CodedBody::new(coding, limit, form())),
+            coded: coding.map(|(coding, limit)| CodedBody::new(coding, limit, form(), filter())),
             coded_chunk: None,
             encoding: EncodingCheck::default(),
-            filter: KeyFilter::default(),
+            filter: filter(),
             next: None,
         }))
     }

@@ -8,7 +8,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::json_key_filter::KeyFilter;
+use super::json_key_filter::{KeyFilter, ServerNames};
 
 /// Two bytes, the length in up to eight, and the mask.
 const MAX_HEADER_BYTES: usize = 14;
@@ -55,6 +55,14 @@ struct Frame {
 }
 
 impl WebSocketFilter {
+    /// Messages may set no headers for these servers.
+    pub fn new(servers: ServerNames) -> Self {
+        Self {
+            message: KeyFilter::new(servers),
+            ..Self::default()
+        }
+    }
+
     /// Takes the next bytes of the client, and appends what is to be sent of them to `output`.
     pub fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> Result<(), FrameError> {
         loop {
@@ -94,7 +102,7 @@ impl WebSocketFilter {
         output.extend_from_slice(&self.header[..length]);
         self.header.clear();
         if !frame.is_control && opcode != CONTINUATION {
-            self.message = KeyFilter::default();
+            self.message.renew();
         }
         Ok(Some(frame))
     }

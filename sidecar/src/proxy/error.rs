@@ -121,9 +121,9 @@ pub enum ProxyError {
     )]
     BodyNotUtf8,
     #[error(
-        "the request's body is compressed and has a key that is called mcpauth-context (or x-mcp-SERVER-mcpauth-context), by \
-         which LiteLLM would take a user's context from it; leave the key out, or send the body without Content-Encoding, \
-         where the sidecar renames the key"
+        "the request's body is compressed and has a key by which LiteLLM would take headers for protected MCP servers from it \
+         (mcpauth-context, x-mcp-SERVER-HEADER, mcp_auth_header or mcp_server_auth_headers); leave the key out, or send the \
+         body without Content-Encoding, where the sidecar renames the key"
     )]
     BodyNamesHeaders,
     #[error(

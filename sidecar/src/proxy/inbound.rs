@@ -211,6 +211,7 @@ impl Inbound {
         }
         let table = self.routes.table();
         hop_by_hop::strip_request(headers, |name| is_forgeable(name, &table));
+        let servers = table.server_names().clone();
         drop(table);
         if let Some(context) = context {
             let now = unix_now();
@@ -222,7 +223,7 @@ impl Inbound {
         client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {
             // Boxed: else each request would make, and copy, room for the opening of a connection.
-            return Box::pin(tunnel::open(&self.litellm, request)).await;
+            return Box::pin(tunnel::open(&self.litellm, request, servers)).await;
         }
         let user_call = match (may_call_tools, request.uri().path_and_query()) {
             (true, Some(path)) => self.user_calls.begin(&self.routes, path),
@@ -231,6 +232,7 @@ impl Inbound {
         let headers = request.headers();
         let settings = FilterSettings {
             is_said_to_be_form: is_said_to_be_form(headers),
+            servers,
             coding: ContentCoding::of(headers).map(|coding| (coding, self.decoder_limit.clone())),
         };
         let tapped = |body: Incoming| {

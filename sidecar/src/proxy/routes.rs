@@ -28,6 +28,7 @@ use mcp_auth_protocol::sync::{self, RejectionCause, Report};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::http::json_key_filter::ServerNames;
 use crate::http::tls::TlsConfigs;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::{Allowlist, Context};
@@ -77,6 +78,8 @@ pub struct RouteTable {
     is_audited: bool,
     /// How the headers begin that LiteLLM sends to one of these servers: `x-mcp-SERVER-`, by the server's name or alias.
     server_prefixes: Box<[Box<str>]>,
+    /// The same names, for which no body may set headers.
+    server_names: ServerNames,
     aliases: Arc<Aliases>,
 }
 
@@ -129,10 +132,11 @@ impl Routes {
             })
             .collect();
         context_headers.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-        let server_prefixes = all_server_prefixes(&servers, &aliases);
+        let (server_prefixes, server_names) = names_in_headers(&servers, &aliases);
         self.0.table.store(Arc::new(RouteTable {
             servers,
             server_prefixes,
+            server_names,
             aliases: Arc::new(aliases.clone()),
             allowed,
             context_headers: context_headers.into(),
@@ -188,7 +192,7 @@ impl Routes {
         let mut current = self.0.aliases.lock();
         if *current != aliases {
             let mut table = RouteTable::clone(&self.0.table.load());
-            table.server_prefixes = all_server_prefixes(&table.servers, &aliases);
+            (table.server_prefixes, table.server_names) = names_in_headers(&table.servers, &aliases);
             table.aliases = Arc::new(aliases.clone());
             *current = aliases;
             self.0.table.store(Arc::new(table));
@@ -270,6 +274,11 @@ impl RouteTable {
         is_listed && !LITELLM_HEADERS.contains(&name)
     }
 
+    /// What LiteLLM calls these servers in the names of headers.
+    pub fn server_names(&self) -> &ServerNames {
+        &self.server_names
+    }
+
     /// Union of the names that the servers allow, or exchange for a token.
     pub fn allowed(&self) -> &Allowlist {
         &self.allowed
@@ -301,23 +310,29 @@ fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
 /// Names that LiteLLM reads itself, whatever a server is called.
 const LITELLM_HEADERS: [&str; 2] = ["x-mcp-servers", "x-mcp-access-groups"];
 
-/// How a header begins that LiteLLM sends to the server of this name: by the name as it is, and as LiteLLM writes it for
+/// What LiteLLM calls the server of this name, or alias, in the names of headers: as it is, and as LiteLLM writes it for
 /// headers (`sanitize_mcp_alias_for_header` of 1.109.1).
-fn server_prefixes(name: &str) -> impl Iterator<Item = Box<str>> {
+fn header_names(name: &str) -> [String; 2] {
     let lower = name.trim().to_ascii_lowercase();
     let words = lower.split(|character: char| !character.is_ascii_alphanumeric());
-    let sanitized = words
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join("_");
-    let prefix = |name: &str| format!("x-mcp-{name}-").into_boxed_str();
-    [prefix(&lower), prefix(&sanitized)].into_iter()
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    let sanitized = words.join("_");
+    [lower, sanitized]
 }
 
-fn all_server_prefixes(servers: &HashMap<Box<str>, Arc<McpServer>>, aliases: &Aliases) -> Box<[Box<str>]> {
+/// How headers for the servers begin, and what the servers are called in there.
+fn names_in_headers(
+    servers: &HashMap<Box<str>, Arc<McpServer>>,
+    aliases: &Aliases,
+) -> (Box<[Box<str>]>, ServerNames) {
     let names = servers.keys().map(|name| &**name);
-    let all = names.chain(aliases.keys().map(String::as_str));
-    all.flat_map(server_prefixes).collect()
+    let names = names.chain(aliases.keys().map(String::as_str));
+    let names: Vec<String> = names.flat_map(header_names).collect();
+    let prefixes = names.iter().map(|name| format!("x-mcp-{name}-").into_boxed_str());
+    (
+        prefixes.collect(),
+        ServerNames::new(names.iter().map(String::as_str)),
+    )
 }
 
 /// Never `None`: a server's name is made of letters, digits and `_`.

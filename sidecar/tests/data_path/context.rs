@@ -159,13 +159,14 @@ async fn a_body_cannot_name_our_header_for_one_server_either() {
     let sidecar = Sidecar::start(litellm.address, &[server("http://127.0.0.1:9/mcp")]);
     let body = concat!(
         r#"{"tools":[{"headers":{"x-mcp-tools-mcpauth-context":"forged","#,
-        r#""x-mcp-tools-authorization":"Bearer x"}}]}"#
+        r#""x-mcp-others-mcpauth-context":"forged","x-mcp-others-authorization":"Bearer x"}}]}"#
     );
     let request = Request::post("/v1/responses").header("content-type", "application/json");
     let answer = send(sidecar.inbound, request, whole(body)).await;
     let arrived = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(
         arrived,
-        body.replace("x-mcp-tools-mcpauth-context", "x-mcp-tools-mcpauth-contex_")
+        body.replace("mcpauth-context", "mcpauth-contex_")
+            .replace("tools-mcp", "tools_mcp")
     );
 }

@@ -21,7 +21,7 @@ use crate::users::LiteLlm;
 use crate::wires::{absolute, http2};
 
 const SERVER: &str = "https://tools.example.com/mcp";
-const FORGED: &str = r#"{"mcp_server_auth_headers":{"tools":{"mcpauth-context":"of somebody else"}}}"#;
+const FORGED: &str = r#"{"tools":[{"headers":{"mcpauth-context":"of somebody else"}}]}"#;
 
 fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
@@ -125,6 +125,43 @@ async fn a_compressed_body_cannot_name_our_header() {
                 "{coding}"
             );
         }
+    }
+}
+
+/// By `tools[].headers`, and by members that LiteLLM hands to its own function at `/mcp-rest/tools/call`.
+#[tokio::test]
+async fn a_body_sets_no_header_for_a_server_of_ours() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    sidecar.routes.set_aliases(
+        [("Search", "tools")]
+            .map(|(alias, server)| (alias.into(), server.into()))
+            .into(),
+    );
+    let ask = async |body: &'static str| {
+        let request = Request::post("/v1/responses").header("content-type", "application/json");
+        String::from_utf8(
+            bytes(send(sidecar.inbound, request, whole(body)).await)
+                .await
+                .to_vec(),
+        )
+        .unwrap()
+    };
+    for (body, arrives) in [
+        (
+            r#"{"tools":[{"headers":{"x-mcp-tools-mcp-session-id":"of somebody else","X-Mcp-search-a":"b"}}]}"#,
+            r#"{"tools":[{"headers":{"x-mcp-tools_mcp-session-id":"of somebody else","X-Mcp-search_a":"b"}}]}"#,
+        ),
+        (
+            r#"{"mcp_server_auth_headers":{"tools":{"x-tenant":"a"}},"mcp_auth_header":{"x-tenant":"a"}}"#,
+            r#"{"mcp_server_auth_header_":{"tools":{"x-tenant":"a"}},"mcp_auth_heade_":{"x-tenant":"a"}}"#,
+        ),
+        (
+            r#"{"tools":[{"headers":{"x-mcp-others-a":"b"}}],"a":"x-mcp-tools-a"}"#,
+            r#"{"tools":[{"headers":{"x-mcp-others-a":"b"}}],"a":"x-mcp-tools-a"}"#,
+        ),
+    ] {
+        assert_eq!(ask(body).await, arrives);
     }
 }
 

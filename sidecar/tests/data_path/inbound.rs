@@ -335,9 +335,10 @@ async fn our_header_is_renamed_in_a_json_body_however_it_is_cut_and_nowhere_else
         );
     }
     let request = Request::post("/").header("content-type", "multipart/form-data; boundary=x");
+    let form = format!("--x\r\n\r\n{body}\r\n--x--\r\n");
     assert_eq!(
-        bytes(send(sidecar.inbound, request, whole(body)).await).await,
-        body
+        bytes(send(sidecar.inbound, request, whole(form.clone())).await).await,
+        form
     );
 }
 

@@ -35,6 +35,10 @@ async fn a_message_cannot_name_our_header_and_values_arrive_as_they_were() {
             FORGED.replace("Mcpauth-Context", "Mcpauth-Contex_"),
         ),
         (
+            r#"{"tools":[{"headers":{"x-mcp-tools-x-tenant":"a"}}]}"#.to_owned(),
+            r#"{"tools":[{"headers":{"x-mcp-tools_x-tenant":"a"}}]}"#.to_owned(),
+        ),
+        (
             r#"{"input":"mcpauth-context"}"#.to_owned(),
             r#"{"input":"mcpauth-context"}"#.to_owned(),
         ),

@@ -1,11 +1,14 @@
-//! After the filter no JSON parser finds the context header's name as a key, and nothing else has changed.
+//! After the filter no JSON parser finds a key by which LiteLLM would send our header, or headers for a server of ours, and
+//! nothing else has changed.
 
 use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::http::json_key_filter::KeyFilter;
+use crate::http::json_key_filter::{KeyFilter, ServerNames};
+
+const SERVER: &str = "tools";
 
 /// JSON as it is written: every key of an object, in their order, also where one occurs twice.
 #[derive(Debug, PartialEq)]
@@ -26,7 +29,13 @@ pub fn key_filter(data: &[u8]) {
     assert_eq!(whole, cut, "however it is cut");
     assert_eq!(whole.len(), text.len());
     for (before, after) in text.iter().zip(&whole) {
-        let renamed = matches!((before, after), (b't' | b'T', b'_') | (b'4', b'f'));
+        let renamed = matches!(
+            (before, after),
+            (b'r' | b'R' | b's' | b'S' | b't' | b'T' | b'-', b'_')
+                | (b'2'..=b'4', b'f')
+                | (b'd', b'e')
+                | (b'D', b'E')
+        );
         assert!(before == after || renamed);
     }
     assert_eq!(filtered(&[&whole]), whole, "nothing is left to rename");
@@ -34,13 +43,13 @@ pub fn key_filter(data: &[u8]) {
     let (before, after) = (parse(text), parse(&whole));
     assert_eq!(before.is_some(), after.is_some());
     if let (Some(before), Some(after)) = (before, after) {
-        assert!(!after.names_context_header());
+        assert!(!after.names_headers());
         assert!(after.follows(&before));
     }
 }
 
 fn filtered(chunks: &[&[u8]]) -> Vec<u8> {
-    let mut filter = KeyFilter::default();
+    let mut filter = KeyFilter::new(ServerNames::new([SERVER]));
     let mut out = Vec::new();
     for chunk in chunks {
         let (before, after) = filter.pass(Bytes::copy_from_slice(chunk));
@@ -55,25 +64,31 @@ fn parse(text: &[u8]) -> Option<Json> {
     serde_json::from_slice(text).ok()
 }
 
-/// The context header's name, also as LiteLLM's `x-mcp-SERVER-` states it for one server.
-fn is_context_header(key: &str) -> bool {
+/// Where letters of a key have to change: behind the name of the server in LiteLLM's `x-mcp-SERVER-HEADER`, and at the end of
+/// the context header's name, alone or for one server, and of the members that hold headers.
+fn letters_to_change(key: &str) -> Vec<usize> {
     let key = key.to_ascii_lowercase();
-    let prefixed = key.starts_with("x-mcp-") && key.ends_with("mcpauth-context");
-    key == "mcpauth-context" || prefixed && key.len() >= "x-mcp-mcpauth-context".len()
+    let for_server = format!("x-mcp-{SERVER}-");
+    let words = ["mcpauth-context", "mcp_auth_header", "mcp_server_auth_headers"];
+    let behind_prefix = key.strip_prefix("x-mcp-").unwrap_or_default();
+    let is_name = words.contains(&key.as_str()) || behind_prefix.ends_with("mcpauth-context");
+    let hyphen = key.starts_with(&for_server).then(|| for_server.len() - 1);
+    let last = is_name.then(|| key.len() - 1);
+    hyphen.into_iter().chain(last).collect()
 }
 
 impl Json {
-    fn names_context_header(&self) -> bool {
+    fn names_headers(&self) -> bool {
         match self {
             Self::Other(_) | Self::Text(_) => false,
-            Self::List(items) => items.iter().any(Self::names_context_header),
+            Self::List(items) => items.iter().any(Self::names_headers),
             Self::Object(pairs) => pairs
                 .iter()
-                .any(|(key, value)| is_context_header(key) || value.names_context_header()),
+                .any(|(key, value)| !letters_to_change(key).is_empty() || value.names_headers()),
         }
     }
 
-    /// Whether this is `before` with another last character of each key that was the context header.
+    /// Whether this is `before` with other letters where some have to change.
     fn follows(&self, before: &Self) -> bool {
         match (self, before) {
             (Self::List(now), Self::List(before)) => {
@@ -82,14 +97,10 @@ impl Json {
             (Self::Object(now), Self::Object(before)) => {
                 let follows =
                     |((key, value), (key_before, value_before)): (&(String, Self), &(String, Self))| {
-                        let same = match is_context_header(key_before) {
-                            true => {
-                                key.len() == key_before.len()
-                                    && key[..key.len() - 1] == key_before[..key.len() - 1]
-                            }
-                            false => key == key_before,
-                        };
-                        same && value.follows(value_before)
+                        let changed = letters_to_change(key_before);
+                        let mut letters = key.bytes().zip(key_before.bytes()).enumerate();
+                        let same = letters.all(|(at, (now, before))| now == before || changed.contains(&at));
+                        key.len() == key_before.len() && same && value.follows(value_before)
                     };
                 now.len() == before.len() && now.iter().zip(before).all(follows)
             }

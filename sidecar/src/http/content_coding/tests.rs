@@ -6,6 +6,7 @@ use http::HeaderValue;
 
 use super::ContentCoding::{Gzip, Zstd};
 use super::*;
+use crate::http::json_key_filter::ServerNames;
 
 const FORGED: &str = r#"{"tools":[{"type":"mcp","headers":{"mcpauth-context":"of somebody else"}}]}"#;
 const PLAIN: &str = r#"{"messages":[{"content":"what does mcpauth-context do?"}],"model":"m"}"#;
@@ -17,9 +18,13 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn filter() -> KeyFilter {
+    KeyFilter::new(ServerNames::new(["tools"]))
+}
+
 /// What becomes of the last chunk.
 fn look(coding: ContentCoding, form: FormCheck, chunks: &[&[u8]]) -> Result<Look, BodyError> {
-    let mut body = CodedBody::new(coding, DecoderLimit::default(), form);
+    let mut body = CodedBody::new(coding, DecoderLimit::default(), form, filter());
     let mut last = Look::Identity;
     for chunk in chunks {
         body.push(&Bytes::copy_from_slice(chunk))?;
@@ -45,6 +50,11 @@ fn what_names_our_header_is_found_however_it_is_cut() {
     }
     let single: Vec<&[u8]> = body.chunks(1).collect();
     assert!(matches!(look_at_gzip(&single), Err(BodyError::NamesHeaders)));
+    let for_server = gzip(br#"{"x-mcp-tools-x-tenant":1}"#);
+    assert!(matches!(
+        look_at_gzip(&[&for_server]),
+        Err(BodyError::NamesHeaders)
+    ));
     let wide: Vec<u8> = FORGED.encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(matches!(look_at_gzip(&[&gzip(&wide)]), Err(BodyError::NotUtf8)));
 }
@@ -80,7 +90,7 @@ fn what_names_our_header_is_found_at_the_end_of_a_long_body() {
 fn what_does_not_name_it_passes_and_its_end_frees_the_decoder() {
     let limit = DecoderLimit::within(3 * DECODER_BYTES);
     let begin = |body: &[u8]| {
-        let mut coded = CodedBody::new(Gzip, limit.clone(), FormCheck::new(false));
+        let mut coded = CodedBody::new(Gzip, limit.clone(), FormCheck::new(false), filter());
         coded.push(&Bytes::copy_from_slice(body))?;
         Ok((coded.look()?, coded))
     };

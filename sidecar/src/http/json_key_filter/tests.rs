@@ -3,7 +3,11 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 fn filtered(chunks: &[&[u8]]) -> Vec<u8> {
-    let mut filter = KeyFilter::default();
+    filtered_for(&[], chunks)
+}
+
+fn filtered_for(servers: &[&str], chunks: &[&[u8]]) -> Vec<u8> {
+    let mut filter = KeyFilter::new(ServerNames::new(servers.iter().copied()));
     let mut out = Vec::new();
     for chunk in chunks {
         let (before, after) = filter.pass(Bytes::copy_from_slice(chunk));
@@ -36,15 +40,18 @@ fn a_body_of_one_chunk_is_treated_like_any_other() {
         "{\"MCPAUTH-CONTEXT\":1}",
         r#"{"\u006dcpauth\u002dcontext":1}"#,
         "{\"mcpauth-contexts\":\"mcpauth-context\"}",
+        "{\"X-MCP-tools-a\":1}",
+        "{\"mcp_auth_header\":1}",
         "-",
+        "_",
     ] {
-        let mut filter = KeyFilter::default();
+        let mut filter = KeyFilter::new(ServerNames::new(["tools"]));
         let (before, chunk) = filter.pass_last(Bytes::copy_from_slice(input.as_bytes()));
         let mut out: Vec<u8> = before.into_iter().chain(chunk).collect();
         out.extend(filter.finish());
-        assert_eq!(String::from_utf8(out).unwrap(), text(input), "{input}");
+        let expected = filtered_for(&["tools"], &[input.as_bytes()]);
+        assert_eq!(out, expected, "{input}");
     }
-    assert!(NAME[HYPHEN] == b'-');
 }
 
 #[test]
@@ -117,6 +124,64 @@ fn the_name_for_one_server_is_renamed_too() {
 }
 
 #[test]
+fn headers_for_servers_of_ours_go_to_no_server_of_ours() {
+    let servers = ["tools", "tools_x", "Other", "with-hyphen", ""];
+    for (input, expected) in [
+        (r#"{"x-mcp-tools-tenant-id":1}"#, r#"{"x-mcp-tools_tenant-id":1}"#),
+        (
+            r#"{"x-mcp-tools-a":{"X-MCP-OTHER-b":2}}"#,
+            r#"{"x-mcp-tools_a":{"X-MCP-OTHER_b":2}}"#,
+        ),
+        (r#"{"x-mcp-tools_x-a":1}"#, r#"{"x-mcp-tools_x_a":1}"#),
+        // What becomes of the first would be for the second.
+        (r#"{"x-mcp-tools-x-a":1}"#, r#"{"x-mcp-tools_x_a":1}"#),
+        (
+            r#"{"x-mcp-t\u006fols\u002da":1,"\u0058-mcp-tools\u002Da":1}"#,
+            r#"{"x-mcp-t\u006fols\u002ea":1,"\u0058-mcp-tools\u002Ea":1}"#,
+        ),
+    ] {
+        let text = filtered_for(&servers, &[input.as_bytes()]);
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+        for cut in 0..=input.len() {
+            let (before, after) = input.as_bytes().split_at(cut);
+            let text = filtered_for(&servers, &[before, after]);
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "cut at {cut}");
+        }
+    }
+    for input in [
+        r#"{"x-mcp-tool-a":1,"x-mcp-toolsx-a":2,"x-mcp-tools":3,"x-mcp-a-tools-b":4,"x-mcp-with-hyphen-a":5}"#,
+        r#"{"x-mcp--a":1,"x-mcp-\u00e9-a":2,"a":"x-mcp-tools-a","x-mcp-servers":"tools","tools-a":3}"#,
+        r#"{"y-mcp-tools-a":1,"x-mcp_tools-a":2}"#,
+    ] {
+        let text = filtered_for(&servers, &[input.as_bytes()]);
+        assert_eq!(String::from_utf8(text).unwrap(), input);
+    }
+}
+
+/// The members are the arguments of LiteLLM's own function.
+#[test]
+fn members_that_hold_headers_for_servers_are_renamed() {
+    for (input, expected) in [
+        (
+            r#"{"mcp_server_auth_headers":{"tools":{"x-tenant":"a"}},"mcp_auth_header":{"a":1}}"#,
+            r#"{"mcp_server_auth_header_":{"tools":{"x-tenant":"a"}},"mcp_auth_heade_":{"a":1}}"#,
+        ),
+        (
+            r#"{"mcp_\u0061uth_heade\u0072":1,"mcp_server_auth_header\u0073":1}"#,
+            r#"{"mcp_\u0061uth_heade\u007f":1,"mcp_server_auth_header\u007f":1}"#,
+        ),
+    ] {
+        assert_eq!(text(input), expected);
+    }
+    for input in [
+        r#"{"mcp_auth_headers":1,"mcp_server_auth_header":2,"mcp_":3,"mcp_server_url":4,"mcpauth_context":5}"#,
+        r#"{"a":"mcp_auth_header","b":["mcp_server_auth_headers"]}"#,
+    ] {
+        assert_eq!(text(input), input);
+    }
+}
+
+#[test]
 fn every_way_to_cut_the_text_in_three_gives_the_same() {
     let input = concat!(
         r#"[{"mcpauth-context":"mcpauth-context"},{"\u006Dcpauth-contex\u0074" :"#,
@@ -161,6 +226,9 @@ fn json_text() -> impl Strategy<Value = Value> {
         Just("mcpauth-context".to_owned()),
         Just("Mcpauth-CONTEXT".to_owned()),
         Just("mcpauth-contextual".to_owned()),
+        Just("mcp_Auth_header".to_owned()),
+        Just("mcp_server_auth_headers".to_owned()),
+        Just("mcp_server_auth".to_owned()),
         Just("x-mcp-tools-Mcpauth-context".to_owned()),
         Just("x-mcp-mcpmcpauth-context-".to_owned()),
         "[a-z\"\\\\{}\\[\\],: \u{e9}\u{1F600}]{0,6}",
@@ -183,7 +251,8 @@ fn json_text() -> impl Strategy<Value = Value> {
 fn renamed(value: Value) -> Value {
     let ours = |key: &str| {
         let key = key.to_ascii_lowercase();
-        key == "mcpauth-context" || key.starts_with("x-mcp-") && key.ends_with("mcpauth-context")
+        let members = ["mcpauth-context", "mcp_auth_header", "mcp_server_auth_headers"];
+        members.contains(&key.as_str()) || key.starts_with("x-mcp-") && key.ends_with("mcpauth-context")
     };
     keys(value, &|key| match ours(&key) {
         true => format!("{}_", &key[..key.len() - 1]),

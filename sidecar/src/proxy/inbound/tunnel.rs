@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::http::hop_by_hop;
+use crate::http::json_key_filter::ServerNames;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::Target;
 use crate::http::websocket_filter::WebSocketFilter;
@@ -33,6 +34,7 @@ tokio::task_local! {
 pub(super) async fn open(
     litellm: &Target,
     mut request: Request<Incoming>,
+    servers: ServerNames,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let client = hyper::upgrade::on(&mut request);
     let guard = CONNECTION_GUARD.try_with(Arc::clone).ok();
@@ -65,7 +67,7 @@ pub(super) async fn open(
     }
     let server = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
-        let ended = exchange(client, server).await;
+        let ended = exchange(client, server, servers).await;
         drop(guard);
         if let Err(error) = ended {
             tracing::debug!(%error, "a WebSocket ended early");
@@ -81,12 +83,12 @@ pub(super) async fn open(
 }
 
 /// Copies each direction until it ends.
-async fn exchange(client: OnUpgrade, server: OnUpgrade) -> anyhow::Result<()> {
+async fn exchange(client: OnUpgrade, server: OnUpgrade, servers: ServerNames) -> anyhow::Result<()> {
     let (client, server) = tokio::try_join!(client, server)?;
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (mut from_server, mut to_server) = tokio::io::split(TokioIo::new(server));
     let requests = async {
-        filter(&mut from_client, &mut to_server).await?;
+        filter(WebSocketFilter::new(servers), &mut from_client, &mut to_server).await?;
         anyhow::Ok(to_server.shutdown().await?)
     };
     let answers = async {
@@ -99,10 +101,11 @@ async fn exchange(client: OnUpgrade, server: OnUpgrade) -> anyhow::Result<()> {
 
 /// Copies a client's frames through the filter.
 async fn filter(
+    mut filter: WebSocketFilter,
     client: &mut (impl AsyncRead + Unpin),
     server: &mut (impl AsyncWrite + Unpin),
 ) -> anyhow::Result<()> {
-    let (mut filter, mut input, mut output) = (WebSocketFilter::default(), BytesMut::new(), BytesMut::new());
+    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
     loop {
         input.reserve(PIECE_BYTES);
         if client.read_buf(&mut input).await? == 0 {
