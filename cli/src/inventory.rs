@@ -8,7 +8,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams, ObjectList};
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::{Api, Resource, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_operator::PodMeta;
+use mcp_auth_operator::{PodMeta, SERVING_PODS};
 use serde::de::DeserializeOwned;
 
 use crate::args::ScopeArgs;
@@ -122,7 +122,7 @@ impl Inventory {
 async fn list_pods(cluster: &Cluster, scope: &Scope) -> Result<Vec<PodMeta>, CliError> {
     let action = format!("list pods in {}", scope.describe());
     let api = scope.api::<Pod>(cluster);
-    let params = ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let params = ListParams::default().fields(SERVING_PODS);
     let pages = Pages {
         cluster,
         action: &action,

@@ -1,6 +1,7 @@
 //! The pods of the namespaces that have resources: their metadata only, and of no other namespace. Watched
 //! from the moment a namespace has its first resource.
 
+mod notices;
 mod store;
 mod watched_pod;
 
@@ -23,7 +24,7 @@ use tracing::warn;
 
 use crate::api_server::with_deadline;
 use crate::inject::annotations;
-use crate::workload_events::{NoticeKind, WorkloadEvents};
+pub use notices::PodNotices;
 use store::{PodChange, PodEvents, PodStore};
 pub use watched_pod::WatchedPod;
 
@@ -33,8 +34,13 @@ pub type PodMeta = PartialObjectMeta<Pod>;
 /// A pod that is younger is starting: it is no news that its sidecar is not connected yet.
 pub const START_GRACE: Duration = Duration::from_secs(60);
 
-/// A pod that is older was told of by an earlier leader.
-const MAX_NEW_POD_AGE: Duration = Duration::from_secs(10 * 60);
+/// Field selector of the pods that may serve LiteLLM's API. One that has ended needs nothing, and one that is meant to end, such
+/// as a Job's, a workflow's or the test of LiteLLM's own chart, is kept from the webhook by its `matchConditions`. Metadata alone
+/// would tell neither.
+pub const SERVING_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed,spec.restartPolicy=Always";
+
+/// How often workloads are told of what lasts. Of the same they are not told as often.
+const TELL_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -45,7 +51,7 @@ pub struct Pods {
     changed: mpsc::UnboundedSender<String>,
     /// For sync: what can change a pod's entitlement.
     changes: Changes,
-    events: WorkloadEvents,
+    notices: PodNotices,
     /// Number of the last change in any namespace.
     last_revision: Arc<AtomicU64>,
 }
@@ -68,7 +74,7 @@ impl Pods {
     pub fn new(
         client: Client,
         changes: Changes,
-        events: WorkloadEvents,
+        notices: PodNotices,
     ) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         let pods = Self {
@@ -76,7 +82,7 @@ impl Pods {
             watched: Arc::default(),
             changed,
             changes,
-            events,
+            notices,
             last_revision: Arc::default(),
         };
         (pods, receiver)
@@ -104,6 +110,23 @@ impl Pods {
         let watched = watched.get(namespace)?;
         let revision = watched.revision.load(Ordering::SeqCst);
         watched.store.read().is_listed().then_some(revision)
+    }
+
+    /// Tells workloads of the pods that are there, at once and for as long as it is polled: what was made before this replica
+    /// began to lead, and what lasts.
+    pub async fn keep_telling(&self) {
+        let mut ticks = tokio::time::interval(TELL_AGAIN);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let namespaces: Vec<String> = self.watched.lock().keys().cloned().collect();
+            for namespace in namespaces {
+                for pod in self.in_namespace(&namespace).unwrap_or_default() {
+                    self.notices.tell_if_leading(&namespace, &pod);
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     pub fn is_watched(&self, namespace: &str) -> bool {
@@ -162,8 +185,7 @@ struct Watch {
 impl Watch {
     async fn run(self) {
         let api = Api::<PodMeta>::namespaced(self.pods.client.clone(), &self.namespace);
-        // A pod that has ended needs nothing, and its metadata alone would not tell that it has.
-        let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+        let config = watcher::Config::default().fields(SERVING_PODS);
         let mut watched = watcher(api, config).default_backoff().boxed();
         let mut events = PodEvents::default();
         while let Some(event) = watched.next().await {
@@ -185,16 +207,16 @@ impl Watch {
         let namespace = &self.namespace;
         let is_pod = matches!(change, PodChange::Applied(_));
         let new = self.store.read().new_pods(&change);
-        for pod in &new {
-            tell_workload(&self.pods.events, namespace, pod, Timestamp::now());
-        }
-        // Only afterwards does the store say what they are to read there.
         if self.store.write().apply(change) {
             self.revision
                 .store(next(&self.pods.last_revision), Ordering::SeqCst);
             self.pods.changes.announce(namespace);
             // Without a receiver the operator is stopping.
             let _ = self.pods.changed.send(namespace.clone());
+        }
+        // Only afterwards: a replica that begins to lead meanwhile finds them in the store.
+        for pod in &new {
+            self.pods.notices.tell_if_leading(namespace, pod);
         }
         if is_pod && !new.is_empty() {
             // By then it is no longer starting, and of that there is no event.
@@ -207,33 +229,10 @@ impl Watch {
     }
 }
 
-/// Tells the workload what injection has to say of its new pod. What was refused made no pod, and is told by the
-/// webhook.
-fn tell_workload(events: &WorkloadEvents, namespace: &str, pod: &WatchedPod, now: Timestamp) {
-    if pod.created.is_none_or(|created| now > created + MAX_NEW_POD_AGE) {
-        return;
-    }
-    let warning = match is_injected(pod) {
-        true => NoticeKind::Warning,
-        false => NoticeKind::UnknownAnnotation,
-    };
-    let kinds = [
-        (annotations::NOT_INJECTED, NoticeKind::NotInjected),
-        (annotations::SKIPPED, NoticeKind::Skipped),
-        (annotations::WARNINGS, warning),
-    ];
-    for (key, kind) in kinds {
-        if let Some(text) = pod.annotations().get(key) {
-            events.tell_owner(namespace, pod.owner(), kind, text);
-        }
-    }
-}
-
 /// What is decided by of a pod, whether it is watched or was read by others.
 pub trait PodFacts {
     fn label(&self, key: &str) -> Option<&str>;
     fn annotation(&self, key: &str) -> Option<&str>;
-    fn is_of_job(&self) -> bool;
     /// It has been deleted, and may still run.
     fn is_ending(&self) -> bool;
 }
@@ -245,10 +244,6 @@ impl<P: PodFacts> PodFacts for &P {
 
     fn annotation(&self, key: &str) -> Option<&str> {
         (**self).annotation(key)
-    }
-
-    fn is_of_job(&self) -> bool {
-        (**self).is_of_job()
     }
 
     fn is_ending(&self) -> bool {
@@ -265,21 +260,17 @@ impl PodFacts for PodMeta {
         self.annotations().get(key).map(String::as_str)
     }
 
-    fn is_of_job(&self) -> bool {
-        self.owner_references().iter().any(|owner| owner.kind == "Job")
-    }
-
     fn is_ending(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 }
 
-/// Whether a selected pod ought to have a sidecar. A Job's pod never gets one, neither does one that the
-/// webhook looked at and found to be no LiteLLM.
+/// Whether a selected pod of [`SERVING_PODS`] ought to have a sidecar. One that the webhook looked at and found to be no
+/// LiteLLM never gets one.
 pub fn ought_to_be_injected(pod: &impl PodFacts) -> bool {
     let opted_out = pod.label(annotations::INJECT_LABEL) == Some("false");
     let skipped = pod.annotation(annotations::SKIPPED).is_some();
-    !(pod.is_of_job() || opted_out || pod.is_ending() || skipped)
+    !(opted_out || pod.is_ending() || skipped)
 }
 
 /// Whether the pod is so young that its sidecar need not be connected yet.

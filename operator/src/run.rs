@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
 use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
@@ -32,7 +31,7 @@ use crate::log;
 use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
 use crate::pod_owners::PodOwners;
-use crate::pods::Pods;
+use crate::pods::{PodNotices, Pods};
 use crate::reconcile::{Reconciler, Triggers};
 use crate::references::{References, SecretsGrant};
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
@@ -128,14 +127,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         secrets_grant,
         args.policy.require_secret_consent,
     );
-    let reporter = Reporter {
-        controller: "mcp-auth-operator".into(),
-        instance: Some(args.identity.clone()),
-    };
-    let recorder = Recorder::new(client.clone(), reporter);
-    let events = EventRecorder::new(recorder, args.limits.max_events_per_namespace);
+    let max_events = args.limits.max_events_per_namespace;
+    let events = EventRecorder::new(client.clone(), args.identity.clone(), max_events);
     let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), events.clone());
-    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), workload_events.clone());
+    // The lease is released when its receiver is dropped, so all others subscribe to this channel.
+    let (lead, leads) = watch::channel(false);
+    let pod_notices = PodNotices::new(workload_events.clone(), leads.clone());
+    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), pod_notices);
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
     let workload = Workload::new(
@@ -222,8 +220,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         leader,
         task: election,
     } = candidate.take_part();
-    // The lease is released when its receiver is dropped, so all others subscribe to this channel.
-    let (lead, leads) = watch::channel(false);
     let leader_client = LeaderClient::new(
         certificates.clone(),
         &args.serving_names,
@@ -276,7 +272,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         credentials,
         token_refresh_requests,
         changes: DebouncedChanges::new(changes),
-        pods,
+        pods: pods.clone(),
         sidecars,
         metrics: metrics.clone(),
         longest_stream: Duration::from_secs(args.longest_stream_seconds),
@@ -325,6 +321,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         triggers,
         status_writer,
         restarts,
+        pods,
         resources,
         statuses_due,
         set_listed,

@@ -25,9 +25,9 @@ use crate::pod_owners::controller;
 const MAX_QUEUED: usize = 256;
 /// Of them those about one namespace, so that there is room for the others'.
 const MAX_QUEUED_OF_NAMESPACE: usize = 32;
-/// The same notice about the same owner is written once in this time. What sidecars report is told with every status, and written
-/// again only where it was not told for so long.
-const REPEAT_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The same notice about the same owner is written once in this time. What lasts is told at least every ten minutes, so that it
+/// is written again before the API server forgets the event, which it does after an hour.
+const REPEAT_AFTER: Duration = Duration::from_secs(30 * 60);
 /// Notices about one namespace that are remembered for that.
 const MAX_REMEMBERED_OF_NAMESPACE: usize = 256;
 /// Between two events, so that a thousand pods that cannot be injected are no flood.
@@ -296,10 +296,7 @@ impl RecentNotices {
             self.0.retain(|_, told| told.values().any(is_recent));
         }
         let told = self.0.entry(notice.namespace.clone()).or_default();
-        if let Some(last) = told.get_mut(notice).filter(|last| is_recent(last)) {
-            if notice.kind == NoticeKind::Sidecar {
-                *last = now;
-            }
+        if told.get(notice).is_some_and(is_recent) {
             return false;
         }
         if told.len() >= MAX_REMEMBERED_OF_NAMESPACE {

@@ -119,6 +119,81 @@ async fn a_deployment_and_the_status_are_told_of_a_pod_that_was_left_alone() {
 }
 
 #[tokio::test]
+async fn two_reasons_of_one_deployment_are_two_events_and_a_reason_that_comes_again_is_counted() {
+    let world = world("told-twice").await;
+    let owner = deployment(&world, "gateway").await;
+    let mut tls = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
+    world.create::<Pod>(tls.clone()).await.unwrap();
+    let note = event(&world, "gateway", "PodNotInjected").await;
+    assert!(note.contains("LiteLlmTls"), "{note}");
+
+    // What is told next is not what was told first.
+    let mut on_host = pod("gateway-2", &owner, &[]);
+    on_host["spec"]["hostNetwork"] = json!(true);
+    world.create::<Pod>(on_host).await.unwrap();
+    let notes = until(
+        "both notes on the Deployment",
+        async || world.events("gateway").await,
+        |events| events.len() == 2,
+    )
+    .await;
+    for reason in ["LiteLlmTls", "HostNetwork"] {
+        let of_reason = notes.iter().filter(|(_, note)| note.contains(reason));
+        assert_eq!(of_reason.count(), 1, "{reason}: {notes:?}");
+    }
+
+    // Two notices of a sidecar are two events as well.
+    tls["metadata"]["name"] = json!("gateway-3");
+    tls["spec"]["containers"][0]["args"] = json!([]);
+    let made: Pod = world.create(tls).await.unwrap();
+    let mut sidecar = Sidecar::in_pod(&world, &made).await;
+    let snapshot = sidecar.next().await.expect("the sidecar is served");
+    sidecar.say(|report| {
+        report.applied = Some(snapshot.revision);
+        report.notices = vec![
+            Problem::new(notices::CLIENTS_COUNT_AS_EXTERNAL, "set the ranges"),
+            Problem::new(notices::STATIC_HEADER_DROPPED, "of tools").for_server("tools"),
+        ];
+    });
+    let is_notice = |(reason, _): &&(String, String)| reason == "SidecarNotice";
+    until(
+        "both notices of the sidecar",
+        async || world.events("gateway").await,
+        |events| events.iter().filter(is_notice).count() == 2,
+    )
+    .await;
+}
+
+/// LiteLLM's own chart has a test with the labels of its pods, which `helm test` runs.
+#[tokio::test]
+async fn a_pod_that_is_meant_to_end_is_no_pod_without_a_sidecar() {
+    let world = world("told-helm-test").await;
+    let mut test = pod("litellm-test-connection", &json!([]), &[]);
+    test["spec"]["restartPolicy"] = json!("Never");
+    let made: Pod = world.create(test).await.unwrap();
+    assert!(
+        made.annotations().is_empty(),
+        "the webhook is not asked: {:?}",
+        made.annotations()
+    );
+    // What comes after it has been seen when the status tells of it.
+    let owner = deployment(&world, "gateway").await;
+    let tls = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
+    world.create::<Pod>(tls).await.unwrap();
+    let left_alone = reasons::PODS_NOT_INJECTED;
+    let status = world
+        .condition("tools", conditions::SIDECARS_SYNCED, "False", left_alone)
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.starts_with("pod gateway-1 run without"), "{said}");
+    world.delete::<Pod>("gateway-1").await;
+    let none = reasons::NO_PODS_SELECTED;
+    world
+        .condition("tools", conditions::SIDECARS_SYNCED, "False", none)
+        .await;
+}
+
+#[tokio::test]
 async fn a_deployment_and_the_resource_are_told_of_a_pod_that_was_refused() {
     let world = world("told-refused").await;
     let owner = deployment(&world, "gateway").await;

@@ -42,7 +42,6 @@ struct SharedMeta {
     annotations: BTreeMap<String, String>,
     /// Whoever made the pod and looks after it.
     owner: Option<OwnerReference>,
-    is_of_job: bool,
 }
 
 impl WatchedPod {
@@ -74,7 +73,6 @@ impl From<PodMeta> for WatchedPod {
     fn from(pod: PodMeta) -> Self {
         let shared = SharedMeta {
             owner: controller(pod.owner_references()).cloned(),
-            is_of_job: pod.is_of_job(),
             annotations: retained(pod.annotations()),
             labels: pod.metadata.labels.unwrap_or_default(),
         };
@@ -104,10 +102,6 @@ impl PodFacts for WatchedPod {
 
     fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations().get(key).map(String::as_str)
-    }
-
-    fn is_of_job(&self) -> bool {
-        self.shared.is_of_job
     }
 
     fn is_ending(&self) -> bool {
@@ -173,7 +167,7 @@ mod tests {
         assert_eq!((&*pod.name, &*pod.uid), ("a", "uid-a"));
         assert_eq!(pod.labels()["app"], "litellm");
         assert_eq!(pod.owner().unwrap().name, "litellm");
-        assert!(!pod.is_ending && !pod.is_of_job());
+        assert!(!pod.is_ending);
         let annotations = pod.annotations();
         assert_eq!(annotations.len(), 2, "{annotations:?}");
         assert_eq!(annotations[annotations::WARNINGS], "ü".repeat(512));

@@ -8,7 +8,7 @@ use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials};
 use mcp_auth_oauth::Clock;
 
 use super::*;
-use crate::workload_events::WorkloadEvents;
+use crate::pods::PodNotices;
 
 fn resource(name: &str, generation: u64) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({
@@ -40,7 +40,7 @@ fn scene(
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let (references, references_changed) = References::new(client.clone(), &[], None, false);
-    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), WorkloadEvents::unread());
+    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), PodNotices::none());
     let credentials = Credentials::new(changes, status_due.clone());
     let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, None, Clock::system());
     let reconciler = Reconciler {

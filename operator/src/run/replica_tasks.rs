@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::Metrics;
+use crate::pods::Pods;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::replicas::Follower;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
@@ -25,6 +26,7 @@ pub struct ReplicaTasks {
     pub triggers: Triggers,
     pub status_writer: Arc<StatusWriter>,
     pub restarts: Restarts,
+    pub pods: Pods,
     pub resources: Resources,
     pub statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     pub set_listed: watch::Sender<bool>,
@@ -131,6 +133,7 @@ impl ReplicaTasks {
                 anyhow::bail!("writing statuses ended")
             }
             () = self.restarts.run() => anyhow::bail!("restarting workloads ended"),
+            () = self.pods.keep_telling() => anyhow::bail!("telling workloads of their pods ended"),
             never = self.managed_keys.keep(&self.resources, is_taken_up) => match never {},
             () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
         }

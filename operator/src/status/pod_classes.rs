@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use mcp_auth_protocol::sync::Problem;
 
 use crate::inject::annotations;
-use crate::pods::{self, PodFacts, WatchedPod};
+use crate::pods::{self, WatchedPod};
 use crate::sidecars::Sidecar;
 
 /// How many pods a message names before it only counts them.
@@ -45,7 +45,6 @@ pub struct PodNames {
 struct Traits<'a> {
     annotations: &'a BTreeMap<String, String>,
     owner: Option<&'a str>,
-    is_of_job: bool,
     is_starting: bool,
     /// Where it may be asked why the webhook has not seen it.
     created: Option<Timestamp>,
@@ -89,7 +88,6 @@ fn traits((pod, sidecar): &PodWithSidecar, now: Timestamp) -> Traits<'_> {
     Traits {
         annotations: pod.annotations(),
         owner: pod.owner().map(|owner| owner.uid.as_str()),
-        is_of_job: pod.is_of_job(),
         is_starting: pods::is_starting(pod, now),
         created: pod.created.filter(|_| !is_marked(pod)),
         sidecar: sidecar.as_deref().map(SidecarTraits::from),

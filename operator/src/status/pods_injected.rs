@@ -1,16 +1,21 @@
 //! The part of `SidecarsSynced` that says why selected pods have no sidecar, and the one thing to do about it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_crds::{conditions, reasons};
 
 use super::ConditionDraft;
-use super::pod_classes::{PodClass, is_marked};
+use super::pod_classes::{PodClass, PodNames, is_marked};
 use super::selection::Selection;
 use crate::inject::annotations;
-use crate::pods::{self, PodFacts, WatchedPod};
+use crate::pods::{self, WatchedPod};
 
+/// What the webhook writes into a pod that it finds to be no LiteLLM.
+const NOT_LITELLM: &str = "NotLiteLlm";
+/// How many reasons a message names beside the first.
+const MAX_OTHER_REASONS: usize = 3;
 /// Right after the operator's start the API server may not trust the webhook yet.
 const WEBHOOK_START: Duration = Duration::from_secs(30);
 
@@ -57,14 +62,12 @@ pub(super) fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft>
 fn why_passed_over(pod: &WatchedPod) -> String {
     let skipped = pod.annotations().get(annotations::SKIPPED).map(String::as_str);
     match skipped {
-        Some("NotLiteLlm") => format!(
+        Some(NOT_LITELLM) => format!(
             "serves no LiteLLM API; if it does, name its container in the pod template's annotation {}",
             annotations::CONTAINER
         ),
-        Some("RunsToCompletion") => "is not restarted when it ends (restartPolicy)".to_owned(),
         Some("HelmHook") => "is a hook of Helm".to_owned(),
         Some(other) => format!("was skipped: {other}"),
-        None if pod.is_of_job() => "belongs to a Job".to_owned(),
         None => format!(
             "has the label {}: \"false\"; take it off the pod template if that is wrong",
             annotations::INJECT_LABEL
@@ -81,17 +84,18 @@ fn besides(pod: &WatchedPod) -> String {
 
 /// The webhook looked at them and left them alone, and said why.
 pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let why = selection
+    let Stated {
+        text: why,
+        pods,
+        also,
+    } = stated(selection, |class| why_left_alone(&class.pod))?;
+    let first = selection
         .classes()
-        .filter_map(|class| why_left_alone(&class.pod))
-        .min()?;
-    let is_alike = |class: &PodClass| why_left_alone(&class.pod) == Some(why);
-    let pods = selection.list(is_alike)?;
-    let first = selection.classes().find(|class| is_alike(class));
+        .find(|class| why_left_alone(&class.pod) == Some(why));
     let besides = first.map(|class| besides(&class.pod)).unwrap_or_default();
     let message = format!(
         "{pods} run without the sidecar, because injection is not possible: {why}{besides}. Change that in the pod \
-         template, which restarts them"
+         template, which restarts them{also}"
     );
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }
@@ -174,14 +178,73 @@ pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> 
 
 /// What works in injected pods, but perhaps not as their owner expects.
 pub(super) fn warnings(selection: &Selection<'_>) -> Option<String> {
-    let warned = |class: &PodClass| {
-        let text = class.pod.annotations().get(annotations::WARNINGS).cloned();
-        text.filter(|_| class.is_injected())
+    let Stated { text, pods, also } = stated(selection, injection_warnings)?;
+    let text = text.replace('\n', "; ");
+    Some(format!("{pods} injected with a warning: {text}{also}"))
+}
+
+fn injection_warnings(class: &PodClass) -> Option<&str> {
+    let text = class.pod.annotations().get(annotations::WARNINGS)?;
+    class.is_injected().then_some(text)
+}
+
+/// Pods that are selected beside injected ones, and that the webhook took for something else than LiteLLM: a second LiteLLM that
+/// is not recognised would otherwise be seen nowhere. What was left out on purpose is no news.
+pub(super) fn not_recognised(selection: &Selection<'_>) -> Option<String> {
+    let mut names = PodNames::default();
+    let is_other = |class: &&&PodClass| {
+        let skipped = class.pod.annotations().get(annotations::SKIPPED);
+        skipped.is_some_and(|reason| reason == NOT_LITELLM)
     };
-    let text = selection.classes().filter_map(warned).min()?;
-    let pods = selection.list(|class| warned(class).as_ref() == Some(&text))?;
+    let others = selection.pods.passed_over.iter().filter(is_other);
+    others.for_each(|class| names.merge(&class.names));
+    let pods = names.list()?;
     Some(format!(
-        "{pods} injected with a warning: {}",
-        text.replace('\n', "; ")
+        "{pods} selected too, and without a container that serves LiteLLM's API: if one does, name it in the pod \
+         template's annotation {}",
+        annotations::CONTAINER
     ))
+}
+
+/// What pods state, as a message tells it.
+struct Stated<'a> {
+    /// The first in alphabetical order, so that it is the same each time.
+    text: &'a str,
+    /// Those that state it.
+    pods: String,
+    /// The reasons that others state, as the end of the message.
+    also: String,
+}
+
+fn stated<'a>(
+    selection: &'a Selection<'_>,
+    text_of: impl Fn(&'a PodClass) -> Option<&'a str>,
+) -> Option<Stated<'a>> {
+    let mut by_text: BTreeMap<&str, PodNames> = BTreeMap::new();
+    for class in selection.classes() {
+        if let Some(text) = text_of(class) {
+            by_text.entry(text).or_default().merge(&class.names);
+        }
+    }
+    let mut by_text = by_text.into_iter();
+    let (text, names) = by_text.next()?;
+    let others = by_text.len();
+    let mut also: String = by_text
+        .take(MAX_OTHER_REASONS)
+        .filter_map(|(text, names)| Some(format!("; also {} ({})", names.list()?, reason_codes(text))))
+        .collect();
+    if let Some(more @ 1..) = others.checked_sub(MAX_OTHER_REASONS) {
+        also.push_str(&format!("; and for {more} reasons more"));
+    }
+    Some(Stated {
+        text,
+        pods: names.list()?,
+        also,
+    })
+}
+
+/// Of an annotation that injection wrote: a line `REASON: text` for each.
+fn reason_codes(text: &str) -> String {
+    let codes = text.lines().filter_map(|line| line.split(':').next());
+    codes.collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,9 @@ use mcp_auth_protocol::sync::{Problem, notices};
 
 use super::namespace_pods::Selected;
 use super::pod_classes::PodClass;
-use super::pods_injected::{draft, left_alone, none_selected, not_injected, warnings, webhook_not_reached};
+use super::pods_injected::{
+    draft, left_alone, none_selected, not_injected, not_recognised, warnings, webhook_not_reached,
+};
 use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, first_draft};
 use crate::sidecars::Sidecar;
@@ -100,10 +102,12 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
 /// calls that go past the sidecar, is told instead.
 fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (_, notice) = first_notice(selection, is_for_the_reason)?;
-    match notice.reason == notices::CONFIGURATION_DIFFERS {
-        true => draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, notice.message),
-        false => None,
+    if notice.reason != notices::CONFIGURATION_DIFFERS {
+        return None;
     }
+    let also = other_notices(selection, &notice.reason);
+    let message = with_remarks(selection, format!("{}{also}", notice.message));
+    draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, message)
 }
 
 /// A cookie that never arrived is told where all else is well.
@@ -114,19 +118,30 @@ fn is_for_the_reason(notice: &Problem) -> bool {
 /// Sidecars work, and something of LiteLLM's configuration should be looked at.
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (pods, notice) = first_notice(selection, is_for_the_reason)?;
+    let also = other_notices(selection, &notice.reason);
+    let message = format!("{pods} report {}: {}{also}", notice.reason, notice.message);
+    draft(true, reasons::SIDECAR_NOTICE, with_remarks(selection, message))
+}
+
+/// The reasons of the notices beside the one that is told, as the end of a message.
+fn other_notices(selection: &Selection<'_>, told: &str) -> String {
     let all = selection
         .classes()
         .flat_map(|class| concerning_notices(selection, class));
     let others: BTreeSet<&str> = all
-        .filter(|other| is_for_the_reason(other) && other.reason != notice.reason)
+        .filter(|other| is_for_the_reason(other) && other.reason != told)
         .map(|other| other.reason.as_str())
         .collect();
-    let others = match others.is_empty() {
+    match others.is_empty() {
         true => String::new(),
         false => format!("; also {}", Vec::from_iter(others).join(", ")),
-    };
-    let message = format!("{pods} report {}: {}{others}", notice.reason, notice.message);
-    draft(true, reasons::SIDECAR_NOTICE, message)
+    }
+}
+
+/// The message of a condition that is true, and what injection has to say of the pods all the same.
+fn with_remarks(selection: &Selection<'_>, message: String) -> String {
+    let parts = [Some(message), warnings(selection), not_recognised(selection)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The notice of this kind that weighs most, and the pods that report it.
@@ -166,7 +181,7 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let cookies = first_notice(selection, |notice| notice.reason == notices::COOKIE_NEVER_ARRIVED);
     let cookies =
         cookies.map(|(pods, notice)| format!("{pods} report {}: {}", notice.reason, notice.message));
-    let message = [Some(message), warnings(selection), cookies];
+    let message = [Some(with_remarks(selection, message)), cookies];
     let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
     draft(true, reasons::SYNCED, message)
 }

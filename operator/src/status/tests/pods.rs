@@ -113,6 +113,83 @@ fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
 }
 
 #[test]
+fn pods_that_were_left_alone_for_different_reasons_are_all_told() {
+    let resource = resource("https://tools.example.com/mcp");
+    let left = |name, why: &str| {
+        let annotations = serde_json::json!({"mcpauth.dev/not-injected": why});
+        (annotated(name, 600, annotations), None)
+    };
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![
+        left("litellm-1", "LiteLlmTls: LiteLLM serves TLS itself"),
+        left("litellm-2", "HostNetwork: the pod uses the node's network"),
+        left("litellm-3", "LiteLlmTls: LiteLLM serves TLS itself"),
+    ]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.starts_with("pod litellm-2 run")
+            && message.contains("HostNetwork: the pod uses the node's network"),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("; also pods litellm-1, litellm-3 (LiteLlmTls)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_second_litellm_that_is_not_recognised_beside_an_injected_one_is_told() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.passed_over = vec![
+        annotated(
+            "canary-0",
+            600,
+            serde_json::json!({"mcpauth.dev/skipped": "NotLiteLlm"}),
+        ),
+        annotated("opted-out-0", 600, serde_json::json!({})),
+    ];
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::SYNCED);
+    assert!(
+        message.contains("pod canary-0") && message.contains("mcpauth.dev/container"),
+        "{message}"
+    );
+    assert!(
+        !message.contains("opted-out-0"),
+        "that was somebody's wish: {message}"
+    );
+}
+
+#[test]
+fn a_notice_of_a_sidecar_hides_no_warning_of_injection() {
+    let resource = resource("https://tools.example.com/mcp");
+    for notice in ["ServerUnderOtherName", "ConfigurationDiffers"] {
+        let pod = |name, warning: &str| {
+            let annotations =
+                serde_json::json!({"mcpauth.dev/injected": "1", "mcpauth.dev/warnings": warning});
+            let mut sidecar = synced();
+            sidecar.notices = vec![Problem::new(notice, "look at it").for_server("tools")];
+            (annotated(name, 600, annotations), Some(sidecar.into()))
+        };
+        let mut scenario = good(&resource);
+        scenario.pods = Some(vec![
+            pod("litellm-0", "EgressProxy: HTTPS_PROXY does not apply"),
+            pod("litellm-1", "LowPort: port 80"),
+        ]);
+        let (_, message) = synced_condition(&scenario);
+        assert!(message.contains("look at it"), "{notice}: {message}");
+        assert!(
+            message.ends_with(
+                "pod litellm-0 injected with a warning: EgressProxy: HTTPS_PROXY does not apply; also pod litellm-1 (LowPort)"
+            ),
+            "{notice}: {message}"
+        );
+    }
+}
+
+#[test]
 fn an_annotation_that_is_not_known_is_told_of_pods_without_a_sidecar_too() {
     let resource = resource("https://tools.example.com/mcp");
     let text = "UnknownAnnotation: the annotation mcpauth.dev/configPath is not known";

@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
 use jiff::Timestamp;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{reflector, watcher};
 use mcp_auth_crds::reasons;
 use mcp_auth_credentials::{
@@ -17,6 +16,7 @@ use mcp_auth_credentials::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::pods::PodNotices;
 use crate::workload_events::WorkloadEvents;
 
 mod renewals;
@@ -119,16 +119,11 @@ impl World {
         let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
         let changes = Changes::default();
         let credentials = Credentials::new(changes.clone(), mpsc::unbounded_channel().0);
-        let reporter = Reporter {
-            controller: "mcp-auth-operator".into(),
-            instance: None,
-        };
-        let recorder = Recorder::new(client.clone(), reporter);
-        let (pods, _) = Pods::new(client.clone(), changes, WorkloadEvents::unread());
+        let (pods, _) = Pods::new(client.clone(), changes, PodNotices::none());
         let writer = StatusWriter::new(
             client.clone(),
             EventSinks {
-                resources: EventRecorder::new(recorder, usize::MAX),
+                resources: EventRecorder::new(client.clone(), "replica".into(), usize::MAX),
                 workloads: WorkloadEvents::unread(),
             },
             Clock::system(),

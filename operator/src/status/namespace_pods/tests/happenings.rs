@@ -14,8 +14,11 @@ pub const LABELS: [&[(&str, &str)]; 4] = [
     &[("app", "litellm"), (annotations::INJECT_LABEL, "false")],
 ];
 /// Who made a pod.
-pub const OWNERS: [Option<(&str, &str)>; 3] =
-    [None, Some(("apps/v1", "ReplicaSet")), Some(("batch/v1", "Job"))];
+pub const OWNERS: [Option<(&str, &str)>; 3] = [
+    None,
+    Some(("apps/v1", "ReplicaSet")),
+    Some(("apps/v1", "StatefulSet")),
+];
 /// By which labels resources select.
 pub const SELECTORS: [&[(&str, &str)]; 3] = [&[], &[("app", "litellm")], &[("team", "red")]];
 pub const ANNOTATIONS: [&[(&str, &str)]; 6] = [
