@@ -73,6 +73,8 @@ pub const EXPIRY_INVALID: &str = "ExpiryInvalid";
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
 /// `podSelector` matches pods, and all of them are such as need no sidecar.
 pub const PODS_SKIPPED: &str = "PodsSkipped";
+/// The webhook refuses pods that ask for the sidecar by their own label and cannot be injected.
+pub const PODS_REFUSED: &str = "PodsRefused";
 /// The API server has not called the webhook although selected pods were created.
 pub const WEBHOOK_NOT_REACHED: &str = "WebhookNotReached";
 /// Selected pods run without the sidecar.

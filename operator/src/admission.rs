@@ -6,8 +6,8 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Resource;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use mcp_auth_crds::McpServerAuth;
@@ -21,9 +21,9 @@ use crate::http::read_body;
 use crate::inject::{self, RoutesInPod, Settings};
 use crate::metrics::Metrics;
 use crate::pod_owners::{PodOwners, controller};
+use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
-use crate::workload_events::{NoticeKind, WorkloadEvents};
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";
@@ -38,7 +38,7 @@ pub struct Admission {
     pub resources: Resources,
     pub metrics: Metrics,
     pub calls: WebhookCalls,
-    pub events: WorkloadEvents,
+    pub refused: RefusedPods,
     pub owners: PodOwners,
 }
 
@@ -65,7 +65,6 @@ async fn review(
         Ok(request) => request,
         Err(error) => return Ok(Json(AdmissionResponse::invalid(error.to_string()).into_review())),
     };
-    admission.calls.record();
     let Some(entitled) = admission.entitled(&request) else {
         return Err(not_listed(&admission.metrics, &request));
     };
@@ -81,7 +80,8 @@ async fn review(
     let response = inject::review(&request, &routes, &settings);
     note(&request, &response);
     if is_owned {
-        admission.tell_refusal(&request, &response, &entitled);
+        admission.calls.record();
+        admission.record_refusal(&request, &response);
     }
     let reason = response.audit_annotations.get(inject::AUDIT_KEY);
     admission.metrics.reviewed(reason.map_or("Other", String::as_str));
@@ -123,33 +123,31 @@ impl Admission {
         self.owners.exist(namespace, owners.unwrap_or_default()).await
     }
 
-    /// A pod that is refused never exists, and one that has no room for an annotation cannot say why it has no sidecar: its
-    /// workload and the resources that select it are told at once.
-    fn tell_refusal(
-        &self,
-        request: &AdmissionRequest<Pod>,
-        response: &AdmissionResponse,
-        entitled: &[Arc<McpServerAuth>],
-    ) {
+    /// A pod that is refused never exists, and one that has no room for an annotation cannot say why it has no sidecar.
+    fn record_refusal(&self, request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {
         let Some(pod) = request.object.as_ref().filter(|_| !request.dry_run) else {
             return;
         };
-        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let Some(owner) = controller(pod.metadata.owner_references.as_deref().unwrap_or_default()) else {
+            return;
+        };
         let reason = response.audit_annotations.get(inject::AUDIT_KEY);
         let reason = reason.map_or("Other", String::as_str);
-        let (kind, message) = match (response.allowed, response.warnings.as_deref()) {
-            (false, _) => (NoticeKind::Refused, response.result.message.as_str()),
-            (true, Some([first, ..])) if reason == inject::ANNOTATIONS_TOO_LARGE => {
-                (NoticeKind::NotInjected, first.as_str())
-            }
+        let (starts, message) = match (response.allowed, response.warnings.as_deref()) {
+            (false, _) => (false, response.result.message.as_str()),
+            (true, Some([first, ..])) if reason == inject::ANNOTATIONS_TOO_LARGE => (true, first.as_str()),
             (true, _) => return,
         };
-        let text = format!("{reason}: {message}");
-        let owner = controller(pod.metadata.owner_references.as_deref().unwrap_or_default());
-        self.events.tell_owner(namespace, owner, kind, &text);
-        for resource in entitled {
-            self.events.tell(&resource.object_ref(&()), kind, &text);
-        }
+        let now = Timestamp::now();
+        let refused = RefusedPod {
+            namespace: request.namespace.clone().unwrap_or_default(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            owner: owner.clone(),
+            text: format!("{reason}: {message}"),
+            at: now,
+            starts,
+        };
+        self.refused.record(refused, now);
     }
 }
 
@@ -170,3 +168,6 @@ fn note(request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

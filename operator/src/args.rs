@@ -73,6 +73,11 @@ pub struct Args {
     )]
     pub watch_namespaces: Vec<String>,
 
+    /// Namespace that the webhook never looks at, besides kube-system and kube-node-lease; repeatable. Statuses say so of pods
+    /// without a sidecar there, and no workload is restarted for them.
+    #[arg(long = "excluded-namespace")]
+    pub excluded_namespaces: Vec<String>,
+
     /// ClusterRole that is bound in each namespace whose Secrets the operator may read, where it may not read them in all.
     /// The status of a resource then says how to bind it.
     #[arg(long)]

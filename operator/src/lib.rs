@@ -27,6 +27,7 @@ mod pod_owners;
 mod pods;
 mod reconcile;
 mod references;
+mod refused_pods;
 mod replicas;
 mod resources;
 mod restarts;

@@ -99,6 +99,11 @@ impl Pods {
         }
     }
 
+    /// For others that learn of something that statuses tell of pods.
+    pub fn changed(&self) -> mpsc::UnboundedSender<String> {
+        self.changed.clone()
+    }
+
     /// The living pods of a namespace, once they have been listed.
     pub fn in_namespace(&self, namespace: &str) -> Option<Vec<Arc<WatchedPod>>> {
         self.store(namespace)?.read().listed()

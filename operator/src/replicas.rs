@@ -1,5 +1,5 @@
 //! The replicas among themselves: [`publisher`] gives followers what the leader has published, [`follower`] takes it
-//! over and tells the leader of the sidecars that are connected here, and [`exchange`] gets users' tokens for
+//! over and tells the leader of the sidecars that are connected here and of the pods that were refused here, and [`exchange`] gets users' tokens for
 //! them. [`messages`] is what travels.
 
 mod exchange;
@@ -13,6 +13,7 @@ use mcp_auth_credentials::{Credentials, TokenRefreshRequests};
 use tokio::sync::watch;
 
 use crate::leader_client::{EXCHANGE_PATH, FOLLOW_PATH};
+use crate::refused_pods::RefusedPods;
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use crate::sync::{Authenticator, OperatorAccount};
@@ -32,6 +33,7 @@ pub struct Replicas {
     pub credentials: Credentials,
     pub sidecars: Sidecars,
     pub token_refresh_requests: TokenRefreshRequests,
+    pub refused: RefusedPods,
 }
 
 /// Cheap to clone; all clones are the same.

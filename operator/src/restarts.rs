@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::args::RestartMode;
 use crate::entitlement::selects;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{NamespaceInjection, Namespaces};
 use crate::pods::{Pods, WatchedPod, is_starting, ought_to_be_injected};
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
@@ -71,7 +71,7 @@ pub struct Restarts {
     /// For the status: resources whose outcome changed.
     pub status_due: mpsc::UnboundedSender<ResourceRef>,
     workloads: Workloads,
-    namespaces: Namespaces,
+    namespaces: Arc<Namespaces>,
     settled: Mutex<HashMap<(String, WorkloadName), Settled>>,
 }
 
@@ -94,6 +94,7 @@ struct Needs {
 impl Restarts {
     pub fn new(
         client: Client,
+        namespaces: Arc<Namespaces>,
         mode: RestartMode,
         (resources, pods, sidecars): (Resources, Pods, Sidecars),
         outcomes: RestartOutcomes,
@@ -106,8 +107,8 @@ impl Restarts {
             sidecars,
             outcomes,
             status_due,
-            workloads: Workloads::new(client.clone()),
-            namespaces: Namespaces::new(client),
+            workloads: Workloads::new(client),
+            namespaces,
             settled: Mutex::default(),
         }
     }
@@ -164,7 +165,7 @@ impl Restarts {
             let sidecar = self.sidecars.get(&pod.uid);
             let of_resource = |resource: &Arc<McpServerAuth>| {
                 let facts = Facts {
-                    namespace_opted_in: true,
+                    namespace: &NamespaceInjection::OptedIn,
                     now: Timestamp::now(),
                 };
                 !causes(resource, resources, pod, sidecar.as_deref(), facts).is_empty()
@@ -186,7 +187,7 @@ impl Restarts {
         pods: &[Arc<WatchedPod>],
     ) -> BTreeMap<WorkloadName, Needs> {
         let facts = Facts {
-            namespace_opted_in: self.namespaces.has_opted_in(namespace).await == Some(true),
+            namespace: &self.namespaces.injection(namespace).await,
             now: Timestamp::now(),
         };
         let mut needs: BTreeMap<WorkloadName, Needs> = BTreeMap::new();

@@ -30,10 +30,12 @@ use crate::liveness::Liveness;
 use crate::log;
 use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
+use crate::namespaces::{ExcludedNamespaces, Namespaces};
 use crate::pod_owners::PodOwners;
 use crate::pods::{PodNotices, Pods};
 use crate::reconcile::{Reconciler, Triggers};
 use crate::references::{References, SecretsGrant};
+use crate::refused_pods::RefusedPods;
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::restarts::{RestartOutcomes, Restarts};
@@ -134,6 +136,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (lead, leads) = watch::channel(false);
     let pod_notices = PodNotices::new(workload_events.clone(), leads.clone());
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), pod_notices);
+    let refused = RefusedPods::new(pods.changed());
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
     let workload = Workload::new(
@@ -153,8 +156,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, managed_keys_config, clock.clone());
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
     let restart_outcomes = RestartOutcomes::default();
+    let excluded = ExcludedNamespaces::new(args.excluded_namespaces.clone());
+    let namespaces = Arc::new(Namespaces::new(client.clone(), excluded));
     let restarts = Restarts::new(
         client.clone(),
+        namespaces.clone(),
         args.restart_mode,
         (resources.clone(), pods.clone(), sidecars.clone()),
         restart_outcomes.clone(),
@@ -180,7 +186,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         client.clone(),
         EventSinks {
             resources: events,
-            workloads: workload_events.clone(),
+            workloads: workload_events,
         },
         clock,
         credentials.clone(),
@@ -190,7 +196,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         },
         ObservedPods {
             pods: pods.clone(),
+            refused: refused.clone(),
             sidecars: sidecars.clone(),
+            namespaces,
             webhook: webhook_calls.clone(),
             restarts: restart_outcomes.clone(),
         },
@@ -233,7 +241,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         resources: resources.clone(),
         metrics: metrics.clone(),
         calls: webhook_calls,
-        events: workload_events,
+        refused: refused.clone(),
         owners: PodOwners::new(client.clone()),
     };
     let authenticator = Authenticator::new(client.clone());
@@ -249,12 +257,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         credentials: credentials.clone(),
         sidecars: sidecars.clone(),
         token_refresh_requests: token_refresh_requests.clone(),
+        refused: refused.clone(),
     };
     let follower = Follower {
         client: leader_client.clone(),
         identity: args.identity.clone(),
         credentials: credentials.clone(),
         sidecars: sidecars.clone(),
+        refused,
         knows_tokens: knows_tokens.clone(),
     };
     let sync = Sync {

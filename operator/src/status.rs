@@ -11,12 +11,15 @@ mod learned;
 mod namespace_pods;
 mod pod_classes;
 mod pods_injected;
+mod pods_refused;
 mod ready;
 mod selection;
 mod server_reachable;
 mod sidecars_synced;
 mod write_records;
 mod writer;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -32,6 +35,8 @@ use mcp_auth_oauth::ReportedClaims;
 
 use namespace_pods::Selected;
 
+use crate::refused_pods::RefusedPod;
+
 pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
@@ -43,6 +48,8 @@ pub struct StatusInputs<'a> {
     pub issuance: &'a Issuance,
     /// The selected pods, with the state of their sidecars; none while they have not been listed.
     pub pods: Option<Selected<'a>>,
+    /// Pods that the resource selects and that the webhook refused a while ago.
+    pub refused: Vec<Arc<RefusedPod>>,
     pub injection: InjectionFacts,
     /// What the spec refers to and when it ends.
     pub expiries: Vec<CredentialExpiry>,

@@ -24,6 +24,8 @@ impl WebhookCalls {
         }
     }
 
+    /// A review has come that the API server has sent, as far as that can be known: it is about a pod of a workload whose UID is
+    /// the namespace's own secret ([`crate::pod_owners`]). Anybody in the cluster may send others.
     pub fn record(&self) {
         self.called.store(true, Ordering::Relaxed);
     }

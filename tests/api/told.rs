@@ -60,7 +60,9 @@ async fn deployment(world: &World, name: &str) -> Value {
 fn pod(name: &str, owner: &Value, args: &[&str]) -> Value {
     json!({
         "metadata": {
-            "name": name, "labels": {"app.kubernetes.io/name": "litellm"}, "ownerReferences": owner,
+            "name": name,
+            "labels": {"app.kubernetes.io/name": "litellm", "pod-template-hash": "5d9f"},
+            "ownerReferences": owner,
         },
         "spec": {
             "serviceAccountName": "default",
@@ -85,6 +87,13 @@ async fn event(world: &World, about: &str, reason: &str) -> String {
     event.unwrap().1
 }
 
+/// What the status says of pods that run without the sidecar, once it does.
+async fn without_sidecar(world: &World) -> String {
+    let (type_, reason) = (conditions::SIDECARS_SYNCED, reasons::PODS_NOT_INJECTED);
+    let status = world.condition("tools", type_, "False", reason).await;
+    message(&status, type_)
+}
+
 #[tokio::test]
 async fn a_deployment_and_the_status_are_told_of_a_pod_that_was_left_alone() {
     let world = world("told-left-alone").await;
@@ -103,15 +112,7 @@ async fn a_deployment_and_the_status_are_told_of_a_pod_that_was_left_alone() {
         note.contains("LiteLlmTls") && note.contains("--ssl_keyfile_path"),
         "{note}"
     );
-    let status = world
-        .condition(
-            "tools",
-            conditions::SIDECARS_SYNCED,
-            "False",
-            reasons::PODS_NOT_INJECTED,
-        )
-        .await;
-    let said = message(&status, conditions::SIDECARS_SYNCED);
+    let said = without_sidecar(&world).await;
     assert!(
         said.contains("pod gateway-1") && said.contains("--ssl_keyfile_path") && !said.contains("label"),
         "{said}"
@@ -180,11 +181,7 @@ async fn a_pod_that_is_meant_to_end_is_no_pod_without_a_sidecar() {
     let owner = deployment(&world, "gateway").await;
     let tls = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
     world.create::<Pod>(tls).await.unwrap();
-    let left_alone = reasons::PODS_NOT_INJECTED;
-    let status = world
-        .condition("tools", conditions::SIDECARS_SYNCED, "False", left_alone)
-        .await;
-    let said = message(&status, conditions::SIDECARS_SYNCED);
+    let said = without_sidecar(&world).await;
     assert!(said.starts_with("pod gateway-1 run without"), "{said}");
     world.delete::<Pod>("gateway-1").await;
     let none = reasons::NO_PODS_SELECTED;
@@ -209,6 +206,25 @@ async fn a_deployment_and_the_resource_are_told_of_a_pod_that_was_refused() {
     assert!(note.contains("--ssl_keyfile_path"), "{note}");
     let events = world.events("gateway").await;
     assert_eq!(events.len(), 1, "once, however often it was tried: {events:?}");
+    let refused = reasons::PODS_REFUSED;
+    let status = world
+        .condition("tools", conditions::READY, "False", refused)
+        .await;
+    let said = message(&status, conditions::READY);
+    assert!(
+        said.contains("Deployment gateway") && said.contains("--ssl_keyfile_path"),
+        "{said}"
+    );
+
+    // Until one is accepted.
+    let mended = pod("gateway-2", &owner, &[]);
+    world.create::<Pod>(mended).await.unwrap();
+    until(
+        "no pod to be refused any more",
+        async || message(&world.status("tools").await, conditions::READY),
+        |said| !said.contains("refused"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -246,15 +262,7 @@ async fn a_misspelt_annotation_is_told_by_event_condition_annotation_and_metric(
 
     let note = event(&world, "gateway", "UnknownAnnotation").await;
     assert!(note.contains(expected), "{note}");
-    let status = world
-        .condition(
-            "tools",
-            conditions::SIDECARS_SYNCED,
-            "False",
-            reasons::PODS_NOT_INJECTED,
-        )
-        .await;
-    let said = message(&status, conditions::SIDECARS_SYNCED);
+    let said = without_sidecar(&world).await;
     assert!(said.contains("LiteLlmTls") && said.contains(expected), "{said}");
     is_counted("told-misspelt", "UnknownAnnotation").await;
 }
@@ -310,17 +318,23 @@ async fn advice_fits_a_namespace_that_has_not_opted_in() {
     world.apply(&resource("tools", "tools", given)).await.unwrap();
     let owner = deployment(&world, "gateway").await;
     world.create::<Pod>(pod("gateway-1", &owner, &[])).await.unwrap();
-    let status = world
-        .condition(
-            "tools",
-            conditions::SIDECARS_SYNCED,
-            "False",
-            reasons::PODS_NOT_INJECTED,
-        )
-        .await;
-    let said = message(&status, conditions::SIDECARS_SYNCED);
+    let said = without_sidecar(&world).await;
     assert!(
         said.contains("label the namespace mcpauth.dev/injection=enabled"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_namespace_that_the_chart_excludes_is_named_as_the_reason_whatever_its_label_says() {
+    let world = world("told-excluded").await;
+    let owner = deployment(&world, "gateway").await;
+    let made: Pod = world.create(pod("gateway-1", &owner, &[])).await.unwrap();
+    assert!(made.annotations().is_empty(), "{:?}", made.annotations());
+    let said = without_sidecar(&world).await;
+    assert!(
+        said.contains("webhook.excludedNamespaces of the chart has the namespace told-excluded")
+            && !said.contains("restart"),
         "{said}"
     );
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mcp_auth_tests::chart::{Case, chart, helm_programs};
 use serde_json::{Value, json};
 
-use super::{apply, helm_with, kubectl, ok, text};
+use super::{apply, helm_with, kubectl, ok, run, text};
 
 const RELEASE: &str = "leaving";
 const JOB: &str = "leaving-mcp-auth-not-watched";
@@ -56,25 +56,47 @@ fn an_upgrade_that_takes_a_namespace_out_leaves_no_resource_ready_there() {
         let (status, reason) = ready_condition("left");
         assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "NotWatched"));
         assert_eq!(ready_condition("kept").0, "True");
-        // What docs/tasks/upgrade.md has for installations without Helm.
-        let status = r#"--patch=[{"op":"remove","path":"/status"}]"#;
-        let remove = [
-            "patch",
-            "msa",
-            "tools",
-            "--namespace",
-            "left",
-            "--subresource=status",
-            "--type=json",
-            status,
-        ];
-        ok(kubectl(&remove));
-        let jsonpath = "--output=jsonpath={.status}";
-        assert_eq!(
-            ok(kubectl(&["get", "msa", "tools", "--namespace", "left", jsonpath])),
-            ""
-        );
         rights_are_gone_and_the_log_is_there();
+        installation.remove();
+    }
+}
+
+#[test]
+fn without_the_job_an_upgrade_says_the_command_that_takes_back_what_statuses_say() {
+    for helm in helm_programs() {
+        let installation = Installation::of(&helm, &["kept", "left"]);
+        let without = |watched: &[&str]| {
+            let mut values = values(watched);
+            values.as_object_mut().unwrap().remove("markNotWatched");
+            installation.preview_with(&values)
+        };
+        let command = |text: &str| {
+            let (_, command) = text.split_once("     kubectl get mcpserverauths --namespace left ")?;
+            let (command, _) = command.split_once("'{\"status\":null}'")?;
+            Some(format!(
+                "kubectl get mcpserverauths --namespace left {command}'{{\"status\":null}}'"
+            ))
+        };
+        assert_eq!(
+            command(&without(&["kept", "left", "new"])),
+            None,
+            "nothing is left"
+        );
+        let said = command(&without(&["kept"])).expect("the command of the namespace that was left");
+        // The second time there is nothing to take back.
+        ready_resource("left");
+        for _ in 0..2 {
+            ok(run(Command::new("sh").args(["-c", &said]), ""));
+        }
+        let jsonpath = "--output=jsonpath={.items[*].status}";
+        assert_eq!(ok(kubectl(&["get", "msa", "--namespace", "left", jsonpath])), "");
+
+        ok(installation.start_upgrade(&[]).wait_with_output().unwrap());
+        let from_all = without(&["kept"]);
+        assert!(
+            from_all.contains("served every namespace before") && from_all.contains("--namespace NAMESPACE"),
+            "{from_all}"
+        );
         installation.remove();
     }
 }

@@ -8,6 +8,7 @@ mod calls;
 mod fleet;
 mod one_way_out;
 mod policy;
+mod refusals;
 mod rows;
 mod service;
 mod settings;

@@ -74,6 +74,18 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
+{{/* Namespaces that the running operator's arguments name. Nothing where no cluster is asked, where it serves all, or where there is
+none. Whoever upgrades may get the Deployment. */}}
+{{- define "mcp-auth.namespacesServed" -}}
+{{- $served := list }}
+{{- range dig "spec" "template" "spec" "containers" (list) . }}
+{{- range .args }}
+{{- if hasPrefix "--watch-namespace=" . }}{{ $served = append $served (trimPrefix "--watch-namespace=" .) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- $served | toYaml }}
+{{- end }}
+
 {{/* Namespaces whose resources the running operator serves and this upgrade's does not. Nothing where no cluster is asked, as with
 `helm template`. A namespace that was deleted has none of the operator's RoleBindings any more, and nothing can be made in one that
 is being deleted. */}}
@@ -82,12 +94,7 @@ is being deleted. */}}
 {{- if and .Values.markNotWatched .Values.rbac.create .Values.watchNamespaces .Release.IsUpgrade }}
 {{- $operator := include "mcp-auth.operator" . }}
 {{- $running := lookup "apps/v1" "Deployment" .Release.Namespace $operator }}
-{{- $served := list }}
-{{- range dig "spec" "template" "spec" "containers" (list) $running }}
-{{- range .args }}
-{{- if hasPrefix "--watch-namespace=" . }}{{ $served = append $served (trimPrefix "--watch-namespace=" .) }}{{ end }}
-{{- end }}
-{{- end }}
+{{- $served := include "mcp-auth.namespacesServed" $running | fromYamlArray }}
 {{- range $served }}
 {{- if and (not (has . $.Values.watchNamespaces)) (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" . (printf "%s-resources" $operator)) }}
 {{- $left = append $left . }}

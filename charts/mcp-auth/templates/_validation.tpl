@@ -157,6 +157,7 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
+  "excluded-namespace" "webhook.excludedNamespaces"
   "workload-identity-namespace" "workloadIdentity.namespaces" "workload-identity-audience" "workloadIdentity.audiences"
   "managed-keys-secret" "managedKeys.enabled" "listen-managed-keys" "managedKeys.port" "managed-keys-url" "managedKeys.url"
   "restart" "restart.mode" "require-secret-consent" "policy.requireSecretConsent" "authorization-server-host" "policy.authorizationServers"

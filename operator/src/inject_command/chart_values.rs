@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::manifests::{ManifestError, not_yaml, read};
 use crate::inject::{OperatorEndpoint, Settings, SettingsError};
+use crate::namespaces::ExcludedNamespaces;
 
 /// The chart's own values, which those of a user are merged into.
 const DEFAULTS: &str = include_str!("../../../charts/mcp-auth/values.yaml");
@@ -18,8 +19,6 @@ const CHART: &str = "mcp-auth";
 const MAX_NAME: usize = 52;
 /// Stands for an image that no values name.
 const UNNAMED_IMAGE: &str = "mcp-auth-sidecar";
-/// Namespaces that the webhook never looks at.
-const NEVER_LOOKED_AT: [&str; 2] = ["kube-system", "kube-node-lease"];
 
 /// What the chart is installed with.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,7 +47,7 @@ pub struct ChartSettings {
     pub settings: Settings,
     /// Only these are served; none: all.
     watched_namespaces: Vec<String>,
-    excluded_namespaces: Vec<String>,
+    excluded_namespaces: ExcludedNamespaces,
     /// What stands for something that is not known.
     pub notes: Vec<String>,
 }
@@ -141,26 +140,19 @@ impl ChartSettings {
         Ok(Self {
             settings,
             watched_namespaces: values.watch_namespaces,
-            excluded_namespaces: values.webhook.excluded_namespaces,
+            excluded_namespaces: ExcludedNamespaces::new(values.webhook.excluded_namespaces),
             notes,
         })
     }
 
     /// Why the API server asks the webhook about no pod of a namespace, though it opted in.
     pub fn leaves_out(&self, namespace: &str) -> Option<String> {
-        let among = |names: &[String]| names.iter().any(|name| name == namespace);
-        if NEVER_LOOKED_AT.contains(&namespace) {
-            return Some(format!(
-                "the webhook never looks at the namespace {namespace}: run LiteLLM in another one"
-            ));
-        }
-        if among(&self.excluded_namespaces) {
-            return Some(format!(
-                "webhook.excludedNamespaces of the chart has the namespace {namespace}: take it out"
-            ));
-        }
-        (!self.watched_namespaces.is_empty() && !among(&self.watched_namespaces))
-            .then(|| format!("watchNamespaces of the chart does not have the namespace {namespace}: add it"))
+        let watched = &self.watched_namespaces;
+        let is_watched = watched.is_empty() || watched.iter().any(|name| name == namespace);
+        let not_watched =
+            || format!("watchNamespaces of the chart does not have the namespace {namespace}: add it");
+        let excluded = self.excluded_namespaces.why(namespace);
+        excluded.or_else(|| (!is_watched).then(not_watched))
     }
 }
 

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::messages::{FollowerLine, LeaderLine, MAX_LINE_BYTES, line};
 use crate::leader::Leader;
 use crate::leader_client::{LeaderClient, LeaderError};
+use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::sidecars::{SidecarChange, Sidecars};
 use crate::sync::{LineError, lines};
 
@@ -46,6 +47,7 @@ pub struct Follower {
     pub identity: String,
     pub credentials: Credentials,
     pub sidecars: Sidecars,
+    pub refused: RefusedPods,
     /// Whether this replica leads, or knows the tokens of the one that does.
     pub knows_tokens: watch::Sender<bool>,
 }
@@ -190,6 +192,9 @@ impl Follower {
         let mut outbox = Outbox::new(sender);
         let mut told = SidecarsTold::new(&self.sidecars);
         let mut told_at: Option<Instant> = None;
+        let mut refusals = self.refused.subscribe();
+        refusals.mark_changed();
+        let mut refusals_told = 0;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
@@ -221,6 +226,14 @@ impl Follower {
                 () = sleep_until(told_at.unwrap_or_else(Instant::now)), if told_at.is_some() && outbox.is_empty() => {
                     told_at = None;
                     in_chunks(&told.next_messages(&self.sidecars)).into_iter().for_each(|lines| outbox.push(lines));
+                }
+                changed = refusals.changed(), if outbox.is_empty() => {
+                    if changed.is_err() { return Err(FollowError::Ended) }
+                    let newest = *refusals.borrow_and_update();
+                    for pod in self.refused.recorded_since(refusals_told) {
+                        outbox.push(line(&FollowerLine::PodRefused { pod: Box::new(RefusedPod::clone(&pod)) }));
+                    }
+                    refusals_told = newest;
                 }
                 Some(request) = requests.recv(), if *is_complete => outbox.push(line(&FollowerLine::from(request))),
                 _ = heartbeat.tick(), if outbox.is_empty() => outbox.push(Bytes::from_static(b"\n")),
@@ -450,6 +463,7 @@ mod tests {
             identity: "follower".to_owned(),
             credentials: Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
             sidecars,
+            refused: RefusedPods::new(mpsc::unbounded_channel().0),
             knows_tokens: watch::channel(false).0,
         };
         let (down, published) = mpsc::channel::<Result<LeaderLine, LineError>>(1);

@@ -6,6 +6,7 @@ use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::RejectionCause;
 use serde::{Deserialize, Serialize};
 
+use crate::refused_pods::RefusedPod;
 use crate::sidecars::ForwardedSidecar;
 
 /// Longest line: the credential of one resource, with its certificates.
@@ -76,6 +77,10 @@ pub enum FollowerLine {
     },
     SidecarGone {
         uid: String,
+    },
+    /// The follower's webhook has refused a pod.
+    PodRefused {
+        pod: Box<RefusedPod>,
     },
     /// An MCP server rejected a token.
     Refresh {

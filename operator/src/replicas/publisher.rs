@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use jiff::Timestamp;
 use mcp_auth_credentials::{ReplicatedCredential, ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
 use mcp_auth_protocol::sync::CONTENT_TYPE;
@@ -202,6 +203,7 @@ fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, 
             }
         }
         FollowerLine::SidecarGone { uid } => drop(sidecars.remove(&uid)),
+        FollowerLine::PodRefused { pod } => replicas.refused.record(*pod, Timestamp::now()),
         FollowerLine::Refresh {
             namespace,
             name,

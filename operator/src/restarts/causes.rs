@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::args::RestartMode;
 use crate::inject::annotations;
+use crate::namespaces::NamespaceInjection;
 use crate::pods::{WatchedPod, is_injected, is_starting};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
@@ -52,9 +53,9 @@ impl Cause {
 
 /// What is known besides the objects.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
-    /// Whether a pod that is made now is injected by its namespace's label.
-    pub namespace_opted_in: bool,
+pub struct Facts<'a> {
+    /// Whether a pod that is made now is injected.
+    pub namespace: &'a NamespaceInjection,
     pub now: Timestamp,
 }
 
@@ -73,15 +74,19 @@ pub fn causes(
     resources: &[Arc<McpServerAuth>],
     pod: &WatchedPod,
     sidecar: Option<&Sidecar>,
-    facts: Facts,
+    facts: Facts<'_>,
 ) -> BTreeSet<Cause> {
     let uid = resource.uid().unwrap_or_default();
     if !is_injected(pod) {
         // What injection has left alone it leaves alone again.
         let is_left_alone = pod.annotations().contains_key(annotations::NOT_INJECTED);
         let asks_itself = pod.labels().get(annotations::INJECT_LABEL).map(String::as_str) == Some("true");
-        let is_missed =
-            !is_left_alone && (asks_itself || facts.namespace_opted_in) && !is_starting(pod, facts.now);
+        let would_be_injected = match facts.namespace {
+            NamespaceInjection::OptedIn => true,
+            NamespaceInjection::NotOptedIn | NamespaceInjection::Unknown => asks_itself,
+            NamespaceInjection::Excluded { .. } => false,
+        };
+        let is_missed = !is_left_alone && would_be_injected && !is_starting(pod, facts.now);
         return is_missed
             .then_some(Cause::NotInjected { resource: uid })
             .into_iter()
@@ -152,7 +157,7 @@ mod tests {
         let tools = resource("tools", None);
         let all = [Arc::new(tools.clone()), Arc::new(resource("other", None))];
         let facts = Facts {
-            namespace_opted_in: true,
+            namespace: &NamespaceInjection::OptedIn,
             now: now(),
         };
         let causes = causes(&tools, &all, pod, sidecar, facts);
@@ -188,15 +193,26 @@ mod tests {
             found(&young, None).is_empty(),
             "its namespace may only just have opted in"
         );
-        let closed = Facts {
-            namespace_opted_in: false,
-            now: now(),
-        };
         let tools = resource("tools", None);
-        assert!(
-            causes(&tools, &[], &pod(None), None, closed).is_empty(),
+        let mut asking = pod(None);
+        asking.set_labels([(annotations::INJECT_LABEL.to_owned(), "true".to_owned())].into());
+        let in_namespace = |pod: &WatchedPod, namespace: &NamespaceInjection| {
+            let facts = Facts {
+                namespace,
+                now: now(),
+            };
+            causes(&tools, &[], pod, None, facts).len()
+        };
+        let closed = NamespaceInjection::NotOptedIn;
+        assert_eq!(
+            in_namespace(&pod(None), &closed),
+            0,
             "it would come back as it is"
         );
+        assert_eq!(in_namespace(&asking, &closed), 1);
+        let excluded = NamespaceInjection::Excluded { why: "x".into() };
+        assert_eq!(in_namespace(&asking, &excluded), 0, "the webhook is not asked");
+        assert_eq!(in_namespace(&pod(None), &excluded), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::ConditionDraft;
 use super::pod_classes::{PodClass, PodNames, is_marked};
 use super::selection::Selection;
 use crate::inject::annotations;
+use crate::namespaces::NamespaceInjection;
 use crate::pods::{self, WatchedPod};
 
 /// What the webhook writes into a pod that it finds to be no LiteLLM.
@@ -22,9 +23,8 @@ const WEBHOOK_START: Duration = Duration::from_secs(30);
 /// What is known of the way from the API server to the webhook, and who is to use it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InjectionFacts {
-    /// Whether the namespace's label asks for injection; nothing where that cannot be read.
-    pub namespace_opted_in: Option<bool>,
-    /// Whether the API server has called this replica's webhook since its start.
+    pub namespace: NamespaceInjection,
+    /// Whether the API server has called this replica's webhook since its start, as far as that can be known.
     pub webhook_called: bool,
     pub operator_started: Timestamp,
     /// The webhook's port.
@@ -146,16 +146,21 @@ fn asks_for_injection(pod: &WatchedPod, facts: &InjectionFacts) -> Option<bool> 
         .labels()
         .get(annotations::INJECT_LABEL)
         .is_some_and(|value| value == "true");
-    if asks_itself {
-        Some(true)
-    } else {
-        facts.namespace_opted_in
+    match facts.namespace {
+        NamespaceInjection::Excluded { .. } => Some(false),
+        NamespaceInjection::OptedIn => Some(true),
+        NamespaceInjection::NotOptedIn => Some(asks_itself),
+        NamespaceInjection::Unknown => asks_itself.then_some(true),
     }
 }
 
 pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let facts = &selection.inputs.injection;
     let pods = selection.list(|class| !class.is_injected())?;
+    if let NamespaceInjection::Excluded { why } = &facts.namespace {
+        let message = format!("{pods} run without the sidecar: {why}");
+        return draft(false, reasons::PODS_NOT_INJECTED, message);
+    }
     let is_missing = |asks: Option<bool>| {
         let is_this =
             |class: &PodClass| !class.is_injected() && asks_for_injection(&class.pod, facts) == asks;
@@ -244,7 +249,7 @@ fn stated<'a>(
 }
 
 /// Of an annotation that injection wrote: a line `REASON: text` for each.
-fn reason_codes(text: &str) -> String {
+pub(super) fn reason_codes(text: &str) -> String {
     let codes = text.lines().filter_map(|line| line.split(':').next());
     codes.collect::<Vec<_>>().join(", ")
 }

@@ -10,12 +10,14 @@ use super::pod_classes::PodClass;
 use super::pods_injected::{
     draft, left_alone, none_selected, not_injected, not_recognised, warnings, webhook_not_reached,
 };
+use super::pods_refused::pods_refused;
 use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, first_draft};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
+    pods_refused,
     none_selected,
     left_alone,
     webhook_not_reached,

@@ -8,7 +8,9 @@ use mcp_auth_protocol::sync::Problem;
 use super::learned::learned;
 use super::pod_classes::{PodWithSidecar, classes};
 use super::*;
+use crate::namespaces::NamespaceInjection;
 use crate::pods::WatchedPod;
+use crate::refused_pods::RefusedPod;
 use crate::sidecars::Sidecar;
 
 mod pods;
@@ -64,6 +66,7 @@ struct Scenario<'a> {
     audit_keys_problem: Option<String>,
     pods: Option<Vec<PodWithSidecar>>,
     passed_over: Vec<Arc<WatchedPod>>,
+    refused: Vec<RefusedPod>,
     injection: InjectionFacts,
     expiries: Vec<CredentialExpiry>,
 }
@@ -87,8 +90,9 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             Some(synced().into()),
         )]),
         passed_over: Vec::new(),
+        refused: Vec::new(),
         injection: InjectionFacts {
-            namespace_opted_in: Some(true),
+            namespace: NamespaceInjection::OptedIn,
             webhook_called: true,
             operator_started: now() - jiff::SignedDuration::from_hours(1),
             webhook_port: 10250,
@@ -119,6 +123,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         resource: scenario.resource,
         issuance: &issuance,
         pods: selected,
+        refused: scenario.refused.iter().cloned().map(Arc::new).collect(),
         injection: scenario.injection.clone(),
         expiries: scenario.expiries.clone(),
         managed_key: None,

@@ -27,17 +27,20 @@ use super::credential_expiring::{CredentialExpiry, FoundReference, expiries};
 use super::events::events;
 use super::namespace_pods::{NamespacePods, NamespaceViews};
 use super::pod_classes::PodClass;
+use super::pods_refused::standing_refusals;
 use super::sidecars_synced::concerns;
 use super::write_records::WriteRecords;
 use super::{InjectionFacts, StatusInputs, fleet, status};
 use crate::api_server::{STATUS_MANAGER, with_deadline};
 use crate::certificates::certificate_expiry;
+use crate::entitlement::selects;
 use crate::event_recorder::EventRecorder;
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
-use crate::namespaces::Namespaces;
+use crate::namespaces::{NamespaceInjection, Namespaces};
 use crate::pods::Pods;
 use crate::references::References;
+use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecars};
@@ -61,7 +64,9 @@ pub struct KeptSecrets {
 /// What is seen of LiteLLM's pods.
 pub struct ObservedPods {
     pub pods: Pods,
+    pub refused: RefusedPods,
     pub sidecars: Sidecars,
+    pub namespaces: Arc<Namespaces>,
     pub webhook: WebhookCalls,
     pub restarts: RestartOutcomes,
 }
@@ -79,7 +84,6 @@ pub struct StatusWriter {
     credentials: Credentials,
     secrets: KeptSecrets,
     observed: ObservedPods,
-    namespaces: Namespaces,
     metrics: Metrics,
     events: EventSinks,
     records: WriteRecords,
@@ -147,7 +151,6 @@ impl StatusWriter {
     ) -> Self {
         Self {
             events,
-            namespaces: Namespaces::new(client.clone()),
             client,
             clock,
             credentials,
@@ -184,16 +187,20 @@ impl StatusWriter {
         let selected = pods.as_ref().map(|pods| pods.selected_by(resource));
         let lacks_sidecar = |class: &&PodClass| !class.is_injected();
         let is_any_without = selected.iter().flat_map(|it| &it.classes).any(lacks_sidecar);
-        let namespace_opted_in = match is_any_without {
-            true => self.namespaces.has_opted_in(&resource_ref.namespace).await,
-            false => None,
+        let namespace = match is_any_without {
+            true => self.observed.namespaces.injection(&resource_ref.namespace).await,
+            false => NamespaceInjection::Unknown,
         };
+        let refused = self.observed.refused.in_namespace(&resource_ref.namespace, now);
+        let selector = &resource.spec.pod_selector;
+        let is_selected = |refused: &Arc<RefusedPod>| selects(selector, &refused.labels);
         let inputs = StatusInputs {
             resource,
             issuance: &state.issuance,
             pods: selected,
+            refused: refused.into_iter().filter(is_selected).collect(),
             injection: InjectionFacts {
-                namespace_opted_in,
+                namespace,
                 webhook_called: self.observed.webhook.is_called(),
                 operator_started: self.observed.webhook.started,
                 webhook_port: self.observed.webhook.port,
@@ -213,7 +220,12 @@ impl StatusWriter {
         }
         self.records.succeeded(resource);
         let needs_requeue = was_any_taking_over || is_any_taking_over();
-        Ok(Action::requeue(if needs_requeue { GRACE } else { RESYNC }))
+        let again = if needs_requeue { GRACE } else { RESYNC };
+        let refused_until = inputs.refused.iter().map(|refused| refused.until()).min();
+        let refusal_ends = refused_until.and_then(|until| Duration::try_from(until - now).ok());
+        Ok(Action::requeue(
+            refusal_ends.map_or(again, |ends| ends.min(again)),
+        ))
     }
 
     /// The resource with the status that was last written, which the watch may not show yet.
@@ -250,11 +262,21 @@ impl StatusWriter {
         expiries(&found.collect::<Vec<_>>())
     }
 
-    /// Tells the workloads of the pods what their sidecars warn of. Of the same there is no event again while it lasts. That
-    /// LiteLLM's configuration says something else may be meant, and the resource's own condition has it.
+    /// Tells the workloads of the pods what their sidecars warn of and what is refused; of the latter the resource too. Of the same
+    /// there is an event again only after a while. That LiteLLM's configuration says something else may be meant, and the
+    /// resource's own condition has it.
     fn tell_workloads(&self, inputs: &StatusInputs<'_>) {
         let spec = &inputs.resource.spec;
         let namespace = inputs.resource.namespace().unwrap_or_default();
+        let events = &self.events.workloads;
+        for refused in standing_refusals(inputs) {
+            let kind = match refused.starts {
+                true => NoticeKind::NotInjected,
+                false => NoticeKind::Refused,
+            };
+            events.tell_owner(&namespace, Some(&refused.owner), kind, &refused.text);
+            events.tell(&inputs.resource.object_ref(&()), kind, &refused.text);
+        }
         for class in inputs.pods.iter().flat_map(|pods| &pods.classes) {
             let notices = class.sidecar().into_iter().flat_map(|sidecar| &sidecar.notices);
             let is_warning = |notice: &&Problem| {
@@ -267,7 +289,7 @@ impl StatusWriter {
             {
                 let text = format!("{}: {}", notice.reason, notice.message);
                 let (owner, kind) = (class.pod.owner(), NoticeKind::Sidecar);
-                self.events.workloads.tell_owner(&namespace, owner, kind, &text);
+                events.tell_owner(&namespace, owner, kind, &text);
             }
         }
     }

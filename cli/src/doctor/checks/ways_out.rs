@@ -109,6 +109,10 @@ pub fn way_out(reason: &str, resource: &McpServerAuth) -> String {
                 "kubectl mcp-auth explain POD -n {namespace} has the reason for each of these pods and the way out"
             );
         }
+        reasons::PODS_REFUSED => {
+            "change in the pod template what the message names, or take the label mcpauth.dev/inject off it to start LiteLLM without \
+             the sidecar"
+        }
         reasons::WEBHOOK_NOT_REACHED => {
             "open the way from the API server to the operator's port (webhook.port of the chart), or set operator.hostNetwork"
         }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use happenings::{ANNOTATIONS, Happening, LABELS, OWNERS, ReportOf, SELECTORS, happening, report};
 
 use super::*;
+use crate::namespaces::NamespaceInjection;
 use crate::sidecars::{ForwardedSidecar, Sidecar, SidecarEntry};
 use crate::status::{InjectionFacts, StatusInputs, fleet, status};
 
@@ -240,8 +241,9 @@ impl World {
             resource,
             issuance: &issuance,
             pods: Some(selected),
+            refused: Vec::new(),
             injection: InjectionFacts {
-                namespace_opted_in: Some(true),
+                namespace: NamespaceInjection::OptedIn,
                 webhook_called: self.webhook_called,
                 operator_started: start() - SignedDuration::from_secs(60),
                 webhook_port: 10250,

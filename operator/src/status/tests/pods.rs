@@ -83,12 +83,30 @@ fn a_webhook_that_was_never_called_is_told_with_firewall_port_and_host_network()
     );
     // A namespace without the label is never asked about.
     scenario.pods = Some(vec![(fresh(), None)]);
-    scenario.injection.namespace_opted_in = Some(false);
+    scenario.injection.namespace = NamespaceInjection::NotOptedIn;
     let (reason, message) = synced_condition(&scenario);
     assert_eq!(reason, reasons::PODS_NOT_INJECTED);
     assert!(
         message.contains("label the namespace mcpauth.dev/injection=enabled"),
         "{message}"
+    );
+}
+
+#[test]
+fn in_a_namespace_that_the_chart_excludes_no_restart_and_no_firewall_is_advised() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(annotated("litellm-1", 600, serde_json::json!({})), None)]);
+    scenario.injection.webhook_called = false;
+    let excluded = crate::namespaces::ExcludedNamespaces::new(vec!["apps".into()]);
+    scenario.injection.namespace = NamespaceInjection::Excluded {
+        why: excluded.why("apps").unwrap(),
+    };
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert_eq!(
+        message,
+        "pod litellm-1 run without the sidecar: webhook.excludedNamespaces of the chart has the namespace apps: take it out"
     );
 }
 
@@ -110,6 +128,60 @@ fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
         ),
         "{message}"
     );
+}
+
+#[test]
+fn a_rollout_whose_pods_are_refused_is_told_until_a_pod_of_the_workload_is_made() {
+    let resource = resource("https://tools.example.com/mcp");
+    let refused = |deployment: &str, reason: &str| {
+        let owner = serde_json::json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{deployment}-7c9"), "uid": "u", "controller": true,
+        });
+        RefusedPod {
+            namespace: "apps".into(),
+            labels: [("pod-template-hash".to_owned(), "7c9".to_owned())].into(),
+            owner: serde_json::from_value(owner).unwrap(),
+            text: format!("{reason}: change it, or set mcpauth.dev/on-refusal"),
+            at: now() - jiff::SignedDuration::from_secs(60),
+            starts: false,
+        }
+    };
+    let mut scenario = good(&resource);
+    scenario.refused = vec![refused("gateway", "LiteLlmTls"), refused("other", "HostNetwork")];
+    assert_eq!(ready(&scenario), pair("False", reasons::PODS_REFUSED));
+    let (_, message) = synced_condition(&scenario);
+    assert!(
+        message.starts_with("the pods of Deployment gateway are refused: LiteLlmTls: change it")
+            && message.ends_with("; also those of Deployment other (HostNetwork)"),
+        "{message}"
+    );
+
+    // Also where no pod is there yet.
+    scenario.refused.pop();
+    scenario.pods = Some(Vec::new());
+    assert_eq!(synced_condition(&scenario).0, reasons::PODS_REFUSED);
+
+    // The next ReplicaSet of the Deployment has made one.
+    let made = |seconds: i64| {
+        let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+        let owner = serde_json::json!([{
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "gateway-5d9", "uid": "v", "controller": true,
+        }]);
+        let metadata = serde_json::json!({
+            "name": "gateway-5d9-1", "labels": {"pod-template-hash": "5d9"}, "creationTimestamp": created,
+            "annotations": {"mcpauth.dev/injected": "1"}, "ownerReferences": owner,
+        });
+        let pod = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
+        (Arc::new(pod), Some(synced().into()))
+    };
+    scenario.pods = Some(vec![made(600)]);
+    assert_eq!(
+        synced_condition(&scenario).0,
+        reasons::PODS_REFUSED,
+        "that pod is older"
+    );
+    scenario.pods = Some(vec![made(30)]);
+    assert_eq!(synced_condition(&scenario).0, reasons::SYNCED);
 }
 
 #[test]

@@ -16,7 +16,9 @@ use mcp_auth_credentials::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::namespaces::ExcludedNamespaces;
 use crate::pods::PodNotices;
+use crate::refused_pods::RefusedPods;
 use crate::workload_events::WorkloadEvents;
 
 mod renewals;
@@ -133,9 +135,11 @@ impl World {
                 managed_keys: ManagedKeys::new(&client, None, Clock::system()).0,
             },
             ObservedPods {
+                refused: RefusedPods::new(pods.changed()),
                 pods,
                 sidecars: Sidecars::new().0,
                 restarts: RestartOutcomes::default(),
+                namespaces: Arc::new(Namespaces::new(client, ExcludedNamespaces::default())),
                 webhook: WebhookCalls::new(Timestamp::now(), 10250),
             },
             Metrics::default(),

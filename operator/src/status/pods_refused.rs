@@ -1,0 +1,52 @@
+//! The part of `SidecarsSynced` that says which pods the webhook refuses.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_auth_crds::reasons;
+
+use super::pods_injected::{draft, reason_codes};
+use super::selection::Selection;
+use super::{ConditionDraft, StatusInputs, seconds};
+use crate::refused_pods::{PodMaker, RefusedPod};
+
+/// While old pods serve on, a rollout goes no further: nothing else that is wrong weighs as much.
+pub(super) fn pods_refused(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let standing = standing_refusals(selection.inputs);
+    let mut standing = standing.iter().filter(|refused| !refused.starts);
+    let first = standing.next()?;
+    let others: Vec<String> = standing
+        .map(|other| format!("of {} ({})", other.maker(), reason_codes(&other.text)))
+        .collect();
+    let also = match others.is_empty() {
+        true => String::new(),
+        false => format!("; also those {}", others.join(", ")),
+    };
+    let message = format!("the pods of {} are refused: {}{also}", first.maker(), first.text);
+    draft(false, reasons::PODS_REFUSED, message)
+}
+
+/// The refusals that no pod has come after: of a workload that makes pods again there is nothing to say. Times of the API server
+/// are whole seconds.
+pub(super) fn standing_refusals(inputs: &StatusInputs<'_>) -> Vec<Arc<RefusedPod>> {
+    if inputs.refused.is_empty() {
+        return Vec::new();
+    }
+    let mut newest: HashMap<PodMaker, Timestamp> = HashMap::new();
+    let pods = inputs.pods.iter();
+    for class in pods.flat_map(|pods| pods.classes.iter().chain(&pods.passed_over)) {
+        if let (Some(owner), Some(created)) = (class.pod.owner(), class.newest_created) {
+            let known = newest
+                .entry(PodMaker::new(owner, class.pod.labels()))
+                .or_insert(created);
+            *known = created.max(*known);
+        }
+    }
+    let is_over = |refused: &RefusedPod| {
+        let newest = newest.get(&refused.maker());
+        !refused.starts && newest.is_some_and(|newest| *newest >= seconds(refused.at))
+    };
+    let all = inputs.refused.iter();
+    all.filter(|refused| !is_over(refused)).cloned().collect()
+}
