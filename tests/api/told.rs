@@ -206,11 +206,9 @@ async fn a_deployment_and_the_resource_are_told_of_a_pod_that_was_refused() {
     assert!(note.contains("--ssl_keyfile_path"), "{note}");
     let events = world.events("gateway").await;
     assert_eq!(events.len(), 1, "once, however often it was tried: {events:?}");
-    let refused = reasons::PODS_REFUSED;
-    let status = world
-        .condition("tools", conditions::READY, "False", refused)
-        .await;
-    let said = message(&status, conditions::READY);
+    let (type_, refused) = (conditions::SIDECARS_SYNCED, reasons::PODS_REFUSED);
+    let status = world.condition("tools", type_, "False", refused).await;
+    let said = message(&status, type_);
     assert!(
         said.contains("Deployment gateway") && said.contains("--ssl_keyfile_path"),
         "{said}"
@@ -221,7 +219,7 @@ async fn a_deployment_and_the_resource_are_told_of_a_pod_that_was_refused() {
     world.create::<Pod>(mended).await.unwrap();
     until(
         "no pod to be refused any more",
-        async || message(&world.status("tools").await, conditions::READY),
+        async || message(&world.status("tools").await, type_),
         |said| !said.contains("refused"),
     )
     .await;
