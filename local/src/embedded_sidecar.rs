@@ -17,6 +17,7 @@ use mcp_auth_sidecar::control::context_checks::ContextChecks;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
+use mcp_auth_sidecar::control::litellm_config::mirror::Mirror;
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
@@ -36,7 +37,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::exit::ExitError;
-use crate::litellm_command::wrapper;
+use crate::litellm_command::wrapper_of_overlay;
 use crate::loopback_port::ReservedPort;
 use crate::metrics;
 use crate::settings::Variables;
@@ -94,6 +95,7 @@ pub struct Ground {
     /// LiteLLM's configuration: its own, and the overlay.
     pub wrapper: PathBuf,
     overlay: PathBuf,
+    mirror: Option<Mirror>,
     config: Option<PathBuf>,
     metrics: Option<TcpListener>,
 }
@@ -140,14 +142,22 @@ impl Ground {
             .tempdir()
             .map_err(no_folder)?;
         let overlay = folder.path().join("overlay.yaml");
-        let wrapper_path = folder.path().join("config.yaml");
-        std::fs::write(&wrapper_path, wrapper(config, &overlay)).map_err(no_folder)?;
+        let mirror = config.map(|config| Mirror::new(&folder.path().join("mirror"), config, Vec::new()));
+        let wrapper = match &mirror {
+            Some(mirror) => mirror.wrapper(),
+            None => {
+                let path = folder.path().join("config.yaml");
+                std::fs::write(&path, wrapper_of_overlay(&overlay)).map_err(no_folder)?;
+                path
+            }
+        };
         Ok(Self {
             sockets,
             litellm,
             folder,
-            wrapper: wrapper_path,
+            wrapper,
             overlay,
+            mirror,
             config: config.map(Path::to_owned),
             metrics,
         })
@@ -205,6 +215,7 @@ impl Ground {
         let settings = ControlSettings {
             original: self.config,
             overlay: self.overlay,
+            mirror: self.mirror,
             outbound: self.sockets.outbound(),
             outbound_secret: outbound_secret.clone(),
             inbound: true,

@@ -130,17 +130,13 @@ impl LitellmCommand {
             ("PORT".to_owned(), port.into()),
             ("CONFIG_FILE_PATH".to_owned(), wrapper.as_os_str().to_owned()),
         ];
-        // LiteLLM looks up Python modules that the configuration names beside it, and then in this path.
-        if let Some(folder) = self.config.as_deref().and_then(Path::parent) {
-            let folder = folder.as_os_str().to_owned();
-            set.push((
-                "PYTHONPATH".to_owned(),
-                joined(variables.get("PYTHONPATH"), folder, ":"),
-            ));
-        }
         if PROXIES.iter().any(|name| variables.get(name).is_some()) {
             let stated = variables.get("NO_PROXY").or(variables.get("no_proxy"));
-            let value = joined(stated, "127.0.0.1,localhost".into(), ",");
+            let loopback = "127.0.0.1,localhost";
+            let value: OsString = match stated {
+                Some(stated) => format!("{stated},{loopback}").into(),
+                None => loopback.into(),
+            };
             set.extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), value.clone())));
         }
         Launch {
@@ -212,15 +208,10 @@ fn file_name(word: &OsStr) -> String {
     word.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// Content of the wrapper: LiteLLM's own configuration, and then the overlay. JSON strings, which YAML 1.1 reads
-/// whatever a path holds.
-pub fn wrapper(config: Option<&Path>, overlay: &Path) -> String {
-    let files: Vec<_> = config
-        .into_iter()
-        .chain([overlay])
-        .map(|path| path.to_string_lossy())
-        .collect();
-    format!("include: {}\n", serde_json::json!(files))
+/// Content of the wrapper where LiteLLM has no configuration of its own. A JSON string, which YAML 1.1 reads whatever a path
+/// holds.
+pub fn wrapper_of_overlay(overlay: &Path) -> String {
+    format!("include: {}\n", serde_json::json!([overlay.to_string_lossy()]))
 }
 
 /// Finds the program as a shell would, so that a wrong name is told before anything has begun.
@@ -246,17 +237,6 @@ pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Result<(), ExitErr
             name(),
             std::io::ErrorKind::PermissionDenied,
         )),
-    }
-}
-
-fn joined(stated: Option<&str>, more: OsString, separator: &str) -> OsString {
-    match stated {
-        Some(stated) => {
-            let mut both = OsString::from(format!("{stated}{separator}"));
-            both.push(more);
-            both
-        }
-        None => more,
     }
 }
 

@@ -24,6 +24,12 @@ pub mod env {
     pub const ROUTES: &str = "MCPAUTH_ROUTES";
     /// Path of LiteLLM's own configuration file; absent where it has none (configuration in its database).
     pub const ORIGINAL_CONFIG: &str = "MCPAUTH_ORIGINAL_CONFIG";
+    /// Folder in which the sidecar makes LiteLLM find a wrapper at the path of [`ORIGINAL_CONFIG`], and links to what lies
+    /// beside that; absent where the wrapper lies beside it.
+    pub const CONFIG_MIRROR: &str = "MCPAUTH_CONFIG_MIRROR";
+    /// Names in the folder of [`ORIGINAL_CONFIG`] at which LiteLLM's container has mounts that the sidecar has not,
+    /// separated by `:`, which no mount path holds.
+    pub const CONFIG_MOUNT_POINTS: &str = "MCPAUTH_CONFIG_MOUNT_POINTS";
     /// Path of the overlay that the sidecar writes.
     pub const OVERLAY: &str = "MCPAUTH_OVERLAY";
     /// `https://HOST:PORT` of the operator.
@@ -76,6 +82,8 @@ pub const METRICS_PORT_NAME: &str = "mcpauth-metrics";
 pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";
 /// File in [`CONFIG_FOLDER`] with the complete `mcp_servers` that LiteLLM is to read.
 pub const OVERLAY_FILE: &str = "overlay.yaml";
+/// The mirror of LiteLLM's own configuration and its folder, in [`CONFIG_FOLDER`]; see [`CONFIG_MIRROR`](env::CONFIG_MIRROR).
+pub const MIRROR_FOLDER: &str = "/var/run/mcpauth/config/mirror";
 /// File in [`CONFIG_FOLDER`] with the value of [`OUTBOUND_SECRET_HEADER`], which only the sidecar can read: it outlives a
 /// restart of the sidecar, as LiteLLM does.
 pub const OUTBOUND_SECRET_FILE: &str = "outbound-secret";

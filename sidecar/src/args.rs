@@ -2,6 +2,7 @@
 //! sets it.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -109,6 +110,15 @@ pub struct Serve {
     /// LiteLLM's own configuration file; left out if its configuration is in its database.
     #[arg(long, env = env::ORIGINAL_CONFIG, value_name = "FILE")]
     pub original_config: Option<PathBuf>,
+
+    /// Folder to be made for LiteLLM, in which the wrapper configuration lies at the path of --original-config, beside
+    /// links to what lies beside that; left out where LiteLLM finds the wrapper beside its own configuration.
+    #[arg(long, env = env::CONFIG_MIRROR, value_name = "FOLDER", requires = "original_config")]
+    pub config_mirror: Option<PathBuf>,
+
+    /// Names in the folder of --original-config at which LiteLLM's container has mounts of its own, separated by `:`.
+    #[arg(long, env = env::CONFIG_MOUNT_POINTS, value_name = "NAMES", value_delimiter = ':', requires = "config_mirror")]
+    pub config_mount_points: Vec<OsString>,
 
     /// The overlay configuration to write for LiteLLM.
     #[arg(long, env = env::OVERLAY, value_name = "FILE")]

@@ -23,6 +23,7 @@ use crate::control::controller::{ControlSettings, Controller, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger};
 use crate::control::litellm::Litellm;
+use crate::control::litellm_config::mirror::Mirror;
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
@@ -124,6 +125,8 @@ async fn run(
         tool_prefix_separator,
         routes,
         original_config,
+        config_mirror,
+        config_mount_points,
         overlay,
         operator,
         operator_ca,
@@ -197,6 +200,9 @@ async fn run(
     tokio::spawn(probes::serve(health, Arc::new(answers)));
 
     let settings = ControlSettings {
+        mirror: config_mirror
+            .zip(original_config.as_deref())
+            .map(|(root, original)| Mirror::new(&root, original, config_mount_points)),
         original: original_config,
         overlay,
         outbound,

@@ -94,12 +94,6 @@ pub enum InjectionError {
     )]
     ScriptSetsConfig { container: String, name: &'static str },
     #[error(
-        "the start command of the container `{container}` has Python ignore PYTHONPATH (`-I` or `-E`), by which LiteLLM \
-         would find the modules beside its configuration; take that option out, or mount the configuration's whole folder \
-         from a ConfigMap or Secret"
-    )]
-    PythonIgnoresPath { container: String },
-    #[error(
         "the option {option} of the container `{container}` is configuration that would be lost, since \
          arguments do not reach LiteLLM here; put it into a configuration file"
     )]
@@ -213,7 +207,7 @@ impl InjectionError {
             Self::HiddenConfigPath { .. } => "HiddenConfigPath",
             Self::RelativeConfigPath { .. } => "RelativeConfigPath",
             Self::ConfigNotYaml { .. } => "ConfigNotYaml",
-            Self::ScriptSetsConfig { .. } | Self::PythonIgnoresPath { .. } => "ScriptSetsConfig",
+            Self::ScriptSetsConfig { .. } => "ScriptSetsConfig",
             Self::ConfigInArguments { .. } => "ConfigInArguments",
             Self::ConfigInBucket => "ConfigInBucket",
             Self::ConfigInImage { .. } => "ConfigInImage",

@@ -47,7 +47,11 @@ pub(super) fn patch(
     let target = &spec.containers[plan.target];
     let index = plan.target.to_string();
 
-    let mut added_annotations = vec![(annotations::WRAPPER, wrapper::content(plan.original.as_deref()))];
+    let mut added_annotations = Vec::new();
+    // The mirror has one that the sidecar writes.
+    if plan.wrapper.placement != Placement::Mirror {
+        added_annotations.push((annotations::WRAPPER, wrapper::content(plan.original.as_deref())));
+    }
     if plan.previous.is_none() || annotation(pod, annotations::INJECTED).is_none() {
         added_annotations.push((annotations::INJECTED, settings.operator.version.clone()));
     }
@@ -400,7 +404,8 @@ fn set_mounts(operations: &mut Operations, target: &Container, index: &str, plan
                 );
             }
         }
-        _ => mounts.push(VolumeMount {
+        Placement::Mirror => {}
+        Placement::File | Placement::FileElsewhere => mounts.push(VolumeMount {
             name: TOKEN_VOLUME.to_owned(),
             mount_path: plan.wrapper.path.clone(),
             sub_path: Some(WRAPPER_ITEM.to_owned()),

@@ -23,15 +23,15 @@ use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
-use super::role::{ArgumentsPlace, Invocation, Role, Start, ignores_python_variables};
-use super::script_variables::{Removal, removal, sets_variable};
+use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::script_variables::{removal, sets_variable};
 use super::security_context::security_context;
 use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
 use super::shell_script::writes_file;
 use super::target::Target;
 use super::trusted_proxies;
-use super::wrapper::{self, Placement, Wrapper};
+use super::wrapper::{self, Wrapper};
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -130,9 +130,6 @@ pub(super) fn plan(
     )?;
     if let (Some(path), None) = (&original, &previous) {
         check_written_before(spec, container, &wrapper, path)?;
-    }
-    if previous.is_none() {
-        check_keeps_modules(container, &environment, invocation, &wrapper)?;
     }
     let ports = ports::choose(
         spec,
@@ -436,34 +433,4 @@ fn check_script(
         }),
         None => Ok(()),
     }
-}
-
-/// Checks that LiteLLM finds its modules where the wrapper does not lie beside the configuration.
-fn check_keeps_modules(
-    container: &Container,
-    environment: &Environment,
-    invocation: &Invocation,
-    wrapper: &Wrapper,
-) -> Result<(), InjectionError> {
-    let name = "PYTHONPATH";
-    let is_needed = matches!(
-        wrapper.placement,
-        Placement::FileElsewhere { python_path: Some(_) }
-    );
-    if !is_needed {
-        return Ok(());
-    }
-    let container_name = || container.name.clone();
-    if removal(container, environment, name) == Some(Removal::Certain) {
-        return Err(InjectionError::ScriptSetsConfig {
-            container: container_name(),
-            name,
-        });
-    }
-    if ignores_python_variables(&invocation.words) {
-        return Err(InjectionError::PythonIgnoresPath {
-            container: container_name(),
-        });
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 //! out as after one injection.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, VolumeMount};
-use mcp_auth_protocol::pod::env;
+use mcp_auth_protocol::pod::{MIRROR_FOLDER, env};
 
 use super::command_line::{command_words, flag};
 use super::config::WrapperOption;
@@ -75,7 +75,8 @@ impl PreviousInjection {
     /// How that injection told LiteLLM of the wrapper.
     pub fn wrapper_option(&self, container: &Container) -> WrapperOption {
         let mut words = container.command.iter().chain(&container.args).flatten();
-        let names_wrapper = |word: &String| word.contains(WRAPPER_FILE) || word.contains(WRAPPER_ELSEWHERE);
+        let wrappers = [WRAPPER_FILE, WRAPPER_ELSEWHERE, MIRROR_FOLDER];
+        let names_wrapper = |word: &String| wrappers.iter().any(|wrapper| word.contains(wrapper));
         match words.any(names_wrapper) {
             true => WrapperOption::Argument,
             false => WrapperOption::Variable,

@@ -210,7 +210,7 @@ fn command_line(after: Words) -> Role {
 }
 
 fn python(words: Words) -> Role {
-    let (_, mut rest) = python_options(words);
+    let mut rest = behind_python_options(words);
     match rest.next().map(String::as_str) {
         Some("-m") => match rest.next().map(String::as_str) {
             Some("uvicorn" | "granian") => application(words, Start::Server),
@@ -241,33 +241,19 @@ fn python(words: Words) -> Role {
     }
 }
 
-/// Whether these words have Python ignore its variables, such as PYTHONPATH: by `-I` or `-E`.
-pub(super) fn ignores_python_variables(words: Words) -> bool {
-    let Some((Some(first), after)) = words.split_first() else {
-        return false;
-    };
-    let ignores = |option: &&str| !option.starts_with("--") && option.contains(['I', 'E']);
-    program_name(first).starts_with("python") && python_options(after).0.iter().any(ignores)
-}
-
-/// Python's own options, without those that take a word, and what comes behind them. The word of such an option may be
-/// unknown; another unknown word is passed over.
-fn python_options(words: Words<'_>) -> (Vec<&str>, impl Iterator<Item = &String>) {
-    let mut options = Vec::new();
+/// What comes behind Python's own options. The word of one that takes a word may be unknown; another unknown word is
+/// passed over.
+fn behind_python_options(words: Words<'_>) -> impl Iterator<Item = &String> {
     let mut rest = words;
     while let Some((word, after)) = rest.split_first() {
         rest = match word.as_deref() {
             None => after,
             Some("-W" | "-X") => after.get(1..).unwrap_or_default(),
-            Some(option) if option.starts_with("-W") || option.starts_with("-X") => after,
-            Some(option) if option.starts_with('-') && option != "-m" && option != "-c" => {
-                options.push(option);
-                after
-            }
+            Some(option) if option.starts_with('-') && option != "-m" && option != "-c" => after,
             Some(_) => break,
         };
     }
-    (options, rest.iter().flatten())
+    rest.iter().flatten()
 }
 
 /// What an ASGI server serves.

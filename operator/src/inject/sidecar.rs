@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{
-    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, METRICS_PORT_NAME, OVERLAY_FILE, PROGRAM, TOKEN_FILE, env,
-    health,
+    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, METRICS_PORT_NAME, MIRROR_FOLDER, OVERLAY_FILE, PROGRAM,
+    TOKEN_FILE, env, health,
 };
 use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
@@ -81,7 +81,8 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
     };
     let (token_sources, folder) = match &plan.wrapper.placement {
         Placement::Folder { volume, .. } => (vec![token], Some(volume.clone())),
-        _ => (vec![token, wrapper::projection(WRAPPER_ITEM)], None),
+        Placement::Mirror => (vec![token], None),
+        Placement::File | Placement::FileElsewhere => (vec![token, wrapper::projection(WRAPPER_ITEM)], None),
     };
     let folder_volume = |volume| Volume {
         name: FOLDER_VOLUME.to_owned(),
@@ -147,6 +148,15 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
     variables.push(literal(env::ROUTES, &plan.routes));
     if let Some(original) = &plan.original {
         variables.push(literal(env::ORIGINAL_CONFIG, original));
+    }
+    if plan.wrapper.placement == Placement::Mirror {
+        variables.push(literal(env::CONFIG_MIRROR, MIRROR_FOLDER));
+        if !plan.wrapper.mount_points.is_empty() {
+            variables.push(literal(
+                env::CONFIG_MOUNT_POINTS,
+                &plan.wrapper.mount_points.join(":"),
+            ));
+        }
     }
     variables.extend([
         literal(env::OVERLAY, &format!("{CONFIG_FOLDER}/{OVERLAY_FILE}")),

@@ -9,7 +9,6 @@ use super::litellm_options::CONFIG_FILE_PATH;
 use super::operations::Operations;
 use super::plan::Plan;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
-use super::wrapper::Placement;
 
 /// LiteLLM's client would send calls to the outbound listener through a proxy otherwise.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
@@ -37,17 +36,6 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
         && !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path)
     {
         variables.add(CONFIG_FILE_PATH, escape(&plan.wrapper.path));
-    }
-    if let Placement::FileElsewhere {
-        python_path: Some(folder),
-    } = &plan.wrapper.placement
-    {
-        let folder = escape(folder);
-        if !variables.extend("PYTHONPATH", |value| with_folder(value, &folder)) {
-            // LiteLLM's older images set it to /app, which the pod does not show.
-            let image_path = "/app";
-            variables.add("PYTHONPATH", with_folder(image_path, &folder).unwrap_or(folder));
-        }
     }
     let has_upper = variables.extend("NO_PROXY", with_loopback);
     let has_lower = variables.extend("no_proxy", with_loopback);
@@ -134,15 +122,6 @@ impl Variables<'_> {
     fn replace_entry(&mut self, index: usize, variable: &EnvVar) {
         self.operations
             .replace(&[&self.path[..], &[&index.to_string()]].concat(), variable);
-    }
-}
-
-/// A `PYTHONPATH` with this folder first; `None` if the folder is in it.
-fn with_folder(value: &str, folder: &str) -> Option<String> {
-    match value {
-        "" => Some(folder.to_owned()),
-        _ if value.split(':').any(|part| part == folder) => None,
-        _ => Some(format!("{folder}:{value}")),
     }
 }
 

@@ -1,12 +1,15 @@
 //! The wrapper: a configuration file that includes LiteLLM's own and the overlay, so that LiteLLM reads both.
-//! Its content is known at admission, so it travels in an annotation and no container writes it. It has to
-//! lie beside the original, because LiteLLM looks up Python modules named there in the wrapper's folder.
+//! It has to lie beside the original, because LiteLLM looks up Python modules, and 1.80.17 relative includes too, in the
+//! wrapper's folder. Its content is known at admission, so it travels in an annotation and no container writes it; where no
+//! file can be put beside the original, the sidecar makes a folder that is like the original's, with the wrapper in it.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector,
     PodSpec, ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
 };
-use mcp_auth_protocol::pod::{CONFIG_FOLDER, OVERLAY_FILE};
+use mcp_auth_protocol::pod::{CONFIG_FOLDER, MIRROR_FOLDER, OVERLAY_FILE};
 
 use super::annotations;
 use super::error::InjectionError;
@@ -21,14 +24,18 @@ pub(super) struct Wrapper {
     pub placement: Placement,
     /// Mounts that show the original to the sidecar as well.
     pub originals: Vec<VolumeMount>,
+    /// Names in the original's folder of LiteLLM's other mounts.
+    pub mount_points: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Placement {
     /// A file of its own, mounted by subPath.
     File,
-    /// As `File`, but not beside the original, whose folder must go into PYTHONPATH.
-    FileElsewhere { python_path: Option<String> },
+    /// As `File`, where there is no original that it should lie beside.
+    FileElsewhere,
+    /// In the volume of the overlay, in a folder of links to what the original's folder has, which the sidecar makes.
+    Mirror,
     /// In a folder made of the user's sources and the wrapper, which takes the place of this mount's volume.
     /// A file cannot be mounted into the folder of a ConfigMap: the kubelet makes its mount point a
     /// directory.
@@ -74,8 +81,9 @@ pub(super) fn place_wrapper(
     let Some(original) = original else {
         return Ok(Wrapper {
             path: WRAPPER_ELSEWHERE.to_owned(),
-            placement: Placement::FileElsewhere { python_path: None },
+            placement: Placement::FileElsewhere,
             originals: vec![],
+            mount_points: vec![],
         });
     };
     let in_image = || InjectionError::ConfigInImage {
@@ -114,9 +122,7 @@ pub(super) fn place_wrapper(
         match innermost(mounts, folder(original)) {
             None => Placement::File,
             // The folder is a mount as well, and takes no further file.
-            Some(_) => Placement::FileElsewhere {
-                python_path: Some(folder(original).to_owned()),
-            },
+            Some(_) => Placement::Mirror,
         }
     } else {
         let wrapper_path = match inside.rsplit_once('/') {
@@ -134,19 +140,22 @@ pub(super) fn place_wrapper(
                     volume: sources,
                 }
             }
-            None => Placement::FileElsewhere {
-                python_path: Some(folder(original).to_owned()),
-            },
+            None => Placement::Mirror,
         }
     };
     let path = match placement {
-        Placement::FileElsewhere { .. } => WRAPPER_ELSEWHERE.to_owned(),
+        Placement::Mirror => format!("{MIRROR_FOLDER}{original}"),
         _ => format!("{}/{WRAPPER_FILE}", folder(original).trim_end_matches('/')),
     };
+    let originals = originals(serving, original, mounts);
     Ok(Wrapper {
         path,
+        mount_points: match placement {
+            Placement::Mirror => mount_points(original, mounts, &originals),
+            _ => vec![],
+        },
         placement,
-        originals: originals(serving, original, mounts),
+        originals,
     })
 }
 
@@ -195,22 +204,55 @@ fn inside<'a>(mount: &VolumeMount, path: &'a str) -> &'a str {
     path[mount.mount_path.trim_end_matches('/').len()..].trim_start_matches('/')
 }
 
-/// The serving mount, and other YAML files mounted beside: the original may include them.
+/// The serving mount, that of the original's folder, and other YAML files mounted beside: the original may include what
+/// lies there.
 fn originals(serving: &VolumeMount, original: &str, mounts: &[VolumeMount]) -> Vec<VolumeMount> {
+    let at_folder = innermost(mounts, folder(original)).filter(|mount| {
+        mount.mount_path != serving.mount_path && mount.sub_path_expr.as_ref().is_none_or(String::is_empty)
+    });
     let siblings = mounts.iter().filter(|mount| {
         mount.mount_path != serving.mount_path
             && is_yaml(&mount.mount_path)
             && folder(&mount.mount_path) == folder(original)
             && mount.sub_path_expr.as_ref().is_none_or(String::is_empty)
     });
-    let read_only = |mount: &VolumeMount| VolumeMount {
+    let shown: Vec<&VolumeMount> = std::iter::once(serving)
+        .chain(at_folder)
+        .chain(siblings)
+        .collect();
+    let read_only = |mount: &&VolumeMount| VolumeMount {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         sub_path: mount.sub_path.clone(),
-        read_only: Some(true),
+        // The container runtime makes the mount points of what is mounted in it, as it does in LiteLLM's container.
+        read_only: match shown.iter().any(|other| is_below(other, mount)) {
+            true => mount.read_only,
+            false => Some(true),
+        },
         ..VolumeMount::default()
     };
-    std::iter::once(serving).chain(siblings).map(read_only).collect()
+    shown.iter().map(read_only).collect()
+}
+
+fn is_below(mount: &VolumeMount, other: &VolumeMount) -> bool {
+    covers(other, &mount.mount_path) && !inside(other, &mount.mount_path).is_empty()
+}
+
+/// Names in the folder of the original at which LiteLLM has mounts that are not shown to the sidecar.
+fn mount_points(original: &str, mounts: &[VolumeMount], shown: &[VolumeMount]) -> Vec<String> {
+    let parent = folder(original).trim_end_matches('/');
+    let name = |mount: &VolumeMount| {
+        let below = mount.mount_path.strip_prefix(parent)?.strip_prefix('/')?;
+        below.split('/').find(|name| !name.is_empty()).map(str::to_owned)
+    };
+    let is_shown = |mount: &&VolumeMount| shown.iter().any(|other| other.mount_path == mount.mount_path);
+    mounts
+        .iter()
+        .filter(|mount| !is_shown(mount))
+        .filter_map(name)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// The volume's files as sources of a projected volume; `None` if it is of another kind.
@@ -334,13 +376,26 @@ mod tests {
             "[{name: c, configMap: {name: c}}, {name: d, emptyDir: {}}]",
         )
         .unwrap();
-        assert_eq!(wrapper.path, WRAPPER_ELSEWHERE);
-        assert_eq!(
-            wrapper.placement,
-            Placement::FileElsewhere {
-                python_path: Some("/etc/l".into())
-            }
-        );
+        assert_eq!(wrapper.path, "/var/run/mcpauth/config/mirror/etc/l/config.yaml");
+        assert_eq!(wrapper.placement, Placement::Mirror);
+    }
+
+    #[test]
+    fn a_mount_in_which_others_lie_takes_their_mount_points_in_the_sidecar_too() {
+        let wrapper = wrapper_for(
+            "/etc/l/config.yaml",
+            "[{name: d, mountPath: /etc/l}, {name: c, mountPath: /etc/l/models.yaml, subPath: m}, \
+              {name: s, mountPath: /etc/l/hooks/keys}, {name: s, mountPath: /etc/lit/other}]",
+            "[{name: c, configMap: {name: c}}, {name: d, persistentVolumeClaim: {claimName: d}}, {name: s, emptyDir: {}}]",
+        )
+        .unwrap();
+        let shown: Vec<_> = wrapper
+            .originals
+            .iter()
+            .map(|mount| (mount.mount_path.as_str(), mount.read_only))
+            .collect();
+        assert_eq!(shown, [("/etc/l", None), ("/etc/l/models.yaml", Some(true))]);
+        assert_eq!(wrapper.mount_points, ["hooks"]);
     }
 
     #[test]

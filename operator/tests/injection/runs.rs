@@ -169,13 +169,26 @@ impl StandIns {
         let mount = mount.unwrap_or_else(|| panic!("{read} is not mounted: {}", context()));
         let is_ours = mount["name"].as_str().unwrap().starts_with("mcpauth-");
         assert!(is_ours, "{read} is not the wrapper: {}", context());
-        let wrapper = pod["metadata"]["annotations"]["mcpauth.dev/wrapper"]
-            .as_str()
-            .unwrap();
-        let included: Value = serde_saphyr::from_str(wrapper).unwrap();
-        let overlay = "/var/run/mcpauth/config/overlay.yaml";
-        let expected: Vec<&str> = original.config.into_iter().chain([overlay]).collect();
-        assert_eq!(included["include"], serde_json::json!(expected), "{}", context());
+        if let Some(mirror) = ours.get("MCPAUTH_CONFIG_MIRROR") {
+            // The sidecar writes the wrapper there, and links to what lies beside the configuration.
+            let own = original
+                .config
+                .unwrap_or_else(|| panic!("nothing to mirror: {}", context()));
+            assert_eq!(read, format!("{mirror}{own}"), "{}", context());
+        } else {
+            let wrapper = pod["metadata"]["annotations"]["mcpauth.dev/wrapper"].as_str();
+            let included: Value = serde_saphyr::from_str(wrapper.unwrap()).unwrap();
+            let overlay = "/var/run/mcpauth/config/overlay.yaml";
+            let expected: Vec<&str> = original.config.into_iter().chain([overlay]).collect();
+            assert_eq!(included["include"], serde_json::json!(expected), "{}", context());
+            let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+            // LiteLLM 1.80.17 looks up relative includes and modules beside the wrapper alone.
+            assert!(
+                original.config.is_none_or(|own| folder(own) == folder(&read)),
+                "{read} {}",
+                context()
+            );
+        }
         let stated = ours
             .get("MCPAUTH_ORIGINAL_CONFIG")
             .map(|path| expand(path, &BTreeMap::new()));

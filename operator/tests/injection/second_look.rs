@@ -76,6 +76,10 @@ fn what_gets_lost_is_injected_anew_and_nothing_else() {
             let whole = admitted(&injected);
             let mut pod = whole.clone();
             let lost = pod.pointer_mut(&pointer).unwrap();
+            // The sidecar writes the wrapper where that does not lie beside the configuration.
+            if lost.is_object() && lost.get("mcpauth.dev/wrapper").is_none() {
+                continue;
+            }
             match lost {
                 Value::Array(items) => items.retain(|item| {
                     let name = item["name"].as_str().unwrap();

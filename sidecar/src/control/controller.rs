@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::control::litellm::ProbeResult;
+use crate::control::litellm_config::mirror::{Mirror, MirrorError};
 use crate::control::litellm_config::restart::{Loaded, Restart};
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::litellm_config::write::write;
@@ -53,6 +54,8 @@ pub struct ControlSettings {
     /// LiteLLM's own configuration, if it has a file.
     pub original: Option<PathBuf>,
     pub overlay: PathBuf,
+    /// Where the wrapper does not lie beside the original: what makes up for that.
+    pub mirror: Option<Mirror>,
     pub outbound: SocketAddr,
     /// What LiteLLM is to show that listener.
     pub outbound_secret: OutboundSecret,
@@ -186,7 +189,7 @@ impl<P: DataPath> Controller<P> {
     /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read
     /// it.
     pub fn render(&mut self) -> bool {
-        let overlay = render(&Input {
+        let mut overlay = render(&Input {
             original: self.settings.original.as_deref(),
             overlay: &self.settings.overlay,
             routes: &self.routes,
@@ -196,12 +199,13 @@ impl<P: DataPath> Controller<P> {
             auth_blocks: self.settings.auth_blocks,
             static_headers: &self.settings.static_headers,
         });
+        let mirrored = self.mirror(&mut overlay);
         let mut problems = overlay.problems.clone();
         log_changes(&self.overlay_notices, &overlay.notices);
         self.overlay_notices = overlay.notices.clone();
         self.data_path.set_aliases(overlay.aliases.clone());
         let in_place =
-            match self.write_overlay(overlay) {
+            match mirrored.and_then(|()| self.write_overlay(overlay)) {
                 Ok(()) => true,
                 Err(error) => {
                     problems.push(Problem {
@@ -265,6 +269,21 @@ impl<P: DataPath> Controller<P> {
             self.route_notices = notices;
             self.publish();
         }
+    }
+
+    /// Brings the mirror up to date. Where it cannot be, LiteLLM reads its own configuration, and the overlay is empty.
+    fn mirror(&self, overlay: &mut Overlay) -> io::Result<()> {
+        let Some(mirror) = &self.settings.mirror else {
+            return Ok(());
+        };
+        if let Some(include_candidates) = &overlay.include_candidates {
+            match mirror.update(include_candidates, &self.settings.overlay) {
+                Ok(()) => return Ok(()),
+                Err(MirrorError::NotWritten(error)) => return Err(error),
+                Err(error) => *overlay = Overlay::unusable(&self.settings.overlay, error.reason(), &error),
+            }
+        }
+        mirror.bypass()
     }
 
     fn write_overlay(&mut self, overlay: Overlay) -> io::Result<()> {

@@ -3,7 +3,7 @@
 //! LiteLLM merges `include`d files and replaces every mapping as a whole, so the overlay holds the complete
 //! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files,
 //! [`entry`] rewrites one server or adds it by its [`registration`], [`server_id`] keeps its id, [`emit`] writes the text, [`write`](mod@write)
-//! puts it in place and [`restart`] tells which servers LiteLLM has not read yet.
+//! puts it in place, [`mirror`] has LiteLLM find what lies beside its own file, and [`restart`] tells which servers LiteLLM has not read yet.
 //!
 //! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide
 //! on the type of `yes`, `0123` or `12:30:45` by its own rules on the way in. So nothing is loaded:
@@ -15,6 +15,7 @@ pub mod config;
 pub mod emit;
 pub mod entry;
 pub mod error;
+pub mod mirror;
 pub mod node;
 pub mod parse;
 pub mod registration;
@@ -69,6 +70,9 @@ pub struct Input<'a> {
 pub struct Overlay {
     /// The overlay, and behind it the files it includes; see [`render`].
     pub files: Vec<(PathBuf, String)>,
+    /// As in [`Config::include_candidates`]; absent where the user's configuration cannot be used, and the overlay is
+    /// empty.
+    pub include_candidates: Option<Vec<PathBuf>>,
     /// The managed servers in it.
     pub servers: BTreeMap<String, Address>,
     /// What LiteLLM calls them beside their names, and their names.
@@ -103,27 +107,19 @@ pub fn render(input: &Input<'_>) -> Overlay {
                 text(merged.clone(), paths.get(level + 1), &mut Budget::default()).map_err(in_original)?;
             Ok((path.clone(), text))
         });
-        Ok((files.collect::<Result<Vec<_>, ConfigFileError>>()?, servers))
+        let files = files.collect::<Result<Vec<_>, ConfigFileError>>()?;
+        Ok((files, config.include_candidates, servers))
     });
     match rendered {
-        Ok((files, servers)) => Overlay {
+        Ok((files, include_candidates, servers)) => Overlay {
             files,
+            include_candidates: Some(include_candidates),
             servers,
             aliases: remarks.aliases,
             problems: remarks.problems,
             notices: remarks.notices,
         },
-        Err(unusable) => Overlay {
-            files: vec![(input.overlay.to_owned(), "{}\n".to_owned())],
-            servers: BTreeMap::new(),
-            aliases: BTreeMap::new(),
-            problems: vec![Problem {
-                reason: unusable.error.reason().to_owned(),
-                message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
-                server: None,
-            }],
-            notices: Vec::new(),
-        },
+        Err(unusable) => Overlay::unusable(input.overlay, unusable.error.reason(), &unusable),
     }
 }
 
@@ -151,6 +147,19 @@ struct Remarks {
 }
 
 impl Overlay {
+    /// The empty one, with which LiteLLM runs as it would without us.
+    pub fn unusable(path: &Path, reason: &str, why: &dyn std::error::Error) -> Self {
+        let message = format!("{why}. LiteLLM runs without mcp-auth until then");
+        Self {
+            files: vec![(path.to_owned(), "{}\n".to_owned())],
+            include_candidates: None,
+            servers: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            problems: vec![Problem::new(reason, message)],
+            notices: Vec::new(),
+        }
+    }
+
     /// Writes what has changed, what is included first, so that LiteLLM never finds a name without its file.
     pub fn write(&self) -> io::Result<bool> {
         let mut changed = false;

@@ -107,6 +107,7 @@ fn control(
     let settings = ControlSettings {
         original: Some(folder.join("config.yaml")),
         overlay: folder.join("overlay.yaml"),
+        mirror: None,
         outbound: "127.0.0.1:16481".parse().unwrap(),
         outbound_secret: OutboundSecret::generate(),
         inbound: true,

@@ -30,6 +30,9 @@ pub struct Config {
     pub general: Option<Arc<Node>>,
     /// The original, and every file that it includes.
     pub files: Vec<PathBuf>,
+    /// Where LiteLLM looks for what relative includes name, whatever is there: beside the file that states it, and
+    /// beside the original.
+    pub include_candidates: Vec<PathBuf>,
     /// How many includes lead from the original to its deepest include.
     pub depth: usize,
 }
@@ -92,7 +95,11 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
             top.get("general_settings", budget).map_err(file_error)?,
         );
         for include in includes(top, budget).map_err(file_error)? {
-            let next = locate(&include, &path, &root);
+            let candidates = candidates(&include, &path, &root);
+            if !include.starts_with('/') {
+                merged.include_candidates.extend(candidates.clone());
+            }
+            let next = locate(candidates);
             if visited.insert(next.clone()) {
                 pending.push_back(Pending {
                     path: next,
@@ -146,18 +153,20 @@ fn includes(top: &Mapping, budget: &mut Budget) -> Result<Vec<String>, ConfigErr
         .collect()
 }
 
-fn locate(include: &str, declared_in: &Path, root: &Path) -> PathBuf {
-    let locate_beside = |file: &Path| absolute(&file.parent().unwrap_or(Path::new("/")).join(include));
-    let declared = locate_beside(declared_in);
-    if declared.exists() {
-        return declared;
+/// Where an include may be, what counts more first.
+fn candidates(include: &str, declared_in: &Path, root: &Path) -> [PathBuf; 2] {
+    [declared_in, root].map(|file| absolute(&file.parent().unwrap_or(Path::new("/")).join(include)))
+}
+
+fn locate([declared, fallback]: [PathBuf; 2]) -> PathBuf {
+    if !declared.exists() && fallback.exists() {
+        return fallback;
     }
-    let fallback = locate_beside(root);
-    if fallback.exists() { fallback } else { declared }
+    declared
 }
 
 /// Python's `os.path.abspath`: `..` is resolved by the text, without looking at symbolic links.
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     path.components().fold(PathBuf::new(), |mut normal, component| {
         match component {
