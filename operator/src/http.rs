@@ -13,7 +13,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures::future::Either;
+use futures::{FutureExt, TryFutureExt};
 use http_body_util::{BodyExt, Limited};
+use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -242,17 +245,28 @@ fn requests(
         requested.notify_one();
         service.call(request)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    if protocol == Protocol::Http1 {
-        builder = builder.http1_only();
+    let stream = TokioIo::new(stream);
+    match protocol {
+        Protocol::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT);
+            let connection = builder.serve_connection(stream, service);
+            Either::Left(watcher.watch(connection).err_into())
+        }
+        Protocol::Unknown => {
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT);
+            builder.http2().max_concurrent_streams(MAX_STREAMS);
+            let connection = builder.serve_connection(stream, service).into_owned();
+            // On the heap, since it is large: every sidecar's connection would be larger by it.
+            Either::Right(watcher.watch(connection).boxed())
+        }
     }
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection.into_owned())
 }
 
 /// A body that is no use to anybody.

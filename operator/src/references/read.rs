@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
 use mcp_auth_credentials::references::Lookup;
@@ -33,7 +34,8 @@ impl References {
             let answer = {
                 // Never closed.
                 let _turn = self.reads.acquire().await;
-                with_deadline(api.get_opt(name)).await
+                // On the heap, since it is large and seldom: there is one of these tasks for each object.
+                with_deadline(api.get_opt(name)).boxed().await
             };
             match answer {
                 Ok(found) => {

@@ -2,22 +2,22 @@
 //! sidecars that read nothing else.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use async_stream::stream;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures::channel::mpsc;
-use futures::{SinkExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Capability, Pod, RejectedToken, Report};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Span, debug, info, info_span, warn};
 
 use super::answers::Answers;
 use super::authenticate::agree;
@@ -29,8 +29,6 @@ use crate::pods::WatchedPod;
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A sidecar that reads nothing for this long is disconnected.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a sidecar waits for a replica that has only just started to know the tokens.
 const KNOWING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Faster ones wait: each may cause work for every resource of the namespace.
@@ -83,13 +81,9 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
     let known = known.map_err(|error| SyncError::ApiServer(error.to_string()))?;
     known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
-    // One line may wait while the connection is slow; the next is made when it has gone, from the newest
-    // state. This channel takes memory for the line that waits, and tokio's for 32 of them.
-    let (lines, receiver) = mpsc::channel(0);
     let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
-    tokio::spawn(serve(sync, pod, first, reports, lines).instrument(span));
-    let body = Body::from_stream(receiver.map(Ok::<Bytes, Infallible>));
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response())
+    let lines = lines(sync, pod, first, reports, span).map(Ok::<Bytes, Infallible>);
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(lines)).into_response())
 }
 
 /// Heartbeats before it say nothing.
@@ -105,95 +99,112 @@ async fn first_report(
     }
 }
 
-/// Runs until either side ends the stream, the pod is gone, this replica has lost the leader or the time is up.
-async fn serve(
+/// What a sidecar is sent, until either side ends the stream, the pod is gone, this replica has lost the leader or the time is
+/// up. Its reports are read meanwhile. The connection's own task polls this, and while the connection is slow it does not: the
+/// next line is then made when the last has gone, from the newest state. A sidecar that takes nothing is disconnected by the
+/// kernel, whose bound of what waits unacknowledged holds for a window that is closed too.
+fn lines(
     sync: Arc<Sync>,
     pod: Pod,
     first: Report,
-    reports: impl Stream<Item = Result<Line<Report>, LineError>> + Send,
-    mut lines: mpsc::Sender<Bytes>,
-) {
-    let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
-    let _connected = sync.metrics.sidecar_connected();
-    info!(version = first.version, "sidecar connected");
-    // What could not be passed on is passed on with a later heartbeat.
-    let mut not_forwarded = forward_rejections(&sync, &pod, first.refused.clone()).await;
-    let reads_deltas = first.capabilities.contains(&Capability::Deltas);
-    let mut answers = Answers::of(&first, sync.longest_silence, Instant::now());
-    entry.record_report(first);
-    let mut reports = pin!(reports);
-    let mut next_report_at = Instant::now();
-    let mut changes = sync.changes.subscribe(&pod.namespace);
-    changes.mark_changed();
-    let mut knows_tokens = sync.knows_tokens.clone();
-    let mut heartbeat = heartbeat(Instant::now());
-    let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
-    let mut seen = None;
-    let mut sent: Option<Arc<SerialisedSnapshot>> = None;
-    let why = loop {
-        tokio::select! {
-            changed = changes.changed() => {
-                if changed.is_err() { break "the operator is stopping" }
-                match newest(&sync, &pod, &mut seen).await {
-                    Ok(Some(newest)) if is_revision(&newest, sent.as_ref()) => {}
-                    Ok(Some(newest)) => {
-                        entry.record_sent(&newest.revision);
-                        let line = newest.line(sent.as_deref().filter(|_| reads_deltas));
-                        if !deliver(&mut lines, line).await { break "the sidecar went away" }
-                        sent = Some(newest);
-                    }
-                    Ok(None) => break "the pod is gone",
-                    Err(error) => {
-                        warn!(%error, "the pod could not be looked up; the sidecar will connect again");
-                        break "the API server could not be asked";
+    mut reports: Pin<Box<impl Stream<Item = Result<Line<Report>, LineError>> + Send>>,
+    span: Span,
+) -> impl Stream<Item = Bytes> + Send {
+    stream! {
+        let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
+        let _connected = sync.metrics.sidecar_connected();
+        let mut disconnect = Disconnect { span, why: "the sidecar went away" };
+        disconnect.span.in_scope(|| info!(version = first.version, "sidecar connected"));
+        // What could not be passed on is passed on with a later heartbeat.
+        let mut not_forwarded = forward_rejections(&sync, &pod, first.refused.clone()).await;
+        let reads_deltas = first.capabilities.contains(&Capability::Deltas);
+        let mut answers = Answers::of(&first, sync.longest_silence, Instant::now());
+        entry.record_report(first);
+        let mut next_report_at = Instant::now();
+        let mut changes = sync.changes.subscribe(&pod.namespace);
+        changes.mark_changed();
+        let mut knows_tokens = sync.knows_tokens.clone();
+        let mut heartbeat = heartbeat(Instant::now());
+        let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
+        let mut seen = None;
+        let mut sent: Option<Arc<SerialisedSnapshot>> = None;
+        disconnect.why = loop {
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() { break "the operator is stopping" }
+                    match newest(&sync, &pod, &mut seen).await {
+                        Ok(Some(newest)) if is_revision(&newest, sent.as_ref()) => {}
+                        Ok(Some(newest)) => {
+                            entry.record_sent(&newest.revision);
+                            let line = newest.line(sent.as_deref().filter(|_| reads_deltas));
+                            sent = Some(newest);
+                            yield line;
+                        }
+                        Ok(None) => break "the pod is gone",
+                        Err(error) => {
+                            warn!(parent: &disconnect.span, %error, "the pod could not be looked up; the sidecar will connect again");
+                            break "the API server could not be asked";
+                        }
                     }
                 }
+                report = reports.next() => {
+                    let now = Instant::now();
+                    if now < next_report_at {
+                        tokio::time::sleep_until(next_report_at).await;
+                    }
+                    next_report_at = now.max(next_report_at) + MIN_REPORT_INTERVAL;
+                    answers.heard(now);
+                    match report {
+                        Some(Ok(Line::Heartbeat)) => {}
+                        Some(Ok(Line::Value(Report { acknowledged: Some(revision), .. }))) => {
+                            entry.record_applied(revision);
+                        }
+                        Some(Ok(Line::Value(report))) => {
+                            not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
+                            entry.record_report(report);
+                        }
+                        // As it ends when the pod does.
+                        Some(Err(LineError::Broken(error))) => {
+                            debug!(parent: &disconnect.span, %error, "the connection broke");
+                            break "the sidecar went away"
+                        }
+                        Some(Err(error)) => {
+                            warn!(parent: &disconnect.span, %error, "a report could not be read");
+                            break "a report could not be read"
+                        }
+                        None => break "the sidecar went away",
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    if !entry.is_current() { break "the pod has a newer connection" }
+                    let Some(line) = answers.next_line(Instant::now()) else { break "the sidecar does not answer" };
+                    entry.tell_if_overdue();
+                    not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
+                    // The authority may have changed, of which there is no notification.
+                    let newest = seen.as_ref().map(|seen: &Seen| sync.snapshots.snapshot(&seen.group));
+                    if newest.is_some_and(|newest| !is_revision(&newest, sent.as_ref())) {
+                        changes.mark_changed();
+                    }
+                    yield line;
+                }
+                () = leader_lost(&mut knows_tokens) => break "this replica has lost the one that leads",
+                () = &mut time_is_up => break "the stream is renewed",
             }
-            report = reports.next() => {
-                let now = Instant::now();
-                if now < next_report_at {
-                    tokio::time::sleep_until(next_report_at).await;
-                }
-                next_report_at = now.max(next_report_at) + MIN_REPORT_INTERVAL;
-                answers.heard(now);
-                match report {
-                    Some(Ok(Line::Heartbeat)) => {}
-                    Some(Ok(Line::Value(Report { acknowledged: Some(revision), .. }))) => {
-                        entry.record_applied(revision);
-                    }
-                    Some(Ok(Line::Value(report))) => {
-                        not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
-                        entry.record_report(report);
-                    }
-                    // As it ends when the pod does.
-                    Some(Err(LineError::Broken(error))) => {
-                        debug!(%error, "the connection broke");
-                        break "the sidecar went away"
-                    }
-                    Some(Err(error)) => {
-                        warn!(%error, "a report could not be read");
-                        break "a report could not be read"
-                    }
-                    None => break "the sidecar went away",
-                }
-            }
-            _ = heartbeat.tick() => {
-                if !entry.is_current() { break "the pod has a newer connection" }
-                let Some(line) = answers.next_line(Instant::now()) else { break "the sidecar does not answer" };
-                if !deliver(&mut lines, line).await { break "the sidecar went away" }
-                entry.tell_if_overdue();
-                not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
-                // The authority may have changed, of which there is no notification.
-                let newest = seen.as_ref().map(|seen| sync.snapshots.snapshot(&seen.group));
-                if newest.is_some_and(|newest| !is_revision(&newest, sent.as_ref())) {
-                    changes.mark_changed();
-                }
-            }
-            () = leader_lost(&mut knows_tokens) => break "this replica has lost the one that leads",
-            () = &mut time_is_up => break "the stream is renewed",
-        }
-    };
-    info!(why, "sidecar disconnected");
+        };
+    }
+}
+
+/// Says why a stream has ended, however it did: where the connection ends, what is under way is dropped.
+struct Disconnect {
+    span: Span,
+    why: &'static str,
+}
+
+impl Drop for Disconnect {
+    fn drop(&mut self) {
+        let why = self.why;
+        self.span.in_scope(|| info!(why, "sidecar disconnected"));
+    }
 }
 
 /// Ticks within [`HEARTBEAT`] from `now`, and as often from then on.
@@ -279,14 +290,6 @@ async fn newest(
 
 fn is_revision(newest: &SerialisedSnapshot, sent: Option<&Arc<SerialisedSnapshot>>) -> bool {
     sent.is_some_and(|sent| sent.revision == newest.revision)
-}
-
-/// False if the sidecar has disconnected, or reads nothing any more.
-async fn deliver(lines: &mut mpsc::Sender<Bytes>, line: Bytes) -> bool {
-    matches!(
-        tokio::time::timeout(SEND_TIMEOUT, lines.feed(line)).await,
-        Ok(Ok(()))
-    )
 }
 
 #[cfg(test)]
