@@ -130,7 +130,8 @@ impl TokenCount {
         let users = users.saturating_mul(seconds(now, end)) / 3600;
         // As far apart as the last one and the next.
         let service = match (counted.service_at, next_attempt_at.map(|at| at.max(now))) {
-            (Some(last), Some(next)) if next < end => 1 + seconds(next, end) / seconds(last, next).max(1),
+            // One that is due at midnight is of the day that begins then.
+            (Some(last), Some(next)) if next < end => seconds(next, end).div_ceil(seconds(last, next).max(1)),
             _ => 0,
         };
         IssuedToday {
@@ -188,12 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_renewed_every_forty_minutes_comes_nine_more_times_by_midnight() {
+    fn a_token_that_is_renewed_every_forty_minutes_comes_eight_more_times_before_midnight() {
         let count = TokenCount::default();
         count.record_issued(false, after(0));
         let today = count.today(Some(after(2400)), after(0));
-        // At 18:40, 19:20 and so on, to 23:20 and the last second of the day.
-        assert_eq!((today.issued, today.forecast), (1, 1 + 1 + 8));
+        // At 18:40, 19:20 and so on, to 23:20: the one at 0:00 is of the next day.
+        assert_eq!((today.issued, today.forecast), (1, 1 + 8));
+        // Every 2401 s: to 23:20:08.
+        assert_eq!(count.today(Some(after(2401)), after(0)).forecast, 1 + 8);
+        // Every 2399 s: once more, at 23:59:51.
+        assert_eq!(count.today(Some(after(2399)), after(0)).forecast, 1 + 9);
         assert_eq!(today.day.to_string(), "2030-01-01");
     }
 

@@ -31,6 +31,26 @@ pub(super) fn add(
     }
 }
 
+/// Adds what the provider's own words say of a refused revocation.
+pub(super) fn add_to_revocation(error: Error) -> Error {
+    let of_provider = |rejection: &ErrorResponse| {
+        rejection
+            .provider_hint(RequestedGrant::Revocation)
+            .map(Advice::OfProvider)
+    };
+    match error {
+        Error::Rejected(mut rejection) => {
+            rejection.advice = of_provider(&rejection);
+            Error::Rejected(rejection)
+        }
+        Error::BothSecretsRefused(mut rejection) => {
+            rejection.advice = of_provider(&rejection);
+            Error::BothSecretsRefused(rejection)
+        }
+        other => other,
+    }
+}
+
 fn advice(
     rejection: &ErrorResponse,
     registration: &Registration,

@@ -4,8 +4,8 @@ use oauth2::AccessToken;
 use serde_json::Value;
 use url::Url;
 
-use super::Client;
 use super::send::{EndpointRequest, OutgoingRequest};
+use super::{Client, advice};
 use crate::Error;
 use crate::error::{ErrorCode, ErrorResponse};
 use crate::redact::Redactor;
@@ -32,7 +32,8 @@ impl Client {
             redactor: self.redactor.clone().hide_form_value(access_token.secret()),
             with_proof: false,
         };
-        let (revoked, _) = self.send(outgoing).await?.read(|revoked, _| Ok(revoked))?;
+        let answered = self.send(outgoing).await?.read(|revoked, _| Ok(revoked));
+        let (revoked, _) = answered.map_err(advice::add_to_revocation)?;
         Ok(revoked)
     }
 }

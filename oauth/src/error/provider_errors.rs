@@ -33,6 +33,8 @@ pub(crate) enum RequestedGrant {
     /// A user's token, for a token of the user's.
     UserExchange,
     GitHubApp,
+    /// No token: one is revoked.
+    Revocation,
 }
 
 const fn known(words: &'static str, hint: &'static str) -> ProviderError {

@@ -65,6 +65,25 @@ async fn a_server_that_revokes_no_such_tokens_is_no_fault() {
     assert_eq!(revoke(answer("200 OK", "", "revoked")).await, Ok(true));
 }
 
+/// Its own words where they are of any request, and those of a grant not: no token is requested here.
+#[tokio::test]
+async fn what_the_providers_words_say_of_any_request_is_told_of_a_revocation_too() {
+    let refused = async |code: &str, words: &str| {
+        let body = serde_json::json!({"error": code, "error_description": words});
+        revoke(json("401 Unauthorized", &body.to_string()))
+            .await
+            .unwrap_err()
+            .message()
+    };
+    let words = "The OAuth 2.0 Client supports client authentication method 'client_secret_post'.";
+    let told = refused("invalid_client", words).await;
+    assert!(told.contains("registered for another method"), "{told}");
+    let told = refused("access_denied", "Unauthorized").await;
+    assert!(told.contains("both are of one application"), "{told}");
+    let told = refused("unauthorized_client", "no client credentials user enabled").await;
+    assert!(!told.contains("Run As"), "{told}");
+}
+
 #[tokio::test]
 async fn everything_else_is_a_fault_that_does_not_repeat_the_token() {
     for (answer, reason) in [
