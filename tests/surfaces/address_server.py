@@ -1,7 +1,10 @@
 """LiteLLM's own decisions by client address, asked for over HTTP: what its functions say of the request that arrives,
-under the `general_settings` in the header `settings`. Run by uvicorn or gunicorn as LiteLLM is.
+under the `general_settings` in the header `settings`. Run by each server as LiteLLM is, on loopback; gunicorn takes
+`address_server:app`.
 
-  address_server.py PORT=FORWARDED_ALLOW_IPS...   one uvicorn each, on loopback
+  address_server.py uvicorn PORT=FORWARDED_ALLOW_IPS...   one uvicorn each
+  address_server.py hypercorn PORT
+  address_server.py granian PORT
 """
 
 import asyncio
@@ -41,9 +44,10 @@ def decisions(request: Request, settings: dict) -> dict:
     if IPAddressUtils is None:
         return found
     client = IPAddressUtils.get_mcp_client_ip(request, settings)
+    internal = IPAddressUtils.parse_internal_networks(settings.get("mcp_internal_ip_ranges"))
     return found | {
         "address for MCP servers": client,
-        "sees internal MCP servers": IPAddressUtils.is_internal_ip(client),
+        "sees internal MCP servers": IPAddressUtils.is_internal_ip(client, internal),
         "is https": IPAddressUtils.is_request_https(request, settings),
         "trusted proxy": IPAddressUtils.is_request_from_trusted_proxy(request, settings),
     }
@@ -60,5 +64,25 @@ async def serve(listeners: list[str]) -> None:
     await asyncio.gather(*servers)
 
 
+def main() -> None:
+    run, *listeners = sys.argv[1:]
+    match run:
+        case "uvicorn":
+            asyncio.run(serve(listeners))
+        case "hypercorn":
+            # LiteLLM's own way to start it, as for `litellm --run_hypercorn`.
+            from litellm.proxy.proxy_cli import ProxyInitializationHelpers
+
+            where = {"host": "127.0.0.1", "port": int(listeners[0]), "ssl_certfile_path": None, "ssl_keyfile_path": None}
+            ProxyInitializationHelpers._init_hypercorn_server(app, **where)
+        case "granian":
+            from granian import Granian
+            from granian.constants import Interfaces
+
+            # With the arguments of LiteLLM's `init_granian_server`, which names its own application.
+            target = {"target": "address_server:app", "interface": Interfaces.ASGI, "websockets": True}
+            Granian(**target, address="127.0.0.1", port=int(listeners[0]), workers=1).serve()
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1:]))
+    main()
