@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions profile-guided fuzz check alerts dashboard packaging meshes generate site site-browser newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions profile-guided fuzz check alerts dashboard packaging meshes policies generate site site-browser newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ packaging: ## the wheel by uv, and the Dockerfile and the compose file for one m
 
 meshes: ## pods that the injectors of Istio, Linkerd and Kuma have written, with LiteLLM in them, injected by the operator
 	@tests/meshes/run
+
+policies: ## pods before and after injection, judged by Kyverno and Gatekeeper, which are built from their Go modules; WRITE=1 for the table
+	@tests/policies/run $(if $(WRITE),--write)
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool; looks whether the dashboard and its pictures fit
 	@tests/alerts/run

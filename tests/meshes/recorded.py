@@ -7,12 +7,13 @@ import copy
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import yaml
+from preview import inject
+from verdicts import Verdicts
 
 OURS = "mcpauth-sidecar"
 PROXIES = {"istio-proxy", "linkerd-proxy", "kuma-sidecar"}
@@ -20,14 +21,6 @@ VALIDATORS = {"istio-validation", "linkerd-network-validator", "kuma-validation"
 REDIRECTORS = {"istio-init", "linkerd-init", "kuma-init"} | VALIDATORS
 OF_A_MESH = PROXIES | REDIRECTORS | {"linkerd-debug", "enable-core-dump"}
 PROBES = ("startupProbe", "readinessProbe")
-RESOURCE = """
-apiVersion: mcpauth.dev/v1alpha1
-kind: McpServerAuth
-metadata: {name: tools, namespace: llm}
-spec:
-  server: {name: tools, url: "https://tools.example.com/mcp"}
-  bearerToken: {secretKeyRef: {name: tools, key: token}}
-"""
 
 
 @dataclass(frozen=True)
@@ -122,21 +115,6 @@ def with_litellm(metadata, spec, name):
     return litellm["name"], {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def inject(operator, pods):
-    """What the operator makes of the pods: reasons and pod by name."""
-    text = yaml.safe_dump_all([*pods, yaml.safe_load(RESOURCE)])
-    command = [operator, "inject", "--file", "-", "--namespace", "llm"]
-    answer = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=False)
-    if answer.returncode not in (0, 1):
-        sys.exit(f"error: {' '.join(command)}: {answer.stderr}")
-    injected = {}
-    for block in re.split(r"(?m)^(?=# pod: )", answer.stdout)[1:]:
-        said, _, pod = block.partition("---\n")
-        name = re.search(r"^# pod: llm/(\S+)", said).group(1)
-        injected[name] = (set(re.findall(r"(?m)^# (?:reason|warning): (\w+)", said)), yaml.safe_load(pod))
-    return injected
-
-
 def faults(litellm, before, said, pod):
     """What does not hold of an injected pod."""
     spec = pod["spec"]
@@ -203,22 +181,15 @@ def look_at(mesh, folder, operator):
 
 def main():
     operator = sys.argv[1]
-    failed = skipped = 0
+    verdicts = Verdicts()
     for mesh in MESHES:
         folder, version_or_why_not = source(mesh)
         if folder is None:
-            skipped += 1
-            print(f"skipped: {mesh.name} {mesh.version}: {version_or_why_not} (set {mesh.setting} to a folder with its source)")
+            verdicts.skip(f"{mesh.name} {mesh.version}", f"{version_or_why_not} (set {mesh.setting} to a folder with its source)")
             continue
         count, wrong = look_at(mesh, folder, operator)
-        failed += bool(wrong)
-        print(f"{'FAILED' if wrong else 'passed'}: {mesh.name} {version_or_why_not}: {count} pods")
-        for fault in wrong:
-            print(f"  {fault}")
-    passed = len(MESHES) - failed - skipped
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    # Where nothing could be had, nothing was shown.
-    sys.exit(failed > 0 or passed == 0)
+        verdicts.judge(f"{mesh.name} {version_or_why_not}: {count} pods", wrong)
+    sys.exit(verdicts.exit_code())
 
 
 if __name__ == "__main__":
