@@ -1,9 +1,9 @@
 //! The sidecar's container and its volumes.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
-    Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, ProjectedVolumeSource,
-    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    Container, ContainerPort, DownwardAPIVolumeSource, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe,
+    ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -100,12 +100,8 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
     };
     let empty = Volume {
         name: EMPTY_VOLUME.to_owned(),
-        // Memory too, though nothing is ever in it: on the node's disk it would keep the cluster autoscaler from
-        // removing the node.
-        empty_dir: Some(EmptyDirVolumeSource {
-            medium: Some("Memory".to_owned()),
-            ..EmptyDirVolumeSource::default()
-        }),
+        // No emptyDir, which policies on the size of volumes would count.
+        downward_api: Some(DownwardAPIVolumeSource::default()),
         ..Volume::default()
     };
     let token = Volume {

@@ -15,6 +15,13 @@ use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::unknown_keys;
 use super::warning::{Warning, lasting};
 
+/// Servers that take the client's address from the connection alone (`docs/client-addresses.md`): their names, the option by
+/// which LiteLLM's command line runs each, and what to do about that.
+const SERVERS_WITHOUT_ADDRESSES: [(&str, &str, &str); 2] = [
+    ("granian", "--run_granian", "take --run_granian out"),
+    ("hypercorn", "--run_hypercorn", "take --run_hypercorn out"),
+];
+
 pub(super) fn warnings(
     pod: &Pod,
     spec: &PodSpec,
@@ -117,8 +124,8 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         warnings.push(lasting(
             "ClientAddressesHidden",
             format!(
-                "{server} takes every client behind the sidecar for 127.0.0.1: settings by address (allowed_ips, \
-                 available_on_public_internet) do not hold; {advice}, or set {}: disabled",
+                "{server} takes all clients for 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}; if proxies alone \
+                 reach the pod, use_x_forwarded_for: true and 127.0.0.1/32 in mcp_trusted_proxy_ranges; or {}: disabled",
                 annotations::INBOUND
             ),
         ));
@@ -142,11 +149,16 @@ fn server_without_addresses(container: &Container, plan: &Plan) -> Option<(&'sta
         words().any(|word| {
             let mut parts =
                 word.split(|character: char| character.is_whitespace() || "/;&|".contains(character));
-            parts.any(|part| part == server || part.strip_prefix("--run_") == Some(server))
+            parts.any(|part| part == server)
         })
     };
-    if let Some(server) = ["granian", "hypercorn"].into_iter().find(|server| names(server)) {
-        return Some((server, "let LiteLLM run uvicorn"));
+    for (server, option, without_option) in SERVERS_WITHOUT_ADDRESSES {
+        if names(option) {
+            return Some((server, without_option));
+        }
+        if names(server) {
+            return Some((server, "start LiteLLM by uvicorn"));
+        }
     }
     ["--no-proxy-headers", "--forwarded-allow-ips"]
         .into_iter()
