@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use mcp_auth_crds::McpServerAuth;
 use mcp_auth_oauth::Token;
 use mcp_auth_protocol::sync::Credential;
 use parking_lot::Mutex;
@@ -129,6 +130,18 @@ impl ReplicatedUserTokens {
             resource: resource.clone(),
             identity: identity.digest(),
         }
+    }
+
+    /// The credential that was exchanged for this user at a resource as it is now, if it is not over.
+    pub fn credential(
+        &self,
+        resource: &McpServerAuth,
+        subject: &SecretString,
+        now: Timestamp,
+    ) -> Option<Credential> {
+        let identity = CredentialIdentity::for_resource(resource);
+        let scope = self.of_resource(&ResourceRef::from(resource), &identity);
+        scope.find(subject, now).map(|token| bearer(&token))
     }
 
     /// Tells of each token that is recorded.

@@ -12,11 +12,12 @@ use axum::http::StatusCode;
 use futures::TryFutureExt;
 use mcp_auth_protocol::reasons::NOT_LEADING;
 use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Problem};
+use mcp_auth_protocol::timeouts::{AUTHORIZATION_SERVER, LEAD_CHANGE};
 use parking_lot::Mutex;
 use reqwest::{Certificate, RequestBuilder, Response, redirect, retry};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::certificates::Certificates;
 use crate::leader::Leader;
@@ -31,10 +32,8 @@ pub const EXCHANGE_PATH: &str = "/v1/replicas/exchange";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a connection without traffic is looked at, and how long that may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Longest wait for a user's token: longer than the leader waits for the authorization server
-/// ([`AUTHORIZATION_SERVER`](mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER)), shorter than the sidecar waits
-/// ([`EXCHANGE_RESPONSE`](mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE)).
-const EXCHANGE_TIMEOUT: Duration = Duration::from_millis(7_500);
+/// By how much an answer of the leader is waited for longer than the leader waits for the authorization server.
+const ANSWER_MARGIN: Duration = Duration::from_millis(500);
 /// Between two attempts while the lead changes.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -95,22 +94,29 @@ impl LeaderClient {
         served(self.request(FOLLOW_PATH)?.body(body)).await
     }
 
-    /// A user's token. While the lead changes, the next leader is waited for.
-    pub async fn exchange(&self, exchange: &ForwardedExchange) -> Result<ExchangeResponse, LeaderError> {
-        let deadline = Instant::now() + EXCHANGE_TIMEOUT;
-        let mut last_error = LeaderError::NoLeader;
+    /// A user's token. Where the leader does not answer it is the one that `known` has, if any, or else the next leader
+    /// is waited for ([`LEAD_CHANGE`]).
+    pub async fn exchange(
+        &self,
+        exchange: &ForwardedExchange,
+        known: impl Fn() -> Option<ExchangeResponse>,
+    ) -> Result<ExchangeResponse, LeaderError> {
+        let deadline = Instant::now() + LEAD_CHANGE;
         loop {
             let answer = async {
                 let response = served(self.request(EXCHANGE_PATH)?.json(exchange)).await?;
                 response.json().map_err(LeaderError::from).await
             };
-            match timeout_at(deadline, answer).await {
-                Ok(Err(error)) if error.is_about_the_lead() => last_error = error,
-                Ok(answer) => return answer,
-                Err(_) => return Err(last_error),
+            let answer = timeout(AUTHORIZATION_SERVER + ANSWER_MARGIN, answer).await;
+            let error = match answer.unwrap_or(Err(LeaderError::Silent)) {
+                Err(error) if error.is_about_the_lead() => error,
+                answer => return answer,
+            };
+            if let Some(known) = known() {
+                return Ok(known);
             }
             if Instant::now() + RETRY_INTERVAL >= deadline {
-                return Err(last_error);
+                return Err(error);
             }
             sleep(RETRY_INTERVAL).await;
         }

@@ -88,14 +88,13 @@ impl Pods {
         (pods, receiver)
     }
 
-    /// Watches exactly these namespaces from now on.
-    pub fn watch(&self, namespaces: &[String]) {
+    /// Watches the pods of this namespace from now on, or no longer.
+    pub fn watch(&self, namespace: &str, is_watched: bool) {
         let mut watched = self.watched.lock();
-        watched.retain(|namespace, _| namespaces.contains(namespace));
-        for namespace in namespaces {
-            watched
-                .entry(namespace.clone())
-                .or_insert_with(|| self.start(namespace.clone()));
+        if !is_watched {
+            watched.remove(namespace);
+        } else if !watched.contains_key(namespace) {
+            watched.insert(namespace.to_owned(), self.start(namespace.to_owned()));
         }
     }
 

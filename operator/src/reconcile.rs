@@ -196,12 +196,12 @@ impl Reconciler {
         match event {
             // A new or changed resource can end or begin a conflict with any of its neighbours.
             ReconcileEvent::Resource(ResourceEvent::Changed(resource)) => {
-                self.watch_pods();
+                self.watch_pods_of(&resource.namespace);
                 queue.namespaces.insert(resource.namespace);
             }
             ReconcileEvent::Resource(ResourceEvent::Deleted(resource)) => {
                 self.forget(&resource);
-                self.watch_pods();
+                self.watch_pods_of(&resource.namespace);
                 if self.limits.is_total_reached(&self.resources.index()) {
                     queue.namespaces.extend(self.resources.namespaces());
                 }
@@ -333,8 +333,15 @@ impl Reconciler {
     }
 
     /// Every replica watches the pods of the namespaces that have resources: their labels entitle.
-    pub fn watch_pods(&self) {
-        self.pods.watch(&self.resources.namespaces());
+    fn watch_pods(&self) {
+        for namespace in self.resources.namespaces() {
+            self.watch_pods_of(&namespace);
+        }
+    }
+
+    pub fn watch_pods_of(&self, namespace: &str) {
+        let is_watched = self.resources.index().contains_key(namespace);
+        self.pods.watch(namespace, is_watched);
     }
 
     fn status_due_in(&self, namespace: &str) {

@@ -50,6 +50,16 @@ pub enum ResourceEvent {
     Listed,
 }
 
+impl ResourceEvent {
+    /// Which resource is no longer what it was.
+    pub fn resource(&self) -> Option<&ResourceRef> {
+        match self {
+            Self::Changed(resource) | Self::Deleted(resource) => Some(resource),
+            Self::Listed => None,
+        }
+    }
+}
+
 impl Resources {
     /// The resources of these namespaces, or of all if there are none, and the watch that keeps them up to
     /// date.
@@ -163,7 +173,7 @@ impl ResourceWatch {
             }
         };
         for event in &events {
-            if let ResourceEvent::Changed(resource_ref) | ResourceEvent::Deleted(resource_ref) = event {
+            if let Some(resource_ref) = event.resource() {
                 self.changes.announce(&resource_ref.namespace);
             }
         }

@@ -39,6 +39,42 @@ async fn a_lost_or_spoilt_certificate_secret_is_restored() {
     })
     .await;
 
+    // What something else restored, such as a backup, may be of another type and not whole.
+    let mut restored = Secret {
+        type_: Some("Opaque".to_owned()),
+        data: Some(before.clone()),
+        ..Secret::default()
+    };
+    restored.metadata.name = Some(name.to_owned());
+    restored.metadata.labels = Some([("restored-by".to_owned(), "backup".to_owned())].into());
+    restored.data.get_or_insert_default().remove("ca.key");
+    let restore = async || {
+        // The operator may be faster.
+        let _ = secrets.delete(name, &DeleteParams::default()).await;
+        secrets.create(&PostParams::default(), &restored).await.is_ok()
+    };
+    until(
+        "the Secret to be restored by something else",
+        restore,
+        |restored| *restored,
+    )
+    .await;
+    let look = async || secrets.get(name).await.unwrap();
+    let healed = until("the restored Secret to be whole", look, |secret| {
+        secret.data.as_ref() == Some(&before)
+    })
+    .await;
+    assert_eq!(healed.type_.as_deref(), Some("Opaque"), "which nobody can change");
+    assert_eq!(healed.metadata.labels, restored.metadata.labels);
+    secrets.delete(name, &DeleteParams::default()).await.unwrap();
+    let look = async || secrets.get_opt(name).await.unwrap();
+    until(
+        "the operator's own Secret to be there again",
+        look,
+        Option::is_some,
+    )
+    .await;
+
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
     let configuration = configurations.get("mcp-auth").await.unwrap();
     for webhook in configuration.webhooks.into_iter().flatten() {

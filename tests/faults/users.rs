@@ -53,8 +53,27 @@ async fn a_user_has_one_token_by_every_replica_and_by_the_next_leaders() {
     assert_eq!(token_of(&exchanged.unwrap()), tokens.first().cloned());
     fleet.until_one_leads().await;
     fleet.until_followed().await;
+
+    // While the Lease of one that crashed runs on, a user whose token is known has it at once, and another user waits for the
+    // next leader. The Service still leads to the one that has gone as well.
+    let bob = Server::OidcProvider.user_token("bob", &fleet.client).await;
     let mut crashing = fleet.take_leader().await;
     crashing.kill().await;
+    let of_bob = exchange(&fleet.world, &pod, "tools", &bob, None);
+    let of_alice = async {
+        let credential = exchange(&fleet.world, &pod, "tools", &subject, None)
+            .await
+            .unwrap();
+        (token_of(&credential), fleet.replicas[0].leads().await)
+    };
+    let (of_bob, of_alice) = tokio::join!(of_bob, of_alice);
+    assert_eq!(
+        of_alice,
+        (tokens.first().cloned(), false),
+        "by a replica that does not lead yet"
+    );
+    of_bob.unwrap();
+    assert!(fleet.replicas[0].leads().await, "nobody else may ask for a token");
     fleet.lead_service().await;
     fleet.until_one_leads().await;
     let credential = exchange(&fleet.world, &pod, "tools", &subject, None)
@@ -67,7 +86,7 @@ async fn a_user_has_one_token_by_every_replica_and_by_the_next_leaders() {
     );
     assert_eq!(
         oauth::issued(&fleet.client).await,
-        issued + 1,
+        issued + 2,
         "and none was exchanged twice"
     );
 
@@ -79,5 +98,5 @@ async fn a_user_has_one_token_by_every_replica_and_by_the_next_leaders() {
         .await
         .unwrap();
     assert_ne!(token_of(&other), tokens.first().cloned());
-    assert_eq!(oauth::issued(&fleet.client).await, issued + 2);
+    assert_eq!(oauth::issued(&fleet.client).await, issued + 3);
 }

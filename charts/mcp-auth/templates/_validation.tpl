@@ -268,6 +268,8 @@ mcpauth.dev/service: ""
 
 {{- define "mcp-auth.availabilityProblems" -}}
 {{- $problems := list }}
+{{- /* null: something else says how many, such as a HorizontalPodAutoscaler */}}
+{{- $isCountKnown := not (kindIs "invalid" .Values.operator.replicas) }}
 {{- $replicas := int .Values.operator.replicas }}
 {{- with .Values.podDisruptionBudget }}
 {{- $minimum := toString .minAvailable }}
@@ -276,13 +278,13 @@ mcpauth.dev/service: ""
 {{- else if $minimum }}{{ $available = ceil (divf (mulf (trimSuffix "%" $minimum | float64) $replicas) 100) | int }}{{ end }}
 {{- if and (ne $minimum "") (ne (toString .maxUnavailable) "") }}
 {{- $problems = append $problems "podDisruptionBudget.minAvailable and podDisruptionBudget.maxUnavailable are both set: choose one" }}
-{{- else if and .enabled $minimum (ge $available $replicas) }}
+{{- else if and .enabled $minimum $isCountKnown (ge $available $replicas) }}
 {{- $problems = append $problems (printf "podDisruptionBudget.minAvailable is %s with %d operator.replicas, so that no node they run on could be drained: raise operator.replicas, or set maxUnavailable" $minimum $replicas) }}
 {{- else if and .enabled (regexMatch "^0+%?$" (toString .maxUnavailable)) }}
-{{- $problems = append $problems (printf "podDisruptionBudget.maxUnavailable is %s with %d operator.replicas, so that no node they run on could be drained: set 1 or more" (toString .maxUnavailable) $replicas) }}
+{{- $problems = append $problems (printf "podDisruptionBudget.maxUnavailable is %s, so that no node that a replica runs on could be drained: set 1 or more" (toString .maxUnavailable)) }}
 {{- end }}
 {{- end }}
-{{- if and (eq $replicas 0) (eq .Values.webhook.failurePolicy "Fail") }}
+{{- if and $isCountKnown (eq $replicas 0) (eq .Values.webhook.failurePolicy "Fail") }}
 {{- $problems = append $problems "operator.replicas is 0 and webhook.failurePolicy is Fail, so that no LiteLLM pod could start: set Ignore, or a replica" }}
 {{- end }}
 {{- if and (eq (get .Values.operator.strategy "type") "Recreate") (hasKey .Values.operator.strategy "rollingUpdate") }}

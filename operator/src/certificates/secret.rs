@@ -1,13 +1,11 @@
 //! The certificates' Secret, which all replicas share: read, and written when something is due.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use tracing::info;
 
 use super::issue::next_material;
@@ -48,15 +46,17 @@ pub(super) async fn renew_if_due(
         if current.as_ref() == Some(&next) {
             return Ok(next);
         }
-        let mut secret = secret_with(name, &next);
         let written = match existing {
-            None => with_deadline(api.create(&PostParams::default(), &secret)).await,
-            Some(existing) => {
-                // The resource version makes the API server refuse this when another replica was faster.
-                secret.metadata.resource_version = existing.resource_version();
-                secret.metadata.labels = existing.metadata.labels;
-                secret.metadata.annotations = existing.metadata.annotations;
-                with_deadline(api.replace(name, &PostParams::default(), &secret)).await
+            None => with_deadline(api.create(&PostParams::default(), &new_secret(name, &next))).await,
+            Some(existing) if existing.immutable == Some(true) => anyhow::bail!(
+                "the Secret {namespace}/{name} has `immutable: true`, and its certificates have to be replaced now and \
+                 then: delete it, and create it without that field"
+            ),
+            Some(mut existing) => {
+                // All else that the Secret has stays, such as its type and owners. Its resource version makes the API
+                // server refuse this when another replica was faster.
+                existing.data.get_or_insert_default().extend(data(&next));
+                with_deadline(api.replace(name, &PostParams::default(), &existing)).await
             }
         };
         match written {
@@ -71,23 +71,27 @@ pub(super) async fn renew_if_due(
     anyhow::bail!("other replicas kept changing the Secret {namespace}/{name}")
 }
 
-fn secret_with(name: &str, material: &CertificateMaterial) -> Secret {
-    let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+fn new_secret(name: &str, material: &CertificateMaterial) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             ..ObjectMeta::default()
         },
         type_: Some("kubernetes.io/tls".to_owned()),
-        data: Some(BTreeMap::from([
-            (AUTHORITY.to_owned(), bytes(&material.authority)),
-            (AUTHORITY_KEY.to_owned(), bytes(&material.authority_key)),
-            (SERVING.to_owned(), bytes(&material.serving)),
-            (SERVING_KEY.to_owned(), bytes(&material.serving_key)),
-            (FINGERPRINT_KEY.to_owned(), bytes(&material.fingerprint_key)),
-        ])),
+        data: Some(data(material).into()),
         ..Secret::default()
     }
+}
+
+fn data(material: &CertificateMaterial) -> [(String, ByteString); 5] {
+    [
+        (AUTHORITY, &material.authority),
+        (AUTHORITY_KEY, &material.authority_key),
+        (SERVING, &material.serving),
+        (SERVING_KEY, &material.serving_key),
+        (FINGERPRINT_KEY, &material.fingerprint_key),
+    ]
+    .map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())))
 }
 
 fn read_material(secret: &Secret) -> Option<CertificateMaterial> {

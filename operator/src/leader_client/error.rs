@@ -18,6 +18,8 @@ pub enum LeaderError {
     TokenUnreadable { path: PathBuf, kind: io::ErrorKind },
     #[error("the replica that leads refuses with {status}: {}: {}", problem.reason, problem.message)]
     Refused { status: StatusCode, problem: Problem },
+    #[error("the replica that leads does not answer")]
+    Silent,
     #[error("the replica that leads cannot be reached: {}", causes(.0))]
     Http(#[from] reqwest::Error),
 }
@@ -26,7 +28,7 @@ impl LeaderError {
     /// Whether the next leader may answer otherwise.
     pub fn is_about_the_lead(&self) -> bool {
         match self {
-            Self::NoLeader | Self::Http(_) => true,
+            Self::NoLeader | Self::Silent | Self::Http(_) => true,
             Self::Refused { problem, .. } => problem.reason == NOT_LEADING,
             Self::NoTokenFile | Self::TokenUnreadable { .. } => false,
         }

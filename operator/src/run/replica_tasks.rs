@@ -91,7 +91,9 @@ impl ReplicaTasks {
                 tokio::select! {
                     changed = elected.changed() => changed.context("the leader election ended")?,
                     event = resource_watch.next() => {
-                        reconciler.watch_pods();
+                        if let Some(resource) = event.resource() {
+                            reconciler.watch_pods_of(&resource.namespace);
+                        }
                         if event == ResourceEvent::Listed {
                             set_listed.send_replace(true);
                         }

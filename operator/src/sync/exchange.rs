@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{Credentials, ResourceRef, UserTokenExchanger};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
-use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Pod};
+use mcp_auth_protocol::sync::{Credential, ExchangeRequest, ExchangeResponse, Pod};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
@@ -61,8 +61,20 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
         resource: ResourceRef::from(&*resource).name,
         request: exchange_request,
     };
+    // What the leader has exchanged for this user before, and has told this replica.
+    let known = || {
+        let ExchangeRequest {
+            subject_token,
+            refused,
+            ..
+        } = &forwarded.request;
+        let user_tokens = sync.credentials.user_tokens();
+        let credential = user_tokens.credential(&resource, subject_token, Timestamp::now())?;
+        let is_refused = matches!(&credential, Credential::Bearer { id, .. } if Some(id) == refused.as_ref());
+        (!is_refused).then(|| response(credential))
+    };
     tokio::select! {
-        answer = sync.leader.exchange(&forwarded) => answer.map_err(|error| match error {
+        answer = sync.leader.exchange(&forwarded, known) => answer.map_err(|error| match error {
             LeaderError::Refused { status, problem } => SyncError::OfLeader { status, problem },
             error => {
                 debug!(%error, "the leader could not be asked for a user's token");
@@ -87,10 +99,14 @@ pub async fn exchanged(
     let exchanger = exchanger(credentials, resource).await;
     let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(request.server.clone()))?;
     let credential = exchanger.credential(&request.subject_token, request.refused.as_deref());
-    Ok(ExchangeResponse {
-        credential: credential.await?,
+    Ok(response(credential.await?))
+}
+
+fn response(credential: Credential) -> ExchangeResponse {
+    ExchangeResponse {
+        credential,
         sent_at: Some(Timestamp::now().as_second()),
-    })
+    }
 }
 
 /// A leader that is new has it once it has read what the resource refers to.

@@ -1,5 +1,5 @@
-//! The snapshots in use: made and serialised once for all pods of a namespace that have the same labels, however many
-//! streams there are. `serialised` has their lines.
+//! The snapshots in use: made and serialised once for all pods of a namespace that are entitled to the same, however many
+//! streams and different labels there are. `serialised` has their lines.
 
 mod serialised;
 
@@ -29,6 +29,8 @@ struct Inner {
     certificates: Certificates,
     changes: Changes,
     groups: Mutex<HashMap<GroupKey, Weak<Group>>>,
+    /// By namespace: what its groups share.
+    shared: Mutex<HashMap<String, Arc<Mutex<Shared>>>>,
 }
 
 /// Namespace and labels.
@@ -46,25 +48,64 @@ struct Made {
     change: u64,
     authority: String,
     snapshot: Arc<SerialisedSnapshot>,
-    /// Sorted by name.
-    servers: Vec<MadeServer>,
 }
 
-/// A server, and what it was made of: where one of a hundred tokens is renewed, the others need not be made again.
-#[derive(Clone)]
-struct MadeServer {
+/// What is in use of a namespace, whichever labels it is used by: each pod of a StatefulSet has a label of its own.
+#[derive(Default)]
+struct Shared {
+    /// By the resource's name. Where one of a hundred tokens is renewed, the others need not be made again.
+    servers: HashMap<String, SharedServer>,
+    snapshots: Vec<Weak<SerialisedSnapshot>>,
+}
+
+/// A server, and what it was made of.
+struct SharedServer {
     resource: Arc<McpServerAuth>,
     /// Of what is published for it.
     revision: Option<u64>,
-    server: Arc<SerialisedServer>,
+    server: Weak<SerialisedServer>,
 }
 
-impl Made {
-    fn server(&self, name: &str) -> Option<&MadeServer> {
-        let index = self
-            .servers
-            .binary_search_by(|made| made.server.name.as_str().cmp(name));
-        index.ok().map(|index| &self.servers[index])
+impl Shared {
+    fn server(&mut self, resource: Arc<McpServerAuth>, credentials: &Credentials) -> Arc<SerialisedServer> {
+        let resource_ref = ResourceRef::from(&*resource);
+        // Read before what it is of, so that a change meanwhile is looked at again.
+        let revision = credentials.revision(&resource_ref);
+        let known = self.servers.get(&resource_ref.name);
+        let known = known
+            .filter(|known| known.revision == revision && Arc::ptr_eq(&known.resource, &resource))
+            .and_then(|known| known.server.upgrade());
+        known.unwrap_or_else(|| {
+            let made = SerialisedServer::new(server(&resource, credentials.get(&resource)));
+            let made = Arc::new(made);
+            let shared = SharedServer {
+                resource,
+                revision,
+                server: Arc::downgrade(&made),
+            };
+            self.servers.insert(resource_ref.name, shared);
+            made
+        })
+    }
+
+    /// The snapshot in use that says the same, or else this one.
+    fn snapshot(&mut self, snapshot: SerialisedSnapshot) -> Arc<SerialisedSnapshot> {
+        let mut in_use = self.snapshots.iter().filter_map(Weak::upgrade);
+        let known = in_use.find(|known| known.has_content_of(&snapshot));
+        known.unwrap_or_else(|| {
+            let snapshot = Arc::new(snapshot);
+            self.snapshots.push(Arc::downgrade(&snapshot));
+            snapshot
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.snapshots.is_empty()
+    }
+
+    fn forget_unused(&mut self) {
+        self.servers.retain(|_, shared| shared.server.strong_count() > 0);
+        self.snapshots.retain(|snapshot| snapshot.strong_count() > 0);
     }
 }
 
@@ -81,6 +122,7 @@ impl Snapshots {
             certificates,
             changes,
             groups: Mutex::default(),
+            shared: Mutex::default(),
         }))
     }
 
@@ -120,22 +162,7 @@ impl Snapshots {
         let authority = certificates.authority();
         // A namespace that was listed stays known.
         let resources = resources.in_namespace(namespace).unwrap_or_default();
-        let previous = newest.take();
-        let made = |resource: Arc<McpServerAuth>| {
-            // Read before what it is of, as above.
-            let revision = credentials.revision(&ResourceRef::from(&*resource));
-            let before = previous
-                .as_ref()
-                .and_then(|made| made.server(&resource.spec.server.name));
-            let is_same =
-                |made: &&MadeServer| made.revision == revision && Arc::ptr_eq(&made.resource, &resource);
-            before.filter(is_same).cloned().unwrap_or_else(|| MadeServer {
-                revision,
-                server: SerialisedServer::new(server(&resource, credentials.get(&resource))).into(),
-                resource,
-            })
-        };
-        let servers: Vec<_> = entitled(&resources, labels).into_iter().map(made).collect();
+        let entitled = entitled(&resources, labels);
         let snapshot = Snapshot {
             revision: String::new(),
             operator_ca: authority.clone(),
@@ -145,17 +172,20 @@ impl Snapshots {
             sent_at: None,
             unreadable: Vec::new(),
         };
-        let serialised = servers.iter().map(|made| made.server.clone()).collect();
-        let snapshot = Arc::new(SerialisedSnapshot::new(snapshot, serialised));
-        let previous = previous.map(|made| made.snapshot);
-        let is_same = |previous: &Arc<SerialisedSnapshot>| previous.has_content_of(&snapshot);
-        let snapshot = previous.filter(is_same).unwrap_or(snapshot);
+        let shared = self.0.shared.lock().entry(namespace.clone()).or_default().clone();
+        let mut shared = shared.lock();
+        let servers = entitled.into_iter();
+        let servers = servers
+            .map(|resource| shared.server(resource, credentials))
+            .collect();
+        // The one before is in use until here: where nothing differs it stays the one, and nobody is sent it again.
+        let snapshot = shared.snapshot(SerialisedSnapshot::new(snapshot, servers));
         *newest = Some(Made {
             change,
             authority,
             snapshot: snapshot.clone(),
-            servers,
         });
+        shared.forget_unused();
         snapshot
     }
 }
@@ -176,6 +206,17 @@ impl Drop for Group {
             .is_some_and(|group| group.strong_count() == 0)
         {
             groups.remove(&self.key);
+        }
+        drop(groups);
+        self.newest.get_mut().take();
+        let mut shared = inner.shared.lock();
+        let Some(of_namespace) = shared.get(&self.key.0).cloned() else {
+            return;
+        };
+        let mut of_namespace = of_namespace.lock();
+        of_namespace.forget_unused();
+        if of_namespace.is_empty() {
+            shared.remove(&self.key.0);
         }
     }
 }

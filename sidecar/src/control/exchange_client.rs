@@ -19,14 +19,13 @@ use mcp_auth_protocol::reasons::NOT_LEADING;
 use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, ExchangeResponse, Pod, Problem};
 use mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE;
 use secrecy::SecretString;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::clock_offset::ClockOffset;
 use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError, bearer};
 use shared_connection::SharedConnection;
 
-/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them
-/// once in 256 times.
+/// Before each further connection that is tried: until the Service no longer leads to a replica that has just gone.
 const RETRY_DELAYS: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -116,7 +115,7 @@ impl<D: Connector + 'static> TokenExchanger for OperatorTokenExchanger<D> {
 }
 
 impl<D: Connector + 'static> ExchangeClient<D> {
-    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to
+    /// Asks again on a new connection where this one was closed, was refused, or leads to a replica that does not lead: to
     /// ask again does no harm.
     async fn request_token(&self, request: UserTokenRequest) -> Result<Credential, Problem> {
         let body = ExchangeRequest {
@@ -129,8 +128,18 @@ impl<D: Connector + 'static> ExchangeClient<D> {
         let body = serde_json::to_vec(&body).expect("a request is strings");
         let body = Bytes::from(body);
         let mut delays = RETRY_DELAYS.into_iter();
+        let began = Instant::now();
         loop {
-            let connection = self.connection.connection().await?;
+            let connection = match self.connection.connection().await {
+                Ok(connection) => connection,
+                Err(problem) => match delays.next().filter(|_| began.elapsed() < self.timing.connect) {
+                    Some(delay) => {
+                        sleep(delay).await;
+                        continue;
+                    }
+                    None => return Err(problem),
+                },
+            };
             let answered = self.send(&connection, body.clone()).await;
             let is_elsewhere = match &answered {
                 Ok(response) => response.is_not_leading(),

@@ -81,6 +81,16 @@ impl Scene {
     }
 }
 
+impl Scene {
+    fn servers_in_use(&self) -> HashMap<String, Arc<SerialisedServer>> {
+        let shared = self.snapshots.0.shared.lock()["apps"].clone();
+        let shared = shared.lock();
+        let in_use =
+            |(name, shared): (&String, &SharedServer)| Some((name.clone(), shared.server.upgrade()?));
+        shared.servers.iter().filter_map(in_use).collect()
+    }
+}
+
 fn read(snapshot: &SerialisedSnapshot) -> Snapshot {
     let line = snapshot.line(None);
     assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
@@ -104,6 +114,41 @@ async fn pods_with_the_same_labels_share_one_line_and_others_have_their_own() {
     assert_eq!(read.revision, first.revision);
     let age = Timestamp::now().as_second() - read.sent_at.unwrap();
     assert!((0..60).contains(&age), "it says when it was sent: {age}");
+}
+
+/// As the pods of a StatefulSet, each with a label of its own.
+#[tokio::test]
+async fn pods_with_labels_of_their_own_share_what_they_are_all_entitled_to() {
+    let (tools, files) = (resource("tools", None), resource("files", Some("red")));
+    let scene = scene(vec![tools.clone(), files]).await;
+    let groups: Vec<_> = (0..20)
+        .map(|number| scene.group(&format!("pod-{number}")))
+        .collect();
+    let red = scene.group("red");
+    for token in ["t0ken-1", "t0ken-2"] {
+        scene.publish(&tools, token);
+        let of_red = scene.snapshots.snapshot(&red);
+        let snapshots: Vec<_> = groups
+            .iter()
+            .map(|group| scene.snapshots.snapshot(group))
+            .collect();
+        for snapshot in &snapshots {
+            assert!(
+                Arc::ptr_eq(snapshot, &snapshots[0]),
+                "one line is kept for all of them"
+            );
+        }
+        assert_eq!(servers(&snapshots[0]), ["tools"]);
+        assert_eq!(servers(&of_red), ["files", "tools"], "which is entitled to more");
+        let token = token.as_bytes();
+        assert!(
+            snapshots[0]
+                .line(None)
+                .windows(token.len())
+                .any(|part| part == token)
+        );
+    }
+    assert_eq!(scene.servers_in_use().len(), 2, "of earlier ones nothing is kept");
 }
 
 #[tokio::test]
@@ -132,6 +177,7 @@ async fn a_group_that_no_stream_uses_is_forgotten_with_its_tokens() {
     assert_eq!(known(), 1);
     drop(second);
     assert_eq!(known(), 0);
+    assert!(scene.snapshots.0.shared.lock().is_empty());
 }
 
 #[tokio::test]
@@ -141,20 +187,14 @@ async fn a_renewed_token_makes_its_own_server_anew_and_leaves_the_others_as_they
     let group = scene.group("red");
     let made = || {
         scene.snapshots.snapshot(&group);
-        let newest = group.newest.lock();
-        let servers = newest.as_ref().unwrap().servers.clone();
-        servers.into_iter().map(|made| made.server).collect::<Vec<_>>()
+        scene.servers_in_use()
     };
     scene.publish(&tools, "t0ken-1");
     let before = made();
     scene.publish(&tools, "t0ken-2");
     let after = made();
-    let is_kept: Vec<_> = before
-        .iter()
-        .zip(&after)
-        .map(|(before, after)| (after.name.as_str(), Arc::ptr_eq(before, after)))
-        .collect();
-    assert_eq!(is_kept, [("files", true), ("tools", false)]);
+    let is_kept = |name: &str| Arc::ptr_eq(&before[name], &after[name]);
+    assert_eq!((is_kept("files"), is_kept("tools")), (true, false));
     let line = scene.snapshots.snapshot(&group).line(None);
     assert!(line.windows(7).any(|part| part == b"t0ken-2"));
 
