@@ -22,7 +22,9 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::clock_offset::ClockOffset;
-use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError, bearer};
+use crate::control::sync_client::{
+    Connection, Connector, Endpoint, OperatorCa, SyncError, UNREACHABLE, bearer,
+};
 use shared_connection::SharedConnection;
 
 /// Before each further connection that is tried: until the Service no longer leads to a replica that has just gone.
@@ -132,13 +134,15 @@ impl<D: Connector + 'static> ExchangeClient<D> {
         loop {
             let connection = match self.connection.connection().await {
                 Ok(connection) => connection,
-                Err(problem) => match delays.next().filter(|_| began.elapsed() < self.timing.connect) {
-                    Some(delay) => {
-                        sleep(delay).await;
-                        continue;
-                    }
-                    None => return Err(problem),
-                },
+                Err(problem) => {
+                    let is_worth_another =
+                        problem.reason == UNREACHABLE && began.elapsed() < self.timing.connect;
+                    let Some(delay) = delays.next().filter(|_| is_worth_another) else {
+                        return Err(problem);
+                    };
+                    sleep(delay).await;
+                    continue;
+                }
             };
             let answered = self.send(&connection, body.clone()).await;
             let is_elsewhere = match &answered {

@@ -34,7 +34,7 @@ pub(crate) use connect::Connection;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
 use connect::{StreamConnection, operator_tls_config};
 use delta::next_snapshot;
-pub use error::SyncError;
+pub use error::{SyncError, UNREACHABLE};
 
 /// How the operator is reached, and as whom.
 #[derive(Clone, Debug)]

@@ -311,6 +311,21 @@ async fn a_stranger_is_not_told_who_the_user_is_and_a_new_authority_is_trusted_a
     assert!(asking.await.unwrap().is_ok());
 }
 
+/// As where the Service still leads to a replica that has just crashed.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_before_it_is_one_is_tried_again() {
+    let mut world = World::new();
+    let asking = world.ask();
+    for _ in 0..3 {
+        drop(world.pipe().await);
+    }
+    let pipe = world.pipe().await;
+    let mut calls = serve(&world.authority, pipe).await;
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(asking.await.unwrap().is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_operator_that_cannot_be_reached_is_a_problem() {
     let mut world = World::new();

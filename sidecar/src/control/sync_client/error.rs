@@ -9,6 +9,9 @@ use mcp_auth_protocol::reasons::NOT_LEADING;
 use mcp_auth_protocol::sync::Problem;
 use tokio_util::codec::LinesCodecError;
 
+/// The reason where no connection comes about: another attempt may lead to another replica.
+pub const UNREACHABLE: &str = "OperatorUnreachable";
+
 /// Why a stream ended or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
@@ -63,8 +66,10 @@ impl SyncError {
         match self {
             Self::TokenUnreadable { .. } | Self::TokenInvalid { .. } => "TokenUnreadable",
             Self::OperatorCaInvalid(_) => "OperatorCaInvalid",
-            Self::Unreachable { .. } | Self::ConnectTimeout { .. } => "OperatorUnreachable",
-            Self::Tls { .. } => "OperatorNotTrusted",
+            Self::Unreachable { .. } | Self::ConnectTimeout { .. } => UNREACHABLE,
+            // What TLS itself refuses is of this kind; else the connection broke, as of a replica that has just gone.
+            Self::Tls { error, .. } if error.kind() == io::ErrorKind::InvalidData => "OperatorNotTrusted",
+            Self::Tls { .. } => UNREACHABLE,
             Self::Refused { .. } => "OperatorRefused",
             Self::Silent { .. } => "OperatorSilent",
             Self::Ended | Self::Http(_) => "StreamBroken",
