@@ -9,7 +9,6 @@
 
 mod client;
 mod clock;
-mod clock_offset;
 mod destinations;
 mod discovery;
 mod discovery_watch;

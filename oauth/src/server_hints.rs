@@ -2,9 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use mcp_auth_http_auth::ClockOffset;
 use parking_lot::Mutex;
-
-use crate::clock_offset::ClockOffset;
 
 /// Shared by the clones of a client, and by clients of equal registrations.
 #[derive(Debug, Default)]

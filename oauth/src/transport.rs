@@ -11,10 +11,10 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::{Request, StatusCode};
 use jiff::Timestamp;
-use mcp_auth_http_auth::Challenge;
+use mcp_auth_http_auth::{Challenge, clock_offset};
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 use url::Url;
@@ -149,7 +149,7 @@ impl Transport {
             status: response.status(),
             content_type: text(response.headers(), CONTENT_TYPE),
             retry_after: RetryAfter::from_headers(response.status(), response.headers()),
-            date: text(response.headers(), DATE).and_then(|date| http_date(&date)),
+            date: clock_offset::date(response.headers()),
             location_host: text(response.headers(), LOCATION)
                 .and_then(|location| response.url().join(&location).ok())
                 .and_then(|location| location.host_str().map(str::to_owned)),
@@ -248,11 +248,6 @@ impl Transport {
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-/// RFC 9110 section 5.6.7.
-fn http_date(text: &str) -> Option<Timestamp> {
-    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
 }
 
 /// Whether a proxy answered CONNECT with 407. The type that says so is private to hyper-util, and its text is not.

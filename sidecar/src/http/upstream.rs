@@ -12,6 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use hyper_util::rt::TokioIo;
+use mcp_auth_http_auth::ClockOffset;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -40,6 +41,8 @@ pub struct Target {
     connects: Counter,
     /// The newest nonce for proofs of possession that the origin gave (RFC 9449 section 9).
     nonce: ArcSwapOption<String>,
+    /// Of the origin, by its answers to requests with such proofs.
+    clock_offset: ClockOffset,
     /// One for each worker: connections belong to the runtime that opened them.
     pools: Box<[Arc<Pool>]>,
 }
@@ -110,6 +113,7 @@ impl Target {
             offers_http2: AtomicBool::new(true),
             connects,
             nonce: ArcSwapOption::empty(),
+            clock_offset: ClockOffset::default(),
             pools,
         }
     }
@@ -126,6 +130,10 @@ impl Target {
 
     pub fn set_nonce(&self, nonce: String) {
         self.nonce.store(Some(Arc::new(nonce)));
+    }
+
+    pub fn clock_offset(&self) -> &ClockOffset {
+        &self.clock_offset
     }
 
     /// LiteLLM, which owns its timeouts: a model may think for many minutes. Its server closes connections that wait

@@ -60,6 +60,7 @@ use headers::UserPart;
 pub use limits::Limits;
 use replayable_request::ReplayableRequest;
 use server_answer::ServerAnswer;
+use token_rejection::TokenRejection;
 use token_selection::TokenSelector;
 use user_guard::MissingUser;
 
@@ -258,9 +259,10 @@ impl Outbound {
             Ok(selected) => selected,
             Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
         };
-        let (mut previous, mut nonce_given, mut reconnected) = (None, false, false);
-        // The request is sent four times at most: once more with a nonce, once more with another token, and once more
-        // over another connection.
+        let (mut previous, mut nonce_given, mut clock_corrected, mut reconnected) =
+            (None, false, false, false);
+        // The request is sent five times at most: once more with a nonce, once more by the server's clock, once more with
+        // another token, and once more over another connection.
         loop {
             let answer = match self.send(worker, &mut replayable, &selected, call).await {
                 Ok(answer) => answer,
@@ -277,6 +279,16 @@ impl Outbound {
                 ServerAnswer::ConnectionEnded(_) => {
                     reconnected = true;
                     self.metrics.replayed(RetryCause::ConnectionEnded);
+                    call.record(AuditedCall::set_replayed);
+                    continue;
+                }
+                // The token may well be good: another is requested only where this is refused by the right time too.
+                ServerAnswer::ClockCorrected if clock_corrected || !replayable.is_replayable() => {
+                    TokenRejection::Unauthorized
+                }
+                ServerAnswer::ClockCorrected => {
+                    clock_corrected = true;
+                    self.metrics.replayed(RetryCause::DpopClock);
                     call.record(AuditedCall::set_replayed);
                     continue;
                 }

@@ -1,5 +1,8 @@
 //! Tokens that are bound to a key (RFC 9449), and the nonces that servers demand.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Request, Response, StatusCode};
@@ -106,6 +109,73 @@ async fn a_nonce_that_is_demanded_is_used_at_once_and_the_newest_from_then_on() 
         sidecar.metric(r#"mcpauth_sidecar_replays_total{why="dpop_nonce"}"#),
         1
     );
+}
+
+/// Refuses proofs whose time is not within half a minute of its own clock, which is `ahead` seconds from that of the machine.
+async fn refuses_other_times(ahead: i64) -> Scripted {
+    Scripted::start(async move |request: Request<Incoming>| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let own = i64::try_from(now).unwrap() + ahead;
+        let proof = request.headers()["dpop"].to_str().unwrap();
+        let payload = URL_SAFE_NO_PAD.decode(proof.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&payload).unwrap();
+        let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(own).unwrap());
+        let answer = Response::builder().header("date", httpdate::fmt_http_date(date));
+        if (claims["iat"].as_i64().unwrap() - own).abs() <= 30 {
+            return answer.body(whole("ok")).unwrap();
+        }
+        let answer = answer.status(401);
+        let answer = answer.header("www-authenticate", r#"DPoP error="invalid_dpop_proof""#);
+        answer.body(whole("")).unwrap()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_proof_is_of_the_time_that_the_servers_clock_shows() {
+    for ahead in [-3600, 300] {
+        let upstream = refuses_other_times(ahead).await;
+        let url = format!("http://{}/mcp", upstream.address);
+        let sidecar = Sidecar::start(unused_address().await, &[tools(&url)]);
+        for _ in 0..2 {
+            let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{ahead}");
+        }
+        assert_eq!(upstream.seen().len(), 3, "the first call was sent once more");
+        assert_eq!(sidecar.reports.borrow().refused, [], "the token is good");
+        assert_eq!(
+            sidecar.metric(r#"mcpauth_sidecar_replays_total{why="dpop_clock"}"#),
+            1
+        );
+    }
+}
+
+/// Whatever time it says, a server that takes no proof is told of as one that takes no token.
+#[tokio::test]
+async fn a_server_whose_clock_is_another_with_each_answer_is_not_asked_without_end() {
+    let hours = AtomicU64::new(1);
+    let upstream = Scripted::start(async move |_| {
+        let hour = hours.fetch_add(1, Ordering::Relaxed);
+        let date = SystemTime::now() + Duration::from_secs(3600 * hour);
+        let answer = Response::builder()
+            .status(401)
+            .header("date", httpdate::fmt_http_date(date));
+        let answer = answer.header("www-authenticate", r#"DPoP error="invalid_dpop_proof""#);
+        answer.body(whole("")).unwrap()
+    })
+    .await;
+    let url = format!("http://{}/mcp", upstream.address);
+    let sidecar = Sidecar::start(unused_address().await, &[tools(&url)]);
+    let waiting = tokio::spawn(post(sidecar.outbound, "/tools/mcp", CALL));
+    let mut reports = sidecar.reports.clone();
+    let report = reports
+        .wait_for(|report| !report.refused.is_empty())
+        .await
+        .unwrap();
+    assert_eq!(report.refused.len(), 1);
+    drop(report);
+    assert_eq!(upstream.seen().len(), 2);
+    waiting.abort();
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ pub enum RetryCause {
     Unauthorized,
     InsufficientScope,
     DpopNonce,
+    DpopClock,
     ConnectionEnded,
 }
 
@@ -77,6 +78,7 @@ impl RetryCause {
             Self::Unauthorized => "unauthorized",
             Self::InsufficientScope => "insufficient_scope",
             Self::DpopNonce => "dpop_nonce",
+            Self::DpopClock => "dpop_clock",
             Self::ConnectionEnded => "connection_ended",
         }
     }

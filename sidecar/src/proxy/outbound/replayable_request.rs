@@ -187,7 +187,15 @@ impl ReplayableRequest {
         };
         let nonce = token.is_bound().then(|| usable.target.nonce()).flatten();
         let nonce = nonce.as_ref().map(|nonce| nonce.as_str());
-        token.authorize(&mut headers, &self.method, &usable.url, &self.path, nonce);
+        let clock_offset = usable.target.clock_offset();
+        token.authorize(
+            &mut headers,
+            &self.method,
+            &usable.url,
+            &self.path,
+            nonce,
+            clock_offset,
+        );
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use http::header::{HeaderMap, SET_COOKIE};
 use http::{Method, Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use mcp_auth_http_auth::clock_offset;
 
 use super::Outbound;
 use super::auth_outcome::{self, AuthOutcome, auth_outcome};
@@ -25,6 +27,8 @@ pub(super) enum ServerAnswer {
     Rejected(TokenRejection),
     /// The same token is to be sent again, in a proof with the nonce that came along.
     NonceRequired,
+    /// The same token is to be sent again, in a proof of the time that the server's clock shows: that one is known only now.
+    ClockCorrected,
     /// None: a kept connection ended. The request may be sent once more.
     ConnectionEnded(OutboundError),
 }
@@ -74,6 +78,7 @@ impl Outbound {
         {
             usable.target.set_nonce(nonce.to_owned());
         }
+        let clock_corrected = selected.token.is_bound() && learn_clock(usable, response.headers(), sent);
         match auth_outcome(response.status(), response.headers(), selected.token.is_bound()) {
             AuthOutcome::Accepted => {
                 if !response.status().is_server_error() {
@@ -88,6 +93,7 @@ impl Outbound {
             AuthOutcome::Unauthorized if is_of_check => {
                 Err(selected.to_error(StatusCode::UNAUTHORIZED).into())
             }
+            AuthOutcome::Unauthorized if clock_corrected => Ok(ServerAnswer::ClockCorrected),
             AuthOutcome::Unauthorized => Ok(ServerAnswer::Rejected(TokenRejection::Unauthorized)),
             AuthOutcome::InsufficientScope(scopes) => {
                 // The token is valid, though not for this request.
@@ -101,6 +107,17 @@ impl Outbound {
             AuthOutcome::OtherChallenge => Err(selected.to_error(StatusCode::FORBIDDEN).into()),
         }
     }
+}
+
+/// Whether the answer says that the server's clock is another than was known when its proof was made.
+fn learn_clock(usable: &UsableServer, answer: &HeaderMap, sent: Instant) -> bool {
+    let Some(date) = clock_offset::date(answer) else {
+        return false;
+    };
+    let received_at = Timestamp::now();
+    let took = SignedDuration::try_from(sent.elapsed()).unwrap_or(SignedDuration::MAX);
+    let sent_at = received_at.saturating_sub(took).unwrap_or(Timestamp::MIN);
+    usable.target.clock_offset().learn(date, sent_at, received_at)
 }
 
 /// Keeps what later requests of the session need.

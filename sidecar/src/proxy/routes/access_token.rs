@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
 use jiff::Timestamp;
-use mcp_auth_http_auth::ProofKey;
+use mcp_auth_http_auth::{ClockOffset, ProofKey};
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
@@ -114,7 +114,8 @@ impl AccessToken {
         self.dpop_binding.is_some()
     }
 
-    /// Sets the headers of a request that goes to `path` at `server`. Each call signs a proof of its own.
+    /// Sets the headers of a request that goes to `path` at `server`. Each call signs a proof of its own, with the time that the
+    /// server's clock shows.
     pub fn authorize(
         &self,
         headers: &mut HeaderMap,
@@ -122,15 +123,15 @@ impl AccessToken {
         server: &Url,
         path: &PathAndQuery,
         nonce: Option<&str>,
+        clock_offset: &ClockOffset,
     ) {
         headers.insert(AUTHORIZATION, self.authorization.clone());
         let Some(binding) = &self.dpop_binding else { return };
         let mut url = server.clone();
         url.set_path(path.path());
         url.set_query(path.query());
-        let proof = binding
-            .key
-            .proof(method, &url, Some(&binding.token), nonce, Timestamp::now());
+        let now = clock_offset.at_server(Timestamp::now());
+        let proof = binding.key.proof(method, &url, Some(&binding.token), nonce, now);
         let mut proof = HeaderValue::try_from(proof).expect("a JWT is made of base64url and dots");
         proof.set_sensitive(true);
         headers.insert(DPOP, proof);
@@ -288,7 +289,14 @@ mod tests {
         let mut headers = HeaderMap::new();
         let url = Url::parse("https://tools.example.com/mcp").unwrap();
         let path = PathAndQuery::from_static("/mcp");
-        token("a", "t0p-s3cret").authorize(&mut headers, &Method::POST, &url, &path, None);
+        token("a", "t0p-s3cret").authorize(
+            &mut headers,
+            &Method::POST,
+            &url,
+            &path,
+            None,
+            &ClockOffset::default(),
+        );
         assert_eq!(headers[AUTHORIZATION], "Bearer t0p-s3cret");
         assert!(headers[AUTHORIZATION].is_sensitive());
         assert_eq!(headers.len(), 1);

@@ -1,8 +1,10 @@
-//! Clock offset: how far the clock of an authorization server is from this one's, learned from the `Date` of its answers
-//! (RFC 9110 section 6.6.1). What is said about times to that server is said by its clock.
+//! Clock offset: how far a server's clock is from this one's, learned from the `Date` of its answers (RFC 9110 section
+//! 6.6.1). What is said about times to that server, in assertions and proofs, is said by its clock.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use http::HeaderMap;
+use http::header::DATE;
 use jiff::{SignedDuration, Timestamp};
 
 /// Less than this is what servers take no offence at.
@@ -14,7 +16,13 @@ const MAX_SECONDS: i64 = 24 * 60 * 60;
 
 /// Shared by all who ask the same server. Zero until an answer says otherwise.
 #[derive(Debug, Default)]
-pub(crate) struct ClockOffset(AtomicI64);
+pub struct ClockOffset(AtomicI64);
+
+/// When the server sent its answer, by its own clock; `None` where it does not say so (RFC 9110 section 5.6.7).
+pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
+}
 
 impl ClockOffset {
     /// Seconds that the server's clock is ahead.
@@ -29,22 +37,26 @@ impl ClockOffset {
     }
 
     /// The server said its time somewhen between these two. `Date` has whole seconds, and a slow answer says little: what is
-    /// known holds as long as it may be true.
-    pub fn learn(&self, date: Timestamp, sent_at: Timestamp, received_at: Timestamp) {
+    /// known holds as long as it may be true. Returns whether the offset is another now.
+    pub fn learn(&self, date: Timestamp, sent_at: Timestamp, received_at: Timestamp) -> bool {
         let date = date.as_second();
         let least = date.saturating_sub(received_at.as_second());
         let most = date.saturating_add(1).saturating_sub(sent_at.as_second());
         // This clock was set while the request was under way.
         if least > most {
-            return;
+            return false;
         }
         let known = self.seconds();
         let nearest = known.clamp(least, most).clamp(-MAX_SECONDS, MAX_SECONDS);
-        if nearest != known {
-            let is_negligible = nearest.abs() < NEGLIGIBLE_SECONDS;
-            self.0
-                .store(if is_negligible { 0 } else { nearest }, Ordering::Relaxed);
+        let learned = match nearest {
+            _ if nearest == known => known,
+            _ if nearest.abs() < NEGLIGIBLE_SECONDS => 0,
+            _ => nearest,
+        };
+        if learned != known {
+            self.0.store(learned, Ordering::Relaxed);
         }
+        learned != known
     }
 }
 
@@ -62,7 +74,8 @@ mod tests {
     fn a_clock_that_is_ahead_or_behind_is_learned_and_counted_in() {
         for ahead in [-80_000, -61, 7, 45, 80_000] {
             let offset = ClockOffset::default();
-            offset.learn(at(ahead), at(0), at(0));
+            assert!(offset.learn(at(ahead), at(0), at(0)));
+            assert!(!offset.learn(at(ahead), at(0), at(0)), "that is known");
             assert!(
                 (offset.seconds() - ahead).abs() <= 1,
                 "{ahead}: {}",
