@@ -141,7 +141,7 @@ pub struct PrivateKeyJwt {
     #[schemars(length(min = 1, max = 256))]
     pub key_id: Option<String>,
 
-    /// The signature algorithm. Default: by the kind of key, RS256, ES256, ES384 or EdDSA.
+    /// The signature algorithm. Default: by the kind of key, RS256, ES256, ES384, ES512 or EdDSA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SignatureAlgorithm")]
     pub algorithm: Option<SignatureAlgorithm>,
@@ -157,8 +157,8 @@ pub struct PrivateKeyJwt {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ManagedKey {
-    /// What the keys sign by: `ES256`, `ES384` or `EdDSA`. A change counts for the next key, and that signs from the
-    /// next rotation on.
+    /// What the keys sign by: `ES256`, `ES384`, `ES512`, `EdDSA` or, for servers that take nothing else, `RS256` (RSA, 2048 bits).
+    /// A change counts for the next key, and that signs from the next rotation on.
     #[serde(default)]
     pub algorithm: ManagedKeyAlgorithm,
 
@@ -183,8 +183,12 @@ pub enum ManagedKeyAlgorithm {
     Es256,
     #[serde(rename = "ES384")]
     Es384,
+    #[serde(rename = "ES512")]
+    Es512,
     #[serde(rename = "EdDSA")]
     EdDsa,
+    #[serde(rename = "RS256")]
+    Rs256,
 }
 
 fn rotate_after() -> String {
@@ -202,6 +206,8 @@ pub enum SignatureAlgorithm {
     Es256,
     #[serde(rename = "ES384")]
     Es384,
+    #[serde(rename = "ES512")]
+    Es512,
     #[serde(rename = "EdDSA")]
     EdDsa,
 }

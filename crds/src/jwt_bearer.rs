@@ -42,7 +42,7 @@ pub struct JwtBearer {
     #[schemars(length(min = 1, max = 256))]
     pub key_id: Option<String>,
 
-    /// The signature algorithm. Default: by the kind of key, RS256, ES256, ES384 or EdDSA.
+    /// The signature algorithm. Default: by the kind of key, RS256, ES256, ES384, ES512 or EdDSA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SignatureAlgorithm")]
     pub algorithm: Option<SignatureAlgorithm>,

@@ -221,12 +221,12 @@ impl<'a> Entry<'a> {
                 by_key.insert("keyId".to_owned(), json!(id));
             }
             match self.text("client_assertion_signing_alg") {
-                Some(algorithm @ ("RS256" | "PS256" | "ES256" | "ES384" | "EdDSA")) => {
+                Some(algorithm @ ("RS256" | "PS256" | "ES256" | "ES384" | "ES512" | "EdDSA")) => {
                     by_key.insert("algorithm".to_owned(), json!(algorithm));
                 }
                 None => {}
                 Some(_) => self.warn(
-                    "its client_assertion_signing_alg is none of RS256, PS256, ES256, ES384, EdDSA; the key decides",
+                    "its client_assertion_signing_alg is none of RS256, PS256, ES256, ES384, ES512, EdDSA; the key decides",
                 ),
             }
             return Some(json!({"method": "PrivateKeyJwt", "privateKeyJwt": by_key}));

@@ -130,6 +130,7 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
         SignatureAlgorithm::Ps256 => Algorithm::Ps256,
         SignatureAlgorithm::Es256 => Algorithm::Es256,
         SignatureAlgorithm::Es384 => Algorithm::Es384,
+        SignatureAlgorithm::Es512 => Algorithm::Es512,
         SignatureAlgorithm::EdDsa => Algorithm::EdDsa,
     }
 }

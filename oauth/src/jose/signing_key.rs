@@ -13,12 +13,12 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use ring::digest;
 use ring::error::Unspecified;
 use ring::rand::SystemRandom;
-use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
+use ring::signature::{self, Ed25519KeyPair, KeyPair, RsaKeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::parse_x509_certificate;
 
-use curve::Curve;
+use curve::{Curve, EcPair};
 pub use error::KeyError;
 pub use generated::GeneratedKey;
 
@@ -47,6 +47,7 @@ pub enum Algorithm {
     Ps256,
     Es256,
     Es384,
+    Es512,
     EdDsa,
 }
 
@@ -62,13 +63,13 @@ struct ParsedKey {
 
 enum Pair {
     Rsa(Box<RsaKeyPair>),
-    Ec(Curve, EcdsaKeyPair),
+    Ec(Curve, EcPair),
     Ed(Ed25519KeyPair),
 }
 
 impl SigningKey {
     /// Reads PEM (PKCS#8, PKCS#1, SEC1) or a JWK. Without `algorithm` it signs by the one that the JWK names,
-    /// or else by RS256, ES256, ES384 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
+    /// or else by RS256, ES256, ES384, ES512 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
     pub fn parse(text: &str, algorithm: Option<Algorithm>, key_id: Option<String>) -> Result<Self, KeyError> {
         let parsed = read(text)?;
         let algorithm = algorithm.or(parsed.algorithm).unwrap_or(parsed.algorithms[0]);
@@ -120,7 +121,6 @@ impl SigningKey {
 
     /// A JWS signature value: ECDSA's are the two numbers side by side (RFC 7518 section 3.4).
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
-        let random = SystemRandom::new();
         match &*self.pair {
             Pair::Rsa(pair) => {
                 let padding: &dyn signature::RsaEncoding = match self.algorithm {
@@ -128,17 +128,24 @@ impl SigningKey {
                     _ => &signature::RSA_PKCS1_SHA256,
                 };
                 let mut signature = vec![0; pair.public().modulus_len()];
-                pair.sign(padding, &random, message, &mut signature)?;
+                pair.sign(padding, &SystemRandom::new(), message, &mut signature)?;
                 Ok(signature)
             }
-            Pair::Ec(_, pair) => Ok(pair.sign(&random, message)?.as_ref().to_vec()),
+            Pair::Ec(_, pair) => pair.sign(message),
             Pair::Ed(pair) => Ok(pair.sign(message).as_ref().to_vec()),
         }
     }
 }
 
 impl Algorithm {
-    const ALL: [Self; 5] = [Self::Rs256, Self::Ps256, Self::Es256, Self::Es384, Self::EdDsa];
+    const ALL: [Self; 6] = [
+        Self::Rs256,
+        Self::Ps256,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
 
     /// The value of the header `alg`.
     pub fn as_str(self) -> &'static str {
@@ -147,6 +154,7 @@ impl Algorithm {
             Self::Ps256 => "PS256",
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
             Self::EdDsa => "EdDSA",
         }
     }
@@ -176,7 +184,7 @@ impl ParsedKey {
         Self::new(Pair::Rsa(Box::new(pair)), &[Algorithm::Ps256])
     }
 
-    fn ec(curve: Curve, pair: EcdsaKeyPair) -> Self {
+    fn ec(curve: Curve, pair: EcPair) -> Self {
         Self::new(Pair::Ec(curve, pair), curve.algorithms())
     }
 
@@ -199,7 +207,7 @@ impl Pair {
     fn public_key(&self) -> &[u8] {
         match self {
             Self::Rsa(pair) => pair.public_key().as_ref(),
-            Self::Ec(_, pair) => pair.public_key().as_ref(),
+            Self::Ec(_, pair) => pair.public_key(),
             Self::Ed(pair) => pair.public_key().as_ref(),
         }
     }

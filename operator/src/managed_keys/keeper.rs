@@ -1,7 +1,7 @@
 //! The keeper: the replica that leads makes and rotates keys in the Secret. What it writes counts when the watch shows
 //! it, in this replica as in the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use mcp_auth_credentials::ResourceRef;
 use mcp_auth_credentials::conditions::seconds;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::key_set::{self, KeySets, Plan, Wanted};
@@ -106,7 +107,7 @@ impl ManagedKeys {
             let Some(known) = self.0.keys.read().clone() else {
                 return Ok(Plan::default());
             };
-            let plan = key_set::plan(&known, wanted, &is_known, now);
+            let plan = plan(known, wanted, &is_known, now).await;
             if plan.changed.is_none() {
                 return Ok(plan);
             }
@@ -123,7 +124,7 @@ impl ManagedKeys {
                     (self.0.keys.read().clone().unwrap_or_default(), true)
                 }
             };
-            let plan = key_set::plan(&stored, wanted, &is_known, now);
+            let plan = plan(stored.clone(), wanted, &is_known, now).await;
             let keys = match &plan.changed {
                 Some(keys) => keys,
                 None if is_spoilt => &stored,
@@ -197,6 +198,21 @@ impl ManagedKeys {
             }
         }
     }
+}
+
+/// [`key_set::plan`], which may make RSA keys, on a thread that may be kept busy.
+async fn plan(
+    stored: KeySets,
+    wanted: &BTreeMap<ResourceRef, Wanted>,
+    is_known: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Plan {
+    let namespaces = stored.keys().map(|resource_ref| resource_ref.namespace.clone());
+    let known: BTreeSet<String> = namespaces.filter(|namespace| is_known(namespace)).collect();
+    let wanted = wanted.clone();
+    spawn_blocking(move || key_set::plan(&stored, &wanted, |namespace| known.contains(namespace), now))
+        .await
+        .expect("a plan does not panic, and nobody aborts it")
 }
 
 fn tell(before: &KeySets, after: &KeySets) {

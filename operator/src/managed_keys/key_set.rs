@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mcp_auth_crds::{ManagedKeyAlgorithm, McpServerAuth};
 use mcp_auth_credentials::ResourceRef;
-use mcp_auth_oauth::{Algorithm, GeneratedKey, KeyError, SigningKey};
+use mcp_auth_oauth::{GeneratedKey, KeyError, SigningKey};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -22,8 +22,11 @@ const RETIRED_FOR: Duration = Duration::from_secs(3600);
 
 /// What the API server takes as a Secret's data.
 const MAX_BYTES: usize = 1024 * 1024;
-/// Of one resource besides its name, as JSON, whatever algorithm it changes to: two keys, and the one that was rotated last.
+/// Of one resource besides its name, as JSON: two keys, and the one that was rotated last.
 const MAX_KEY_SET_BYTES: usize = 1280;
+/// The same where one of the keys is of P-521, or RSA's.
+const MAX_P521_KEY_SET_BYTES: usize = 1536;
+const MAX_RSA_KEY_SET_BYTES: usize = 4608;
 
 /// By resource.
 pub type KeySets = BTreeMap<ResourceRef, KeySet>;
@@ -87,12 +90,7 @@ impl OwnKey {
     }
 
     fn is_of(&self, kind: GeneratedKey) -> bool {
-        let algorithm = match kind {
-            GeneratedKey::P256 => Algorithm::Es256,
-            GeneratedKey::P384 => Algorithm::Es384,
-            GeneratedKey::Ed25519 => Algorithm::EdDsa,
-        };
-        self.key.algorithm() == algorithm
+        self.key.algorithm() == kind.algorithm()
     }
 }
 
@@ -137,6 +135,18 @@ impl KeySet {
         due.max(self.next.since + MIN_PUBLISHED)
     }
 
+    /// What a Secret has to have room for, whatever becomes of these keys while no larger kind is wanted.
+    fn reserved_bytes(&self) -> usize {
+        let published = self.published();
+        let kinds = GeneratedKey::ALL.into_iter();
+        let present = kinds.filter(|kind| {
+            published
+                .iter()
+                .any(|jwk| jwk["alg"] == kind.algorithm().as_str())
+        });
+        present.map(max_bytes).max().unwrap_or(MAX_KEY_SET_BYTES)
+    }
+
     fn advance(&self, wanted: Wanted, now: Timestamp) -> Self {
         let mut keys = self.clone();
         if !keys.next.is_of(wanted.kind) {
@@ -152,6 +162,16 @@ impl KeySet {
         }
         keys.retired.retain(|retired| retired.until > now);
         keys
+    }
+
+    /// The same but for the kind, which is that of the next key.
+    fn unchanged_kind(&self, wanted: Wanted) -> Wanted {
+        let mut kinds = GeneratedKey::ALL.into_iter();
+        let kind = kinds.find(|kind| self.next.is_of(*kind));
+        Wanted {
+            kind: kind.unwrap_or(wanted.kind),
+            ..wanted
+        }
     }
 
     fn next_change(&self, wanted: Wanted, now: Timestamp) -> Timestamp {
@@ -175,7 +195,9 @@ pub fn wanted(resource: &McpServerAuth) -> Option<Wanted> {
         kind: match managed.algorithm {
             ManagedKeyAlgorithm::Es256 => GeneratedKey::P256,
             ManagedKeyAlgorithm::Es384 => GeneratedKey::P384,
+            ManagedKeyAlgorithm::Es512 => GeneratedKey::P521,
             ManagedKeyAlgorithm::EdDsa => GeneratedKey::Ed25519,
+            ManagedKeyAlgorithm::Rs256 => GeneratedKey::Rsa,
         },
         rotate_after: rotate_after(resource)?,
         created: resource.metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -196,25 +218,37 @@ pub fn rotate_after(resource: &McpServerAuth) -> Option<Duration> {
 }
 
 /// Keys for every resource that wants one, and none for others, as far as the resources of their namespace are known.
-/// Where not all have room in one Secret, those that have keys go on, and of the others the oldest get some.
+/// Where not all have room in one Secret, those that have keys go on, and of the others the oldest get some; one that wants
+/// larger keys than it has keeps their kind until there is room. Making RSA keys takes this a while: not for a worker of the runtime.
 pub fn plan(
     stored: &KeySets,
     wanted: &BTreeMap<ResourceRef, Wanted>,
     is_known: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Plan {
-    let is_kept = |resource_ref: &ResourceRef| !is_known(&resource_ref.namespace);
+    let is_kept =
+        |resource_ref: &ResourceRef| wanted.contains_key(resource_ref) || !is_known(&resource_ref.namespace);
     let mut keys: KeySets = stored
         .iter()
-        .filter_map(|(resource_ref, keys)| {
-            let keys = match wanted.get(resource_ref) {
-                Some(wanted) => keys.advance(*wanted, now),
-                None => is_kept(resource_ref).then(|| keys.clone())?,
-            };
-            Some((resource_ref.clone(), keys))
-        })
+        .filter(|(resource_ref, _)| is_kept(resource_ref))
+        .map(|(resource_ref, keys)| (resource_ref.clone(), keys.clone()))
         .collect();
-    let mut bytes: usize = keys.keys().map(max_bytes).sum();
+    let reserved = keys
+        .iter()
+        .map(|(resource_ref, keys)| name_bytes(resource_ref) + keys.reserved_bytes());
+    let mut bytes: usize = reserved.sum();
+    for (resource_ref, keys) in &mut keys {
+        if let Some(wanted) = wanted.get(resource_ref) {
+            let before = keys.reserved_bytes();
+            let more = max_bytes(wanted.kind).saturating_sub(before);
+            let has_room = bytes + more <= MAX_BYTES || more == 0;
+            *keys = match has_room {
+                true => keys.advance(*wanted, now),
+                false => keys.advance(keys.unchanged_kind(*wanted), now),
+            };
+            bytes = bytes - before + keys.reserved_bytes().max(before);
+        }
+    }
     let mut refused = BTreeSet::new();
     let mut new: Vec<_> = wanted
         .iter()
@@ -222,7 +256,7 @@ pub fn plan(
         .collect();
     new.sort_by_key(|(_, wanted)| wanted.created);
     for (resource_ref, wanted) in new {
-        bytes += max_bytes(resource_ref);
+        bytes += name_bytes(resource_ref) + max_bytes(wanted.kind);
         if bytes <= MAX_BYTES {
             keys.insert(resource_ref.clone(), KeySet::generate(wanted.kind, now));
         } else {
@@ -239,8 +273,17 @@ pub fn plan(
     }
 }
 
-fn max_bytes(ResourceRef { namespace, name }: &ResourceRef) -> usize {
-    namespace.len() + name.len() + MAX_KEY_SET_BYTES
+fn name_bytes(ResourceRef { namespace, name }: &ResourceRef) -> usize {
+    namespace.len() + name.len()
+}
+
+/// Of a resource that has keys of this kind.
+fn max_bytes(kind: GeneratedKey) -> usize {
+    match kind {
+        GeneratedKey::Rsa => MAX_RSA_KEY_SET_BYTES,
+        GeneratedKey::P521 => MAX_P521_KEY_SET_BYTES,
+        GeneratedKey::P256 | GeneratedKey::P384 | GeneratedKey::Ed25519 => MAX_KEY_SET_BYTES,
+    }
 }
 
 #[cfg(test)]
@@ -413,7 +456,7 @@ mod tests {
 
     #[test]
     fn what_a_secret_is_filled_with_has_room_after_any_rotation() {
-        for kind in [GeneratedKey::P256, GeneratedKey::P384, GeneratedKey::Ed25519] {
+        for kind in GeneratedKey::ALL {
             let hourly = Wanted {
                 kind,
                 rotate_after: HOUR,
@@ -424,9 +467,35 @@ mod tests {
                 keys = after(&keys, hourly, now() + hour * HOUR + FIRST_USE_DELAY);
                 let bytes = stored::data(&keys)[stored::DATA_KEY].0.len();
                 assert_eq!(only(&keys).retired.len(), 1);
-                assert!(bytes <= max_bytes(&resource_ref("tools")), "{kind:?}: {bytes}");
+                let room = name_bytes(&resource_ref("tools")) + max_bytes(kind);
+                assert!(bytes <= room, "{kind:?}: {bytes}");
             }
         }
+    }
+
+    #[test]
+    fn a_change_to_rsa_waits_for_room_and_the_keys_that_are_there_go_on() {
+        let one = after(&KeySets::new(), DAILY, now());
+        let count = MAX_BYTES / (name_bytes(&resource_ref("kept000")) + MAX_KEY_SET_BYTES);
+        let full: KeySets = (0..count)
+            .map(|number| (resource_ref(&format!("kept{number:03}")), only(&one).clone()))
+            .collect();
+        let kept = full.keys().map(|resource_ref| (resource_ref.clone(), DAILY));
+        let mut wanted: BTreeMap<_, _> = kept.collect();
+        let changing = resource_ref("kept000");
+        let rsa = Wanted {
+            kind: GeneratedKey::Rsa,
+            ..DAILY
+        };
+        wanted.insert(changing.clone(), rsa);
+        let waiting = plan(&full, &wanted, now());
+        assert!(waiting.changed.is_none() && waiting.refused.is_empty());
+        for gone in ["kept001", "kept002", "kept003"] {
+            wanted.remove(&resource_ref(gone));
+        }
+        let keys = plan(&full, &wanted, now()).changed.unwrap();
+        assert!(keys[&changing].next.is_of(GeneratedKey::Rsa));
+        assert_eq!(keys[&changing].current, full[&changing].current);
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn a_certificate_s_key_signs_and_the_certificate_announces_it() {
 }
 
 #[test]
-fn every_kind_of_key_signs_by_its_algorithm_and_p_521_is_named_with_the_way_out() {
+fn every_kind_of_key_signs_by_its_algorithm_and_another_curve_is_named_with_the_way_out() {
     let generated = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap();
     let (p256, p384, ed25519) = (
         generated(&rcgen::PKCS_ECDSA_P256_SHA256),
@@ -173,15 +173,26 @@ fn every_kind_of_key_signs_by_its_algorithm_and_p_521_is_named_with_the_way_out(
     }
 
     let p521 = include_str!("../../../../oauth/src/jose/signing_key/testdata/p521.pem");
-    let way_out =
-        "its curve is P-521 instead of P-256 or P-384: use an RSA, EC P-256, EC P-384 or Ed25519 key";
+    assert_eq!(
+        signer(jwt_bearer(json!({})), p521).key.algorithm().as_str(),
+        "ES512"
+    );
+    let algorithm = json!({"algorithm": "ES512"});
+    assert_eq!(
+        signer(jwt_bearer(algorithm), p521).key.algorithm().as_str(),
+        "ES512"
+    );
+
+    let secp256k1 = include_str!("../../../../oauth/src/jose/signing_key/testdata/secp256k1.pem");
+    let way_out = "its curve is secp256k1 instead of P-256, P-384 or P-521: use an RSA, EC P-256, EC P-384, EC P-521 or \
+                   Ed25519 key";
     for (refused, field) in [
         (
-            registration(jwt_bearer(json!({})), &[("key", p521)]),
+            registration(jwt_bearer(json!({})), &[("key", secp256k1)]),
             "spec.oauth2.jwtBearer.keyRef",
         ),
         (
-            certified("unread", p521),
+            certified("unread", secp256k1),
             "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef",
         ),
     ] {

@@ -38,7 +38,7 @@ pub enum KeyError {
     Several { count: usize },
     #[error("it is {found}, which no supported algorithm signs with")]
     Unsupported { found: &'static str },
-    #[error("its curve is {found} instead of P-256 or P-384")]
+    #[error("its curve is {found} instead of P-256, P-384 or P-521")]
     WrongCurve { found: &'static str },
     #[error("the certificate of the key is no X.509 certificate in PEM")]
     NoCertificate,
@@ -105,7 +105,7 @@ impl KeyError {
             Self::Public => "put the private key there; the public one belongs to the authorization server",
             Self::Several { .. } => "leave only the one that signs",
             Self::Unsupported { .. } | Self::WrongCurve { .. } => {
-                "use an RSA, EC P-256, EC P-384 or Ed25519 key, and register its public key at the authorization server"
+                "use an RSA, EC P-256, EC P-384, EC P-521 or Ed25519 key, and register its public key at the authorization server"
             }
             Self::NoCertificate | Self::CertificateMismatch => {
                 "put the certificate and its own key there: a Secret of type kubernetes.io/tls has both"

@@ -3,8 +3,11 @@
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use mcp_auth_http_auth::pem;
+use p521::elliptic_curve::Generate;
+use p521::pkcs8::EncodePrivateKey;
 use ring::digest::{SHA256, digest};
 use ring::error::Unspecified;
+use ring::pkcs8::Document;
 use ring::rand::SystemRandom;
 use ring::rsa::PublicKeyComponents;
 use ring::signature::{
@@ -13,9 +16,12 @@ use ring::signature::{
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::{Pair, SigningKey};
+use super::{Algorithm, Pair, SigningKey};
 
-/// Kinds of keys that can be made. Not RSA: ring makes none.
+/// Bits of a new RSA key: what NIST SP 800-57 part 1 allows for use until 2030, and what the providers take that want RSA.
+const RSA_BITS: usize = 2048;
+
+/// Kinds of keys that can be made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum GeneratedKey {
     /// For ES256.
@@ -23,24 +29,60 @@ pub enum GeneratedKey {
     P256,
     /// For ES384.
     P384,
+    /// For ES512.
+    P521,
     /// For EdDSA.
     Ed25519,
+    /// For RS256. Takes hundreds of milliseconds to make.
+    Rsa,
 }
 
 impl GeneratedKey {
+    pub const ALL: [Self; 5] = [Self::P256, Self::P384, Self::P521, Self::Ed25519, Self::Rsa];
+
+    /// What a key of this kind signs by where nothing else is said.
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::P256 => Algorithm::Es256,
+            Self::P384 => Algorithm::Es384,
+            Self::P521 => Algorithm::Es512,
+            Self::Ed25519 => Algorithm::EdDsa,
+            Self::Rsa => Algorithm::Rs256,
+        }
+    }
+
     /// A new private key, in PEM (PKCS#8).
     pub fn generate(self) -> SecretString {
         let random = SystemRandom::new();
-        let document = match self {
-            Self::P256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random),
-            Self::P384 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &random),
-            Self::Ed25519 => Ed25519KeyPair::generate_pkcs8(&random),
-        };
-        let document = document
-            .map_err(|Unspecified| ())
-            .expect("the system gives random bytes");
-        pem::encode("PRIVATE KEY", document.as_ref())
+        match self {
+            Self::P256 => of_ring(EcdsaKeyPair::generate_pkcs8(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                &random,
+            )),
+            Self::P384 => of_ring(EcdsaKeyPair::generate_pkcs8(
+                &ECDSA_P384_SHA384_FIXED_SIGNING,
+                &random,
+            )),
+            Self::Ed25519 => of_ring(Ed25519KeyPair::generate_pkcs8(&random)),
+            Self::P521 => encode(&p521::SecretKey::generate_from_rng(&mut rand::rng())),
+            Self::Rsa => {
+                let key = rsa::PrivateKey::new(&mut rand::rng(), RSA_BITS);
+                encode(&key.expect("the size is one that the crate makes"))
+            }
+        }
     }
+}
+
+fn of_ring(document: Result<Document, Unspecified>) -> SecretString {
+    let document = document
+        .map_err(|Unspecified| ())
+        .expect("the system gives random bytes");
+    pem::encode("PRIVATE KEY", document.as_ref())
+}
+
+fn encode(key: &impl EncodePrivateKey) -> SecretString {
+    let document = key.to_pkcs8_der().expect("a key that was just made is one");
+    pem::encode("PRIVATE KEY", document.as_bytes())
 }
 
 impl SigningKey {
@@ -79,7 +121,7 @@ fn public_members(pair: &Pair) -> Value {
         }
         Pair::Ec(curve, pair) => {
             // Uncompressed: the byte 4, then the two coordinates.
-            let (x, y) = pair.public_key().as_ref()[1..].split_at(curve.width());
+            let (x, y) = pair.public_key()[1..].split_at(curve.width());
             json!({"crv": curve.name(), "kty": "EC", "x": text(x), "y": text(y)})
         }
         Pair::Ed(pair) => {
@@ -102,13 +144,15 @@ fn thumbprint(members: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use p521::ecdsa::signature::Verifier;
+    use p521::ecdsa::{Signature, VerifyingKey};
     use ring::signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+        RsaPublicKeyComponents, UnparsedPublicKey,
     };
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::Algorithm;
 
     fn made(kind: GeneratedKey) -> SigningKey {
         SigningKey::parse(kind.generate().expose_secret(), None, None).unwrap()
@@ -120,27 +164,52 @@ mod tests {
             .unwrap()
     }
 
+    fn point(jwk: &Value) -> Vec<u8> {
+        [vec![4], bytes(jwk, "x"), bytes(jwk, "y")].concat()
+    }
+
+    /// Whether the public key that is shown verifies this signature.
+    fn is_verified(jwk: &Value, message: &[u8], signature: &[u8]) -> bool {
+        let by_ring = |by, public| {
+            UnparsedPublicKey::new(by, public)
+                .verify(message, signature)
+                .is_ok()
+        };
+        match jwk["alg"].as_str().unwrap() {
+            "ES256" => by_ring(&ECDSA_P256_SHA256_FIXED, point(jwk)),
+            "ES384" => by_ring(&ECDSA_P384_SHA384_FIXED, point(jwk)),
+            "EdDSA" => UnparsedPublicKey::new(&ED25519, bytes(jwk, "x"))
+                .verify(message, signature)
+                .is_ok(),
+            "ES512" => {
+                let key = VerifyingKey::from_sec1_bytes(&point(jwk)).unwrap();
+                let signature = Signature::from_slice(signature).unwrap();
+                key.verify(message, &signature).is_ok()
+            }
+            "RS256" => RsaPublicKeyComponents {
+                n: bytes(jwk, "n"),
+                e: bytes(jwk, "e"),
+            }
+            .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+            .is_ok(),
+            other => panic!("{other}"),
+        }
+    }
+
     #[test]
     fn what_a_made_key_signs_is_verified_by_the_public_key_that_is_shown() {
-        let kinds: [(_, _, &dyn VerificationAlgorithm); 3] = [
-            (GeneratedKey::P256, Algorithm::Es256, &ECDSA_P256_SHA256_FIXED),
-            (GeneratedKey::P384, Algorithm::Es384, &ECDSA_P384_SHA384_FIXED),
-            (GeneratedKey::Ed25519, Algorithm::EdDsa, &ED25519),
-        ];
-        for (kind, algorithm, verification) in kinds {
+        for kind in GeneratedKey::ALL {
             let key = made(kind).with_thumbprint_as_id();
-            assert_eq!(key.algorithm(), algorithm);
+            assert_eq!(key.algorithm(), kind.algorithm());
             let jwk = key.public_jwk();
-            let public = match jwk["kty"].as_str().unwrap() {
-                "EC" => [vec![4], bytes(&jwk, "x"), bytes(&jwk, "y")].concat(),
-                _ => bytes(&jwk, "x"),
-            };
-            UnparsedPublicKey::new(verification, public)
-                .verify(b"message", &key.sign(b"message").unwrap())
-                .unwrap();
-            assert_eq!(jwk["alg"], algorithm.as_str());
+            let signature = key.sign(b"message").unwrap();
+            assert!(is_verified(&jwk, b"message", &signature), "{kind:?}");
+            assert!(!is_verified(&jwk, b"another", &signature), "{kind:?}");
+            assert_eq!(jwk["alg"], kind.algorithm().as_str());
             assert_eq!(jwk["kid"].as_str(), key.key_id());
-            assert!(jwk.get("d").is_none(), "the private number is not shown");
+            let private = ["d", "p", "q", "dp", "dq", "qi"];
+            let shown = private.iter().find(|member| jwk.get(**member).is_some());
+            assert!(shown.is_none(), "{kind:?}: {shown:?} is not shown");
         }
     }
 

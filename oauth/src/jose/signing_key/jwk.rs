@@ -61,7 +61,7 @@ pub(super) fn read(text: &str) -> Result<ParsedKey, KeyError> {
     let algorithm = match jwk.alg.as_deref() {
         Some(name) => Some(
             Algorithm::from_name(name)
-                .ok_or_else(|| invalid("alg", "is none of RS256, PS256, ES256, ES384 and EdDSA"))?,
+                .ok_or_else(|| invalid("alg", "is none of RS256, PS256, ES256, ES384, ES512 and EdDSA"))?,
         ),
         None => None,
     };

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use mcp_auth_http_auth::pem;
+use p521::ecdsa::signature::Verifier;
 use proptest::prelude::*;
 use ring::signature::{KeyPair, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::{Value, json};
@@ -24,6 +25,9 @@ const P384_BARE: &str = include_str!("testdata/p384-without-public.pem");
 const P384_BARE_SEC1: &str = include_str!("testdata/p384-without-public.sec1.pem");
 const P521: &str = include_str!("testdata/p521.pem");
 const P521_SEC1: &str = include_str!("testdata/p521.sec1.pem");
+const P521_JWK: &str = include_str!("testdata/p521.jwk.json");
+const SECP256K1: &str = include_str!("testdata/secp256k1.pem");
+const SECP256K1_SEC1: &str = include_str!("testdata/secp256k1.sec1.pem");
 const ED25519: &str = include_str!("testdata/ed25519.pem");
 const ED25519_JWK: &str = include_str!("testdata/ed25519.jwk.json");
 const X25519: &str = include_str!("testdata/x25519.pem");
@@ -32,7 +36,7 @@ const ENCRYPTED: &str = include_str!("testdata/encrypted.pem");
 const ENCRYPTED_PKCS1: &str = include_str!("testdata/encrypted.pkcs1.pem");
 const PUBLIC: &str = include_str!("testdata/public.pem");
 
-const GOOD: [&str; 16] = [
+const GOOD: [&str; 19] = [
     RSA,
     RSA_PKCS1,
     RSA_JWK,
@@ -47,6 +51,9 @@ const GOOD: [&str; 16] = [
     P384_JWK,
     P384_BARE,
     P384_BARE_SEC1,
+    P521,
+    P521_SEC1,
+    P521_JWK,
     ED25519,
     ED25519_JWK,
 ];
@@ -62,7 +69,7 @@ fn reason(text: &str) -> &'static str {
 fn public(key: &SigningKey) -> Vec<u8> {
     match &*key.pair {
         Pair::Rsa(pair) => pair.public_key().as_ref().to_vec(),
-        Pair::Ec(_, pair) => pair.public_key().as_ref().to_vec(),
+        Pair::Ec(_, pair) => pair.public_key().to_vec(),
         Pair::Ed(pair) => pair.public_key().as_ref().to_vec(),
     }
 }
@@ -74,6 +81,12 @@ fn verifies(key: &SigningKey) -> bool {
         Algorithm::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
         Algorithm::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
         Algorithm::EdDsa => &signature::ED25519,
+        Algorithm::Es512 => {
+            let signature = p521::ecdsa::Signature::from_slice(&key.sign(b"message").unwrap()).unwrap();
+            let public = p521::ecdsa::VerifyingKey::from_sec1_bytes(&public(key)).unwrap();
+            assert!(public.verify(b"another", &signature).is_err());
+            return public.verify(b"message", &signature).is_ok();
+        }
     };
     let signature = key.sign(b"message").unwrap();
     let public = UnparsedPublicKey::new(by, public(key));
@@ -102,6 +115,7 @@ fn every_form_of_a_key_is_the_same_key() {
             &[P384, P384_SEC1, P384_JWK, P384_BARE, P384_BARE_SEC1],
             Algorithm::Es384,
         ),
+        (&[P521, P521_SEC1, P521_JWK], Algorithm::Es512),
         (&[ED25519, ED25519_JWK], Algorithm::EdDsa),
     ] {
         let mut keys = BTreeSet::new();
@@ -135,6 +149,7 @@ fn an_algorithm_that_does_not_fit_is_told_with_those_that_do() {
         (EC_JWK, Algorithm::EdDsa),
         (EC, Algorithm::Es384),
         (P384, Algorithm::Es256),
+        (P521, Algorithm::Es384),
     ] {
         let error = SigningKey::parse(text, Some(algorithm), None).unwrap_err();
         assert_eq!(error.reason(), "KeyAlgorithmMismatch");
@@ -193,8 +208,16 @@ fn each_mistake_is_told_by_its_name() {
         (dsa, "KeyUnsupported", "a DSA key"),
         (X25519, "KeyUnsupported", "key agreement"),
         (ED448, "KeyUnsupported", "an Ed448 key"),
-        (P521, "KeyWrongCurve", "P-521 instead of P-256 or P-384"),
-        (P521_SEC1, "KeyWrongCurve", "use an RSA, EC P-256, EC P-384 or"),
+        (
+            SECP256K1,
+            "KeyWrongCurve",
+            "secp256k1 instead of P-256, P-384 or P-521",
+        ),
+        (
+            SECP256K1_SEC1,
+            "KeyWrongCurve",
+            "use an RSA, EC P-256, EC P-384, EC",
+        ),
         (RSA_1024, "KeyTooSmall", "2048 bits or more"),
         (&format!("{EC}{RSA}"), "KeySeveral", "2 private keys"),
         ("hello", "KeyUnknown", "but other text"),
@@ -262,9 +285,9 @@ fn each_mistake_in_a_jwk_is_told_by_its_member() {
             "not for signing",
         ),
         (
-            changed(EC_JWK, |jwk| jwk["crv"] = "P-521".into()),
+            changed(EC_JWK, |jwk| jwk["crv"] = "secp256k1".into()),
             "KeyWrongCurve",
-            "P-521",
+            "secp256k1",
         ),
         (
             changed(EC_JWK, |jwk| jwk["d"] = "a+b/".into()),
