@@ -30,13 +30,31 @@ fn fields(pointer: &str) -> BTreeSet<String> {
     properties.as_object().unwrap().keys().cloned().collect()
 }
 
+/// What pages show of other files than ours, by its first level: LiteLLM's configuration, and Argo CD's.
+const OF_OTHERS: [&str; 2] = [
+    "mcp_servers",
+    "resource.customizations.health.mcpauth.dev_McpServerAuth",
+];
+
+/// Whether a block is of something else than a resource: an object of another kind, values of the chart, or a file of others.
+fn is_of_others(value: &Value, keys: &BTreeSet<String>) -> bool {
+    let is_object = value["apiVersion"]
+        .as_str()
+        .is_some_and(|version| value["kind"].is_string() && !version.starts_with("mcpauth.dev/"));
+    let values = read("charts/mcp-auth/values.yaml").yaml().swap_remove(0);
+    let is_known = |key: &String| values.get(key).is_some() || OF_OTHERS.contains(&&**key);
+    is_object || keys.iter().all(is_known)
+}
+
 /// The whole resource that a page shows, or one around the part of a resource that it shows; none where it shows
-/// something else.
-fn shown(value: &Value) -> Option<Value> {
+/// something else that is known. An error: nobody would notice that it is wrong.
+fn shown(value: &Value) -> Result<Option<Value>, String> {
     if value["kind"] == "McpServerAuth" {
-        return Some(value.clone());
+        return Ok(Some(value.clone()));
     }
-    let object = value.as_object()?;
+    let Some(object) = value.as_object() else {
+        return Err(format!("it is no object: {value}"));
+    };
     let keys: BTreeSet<String> = object.keys().cloned().collect();
     let mut around = resource("part", "part", oauth2("http://auth.example.com/token"));
     if keys.is_subset(&fields("/properties/oauth2")) {
@@ -47,8 +65,12 @@ fn shown(value: &Value) -> Option<Value> {
         merge(&mut around["spec"], value.clone());
     } else if keys.iter().eq(["spec"]) {
         merge(&mut around, value.clone());
+    } else if is_of_others(value, &keys) {
+        return Ok(None);
     } else {
-        return None;
+        return Err(format!(
+            "{keys:?} are neither fields of spec nor of spec.oauth2, nor those of a file that is known"
+        ));
     }
     if ["bearerToken", "githubApp"]
         .iter()
@@ -56,7 +78,7 @@ fn shown(value: &Value) -> Option<Value> {
     {
         around["spec"].as_object_mut().unwrap().remove("oauth2");
     }
-    Some(around)
+    Ok(Some(around))
 }
 
 #[tokio::test]
@@ -65,6 +87,8 @@ async fn every_resource_and_part_of_one_that_a_page_shows_is_taken_by_the_api_se
     let api: Api<McpServerAuth> = world.api();
     let mut applied = 0;
     for page in pages() {
+        let shown =
+            |value: &Value| shown(value).unwrap_or_else(|error| panic!("{}: {error}\n{value}", page.path));
         for mut resource in page.yaml().iter().filter_map(shown) {
             // The test's own namespace instead of the one that is shown.
             resource["metadata"].as_object_mut().unwrap().remove("namespace");
@@ -76,10 +100,19 @@ async fn every_resource_and_part_of_one_that_a_page_shows_is_taken_by_the_api_se
     }
     assert!(applied >= 25, "{applied} resources were found");
     // This would not go unnoticed.
-    let misspelt =
-        shown(&json!({"cookiePassthrough": {"enabled": true, "cookieName": ["session"]}})).unwrap();
+    let misspelt = shown(&json!({"cookiePassthrough": {"enabled": true, "cookieName": ["session"]}}));
+    let misspelt = misspelt.unwrap().unwrap();
     let answer = api.patch("part", &dry_run(), &Patch::Apply(&misspelt)).await;
     assert!(answer.is_err(), "{answer:?}");
+    // Nor this.
+    for misspelt in [
+        json!({"cookiePasthrough": {"enabled": true}}),
+        json!({"issuer": "https://auth.example.com", "cookiePassthrough": {}}),
+        json!({"apiVersion": "mcpauth.dev/v1alpha1", "kind": "McpServerAuht"}),
+        json!(["issuer"]),
+    ] {
+        assert!(shown(&misspelt).is_err(), "{misspelt}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod admission;
+mod assertions;
 mod certificates;
 mod cli;
 mod commands;

@@ -1,6 +1,8 @@
 //! Keys that the operator makes: an authorization server takes them from where they are published, through rotations and
 //! by every replica, and no secret is ever stored for the client.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -13,7 +15,7 @@ use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
-use mcp_auth_tests::{jwt, oauth, seen, setting};
+use mcp_auth_tests::{jwt, keycloak, oauth, seen, setting};
 use serde_json::{Value, json};
 
 /// Of the operator that runs beside the tests.
@@ -100,13 +102,12 @@ async fn assertions(client: &str) -> Vec<String> {
 async fn a_key_is_rotated_under_renewals_without_one_refused_request() {
     let id = "managed-keys";
     let world = world(id).await;
-    let registration = Registration::new(id, Method::None);
-    let more = json!({
-        "method": "private_key_jwt",
-        "jwksUri": format!("{URL}{}", jwks_path(id)),
-        "lifetime": LIFETIME_SECONDS,
-    });
-    oauth::register_with(&registration, more).await;
+    let published_keys = Method::PublishedKeys {
+        jwks_uri: format!("{URL}{}", jwks_path(id)),
+        algorithm: "ES256",
+    };
+    let registration = Registration::new(id, published_keys);
+    oauth::register_with(&registration, json!({"lifetime": LIFETIME_SECONDS})).await;
     world
         .apply(&resource("tools", "tools", managed(Server::OidcProvider, id)))
         .await
@@ -196,6 +197,66 @@ async fn a_key_is_rotated_under_renewals_without_one_refused_request() {
         Vec::is_empty,
     )
     .await;
+}
+
+/// RS256 is what Keycloak assumes of a client, and Microsoft Entra and others take nothing else.
+#[tokio::test]
+async fn keys_of_rsa_and_p_521_are_made_and_taken_from_where_they_are_published() {
+    if !keycloak::is_there() {
+        return;
+    }
+    for (algorithm, key_type, bytes) in [("RS256", "RSA", ("n", 256)), ("ES512", "EC", ("x", 66))] {
+        let id = format!("managed-{}", algorithm.to_lowercase());
+        let world = world(&id).await;
+        let published_keys = Method::PublishedKeys {
+            jwks_uri: format!("{}{}", setting("MCPAUTH_TEST_OPERATOR_KEYS"), jwks_path(&id)),
+            algorithm,
+        };
+        let registration = Registration::new(&id, published_keys);
+        Server::Keycloak.register(&registration).await;
+        let mut tools = resource("tools", "tools", managed(Server::Keycloak, &id));
+        tools["spec"]["oauth2"]["clientAuthentication"]["privateKeyJwt"]["managed"]["algorithm"] =
+            json!(algorithm);
+        world.apply(&tools).await.unwrap();
+        world
+            .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
+        let pod = world
+            .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
+            .await;
+        let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+        let snapshot = sidecar
+            .until(|snapshot| bearer(snapshot, "tools").is_some())
+            .await;
+        let claims = jwt::claims(&bearer(&snapshot, "tools").unwrap());
+        assert!(jwt::is_for(&claims, &registration.resource), "{claims}");
+        let granted = Server::Keycloak.granted(&id).await;
+        assert!(
+            !granted.is_empty() && granted.iter().all(|it| it.method == "client-jwt"),
+            "{granted:?}"
+        );
+
+        let address = setting("MCPAUTH_TEST_OPERATOR_KEYS");
+        let set = reqwest::get(format!("{address}{}", jwks_path(&id)))
+            .await
+            .unwrap();
+        let set: Value = set.json().await.unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        assert_eq!(keys.len(), 2, "the one that signs and the next");
+        for key in keys {
+            assert_eq!((&key["kty"], &key["alg"]), (&json!(key_type), &json!(algorithm)));
+            let (member, length) = bytes;
+            let number = URL_SAFE_NO_PAD.decode(key[member].as_str().unwrap()).unwrap();
+            assert_eq!(number.len(), length, "{member}");
+            let private = ["d", "p", "q", "dp", "dq", "qi"];
+            assert!(
+                private.iter().all(|member| key.get(*member).is_none()),
+                "{algorithm}"
+            );
+        }
+        // What is stored is a secret that the test's search has to know.
+        change_stored(&world.client, &id, |_| ()).await;
+    }
 }
 
 /// The server reads the document at the client's identifier, and the keys that this names: nobody registered the client.

@@ -194,19 +194,29 @@ async fn a_certificate_is_shown_by_another_method_too_and_the_token_is_bound_to_
 
 #[tokio::test]
 async fn a_self_signed_certificate_that_is_registered_is_enough() {
-    let id = "methods-self-signed";
-    let world = world(id).await;
-    let own = authority::self_signed(id);
-    world.certificate("client", &own).await;
-    let authentication = json!({"method": "TlsClientAuth", "certificateRef": {"name": "client"}});
-    let registration = Registration::new(
-        id,
-        Method::SelfSignedTls {
-            certificate: own.chain,
-        },
-    );
-    let server = Server::OidcProvider;
-    obtain(&world, server, &registration, authentication, json!({})).await;
+    // Keycloak takes certificates of an authority only.
+    let servers = Server::all().into_iter();
+    for server in servers.filter(|server| *server != Server::Keycloak) {
+        let id = format!("methods-self-signed-{}", server.name());
+        let world = world(&id).await;
+        let own = match server {
+            Server::Spring => authority::trusted_self_signed(),
+            Server::OidcProvider | Server::Keycloak => authority::self_signed(&id),
+        };
+        world.certificate("client", &own).await;
+        let authentication = json!({"method": "TlsClientAuth", "certificateRef": {"name": "client"}});
+        let certificate = own.chain;
+        let registration = Registration {
+            certificate_bound: true,
+            ..Registration::new(&id, Method::SelfSignedTls { certificate })
+        };
+        let obtained = obtain(&world, server, &registration, authentication, json!({})).await;
+        assert!(
+            obtained.claims["cnf"]["x5t#S256"].is_string(),
+            "{}",
+            obtained.claims
+        );
+    }
 }
 
 #[tokio::test]
@@ -332,7 +342,8 @@ async fn each_namespace_acts_as_its_own_service_accounts_and_none_as_another_s_o
                 Server::Keycloak,
                 "client",
                 "ClientAssertion",
-                Method::Workload {
+                Method::Federated {
+                    identity_provider: keycloak::CLUSTER.to_owned(),
                     subject: subject.clone(),
                 },
                 Grant::ClientCredentials,

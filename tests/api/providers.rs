@@ -1,32 +1,39 @@
-//! Identity providers by stand-ins that answer as each provider's public documentation has it: what becomes of a resource
-//! that knows nothing of the provider, and what `provider` makes of the same. `docs/providers` names the pages.
+//! Identity providers: the resources of their pages at stand-ins that verify and answer as each provider's public documentation
+//! has it (without `provider`, with mistakes, and as they are), and at the real servers. `docs/providers` names the sources.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::CustomResourceExt;
-use mcp_auth_crds::{EffectiveOAuth2, McpServerAuth, conditions, reasons};
+use kube::{CustomResourceExt, ResourceExt};
+use mcp_auth_crds::{EffectiveOAuth2, McpServerAuth, McpServerAuthStatus, conditions, reasons};
 use mcp_auth_tests::documents::read;
-use mcp_auth_tests::keys::Key;
-use mcp_auth_tests::resource::{merge, resource};
+use mcp_auth_tests::jwt;
+use mcp_auth_tests::registration::{Method, Registration};
+use mcp_auth_tests::resource::merge;
+use mcp_auth_tests::servers::Server;
+use mcp_auth_tests::sidecar::{Sidecar, bearer};
+use mcp_auth_tests::wait::until;
 use mcp_auth_tests::web::Web;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
 
+mod entra;
 mod google_workload;
+mod registered;
 mod stand_in;
 
-use self::stand_in::{APPLICATION, Provider, TENANT, providers};
+use self::entra::{APPLICATION, TENANT};
+use self::registered::{Credentials, Registered};
+use self::stand_in::{MistakeKind, Provider, SERVER_URL, providers};
 
-const SERVER_URL: &str = "https://tools.example.com/mcp";
-
-/// The stand-in, and the resource that says nothing of the provider.
-async fn set_up(world: &World, provider: &Provider) -> (Web, Value) {
+/// Starts a stand-in that knows this client, and leads the `oauth2` block to it.
+async fn start_stand_in(provider: &Provider, registered: Registered, oauth2: &mut Value) -> Web {
     let web = Web::start().await;
     let token_url = format!("{}{}", web.url, provider.token_path);
     let (url, answer) = (web.url.clone(), provider.answer);
-    web.by_form(provider.token_path, move |form| answer(&url, form));
-    let mut oauth2 = json!({"clientId": "litellm", "allowInsecureHttp": true});
+    web.by_request(provider.token_path, move |request| {
+        answer(&registered, &url, request)
+    });
+    oauth2["allowInsecureHttp"] = json!(true);
     match provider.issuer {
         Some(path) => {
             let issuer = format!("{}{path}", web.url);
@@ -44,16 +51,33 @@ async fn set_up(world: &World, provider: &Provider) -> (Web, Value) {
         }
         None => oauth2["tokenUrl"] = json!(token_url),
     }
-    merge(&mut oauth2, provider.oauth2.clone());
-    let name = provider.name.to_lowercase();
-    let mut tools = resource("tools", &name, json!({"oauth2": oauth2}));
-    tools["spec"]["server"]["url"] = json!(SERVER_URL);
-    tools["metadata"]["name"] = json!(name);
-    let key = Key::new("RS256", "client").await;
-    let secret = format!("s3cret of {}", provider.name);
-    world.secret("client", "client-secret", &secret).await;
-    world.secret("client-key", "key.pem", &key.private_pem).await;
-    (web, tools)
+    web
+}
+
+/// What the condition says of the refusal of this version, once it has these words.
+pub async fn refusal_of(world: &World, applied: &McpServerAuth, code: &str, words: &str) -> String {
+    let name = applied.name_any();
+    let generation = applied.metadata.generation;
+    let is_told = |status: &McpServerAuthStatus| {
+        let mut issued = status.conditions.iter();
+        let issued = issued.find(|condition| condition.type_ == conditions::TOKEN_ISSUED);
+        issued.is_some_and(|condition| {
+            condition.status == "False"
+                && condition.observed_generation == generation
+                && condition.message.contains(words)
+        })
+    };
+    let status = until(
+        &format!("{name}: {code} ({words})"),
+        async || world.status(&name).await,
+        is_told,
+    )
+    .await;
+    assert_eq!(
+        status.token.as_ref().unwrap().last_error.as_ref().unwrap().reason,
+        code
+    );
+    message(&status, conditions::TOKEN_ISSUED)
 }
 
 /// Fields of the status that are worth a look, by provider.
@@ -62,6 +86,7 @@ fn expected(provider: &str, web: &str) -> EffectiveOAuth2 {
     let fields = match provider {
         "Entra" => json!({
             "scopes": [format!("{app}/.default")],
+            "clientAssertionAudience": format!("{web}{}", entra::TOKEN_PATH),
             "acceptedAudiences": [app, APPLICATION],
             "acceptedIssuers": [
                 format!("https://sts.windows.net/{TENANT}/"),
@@ -86,7 +111,7 @@ fn expected(provider: &str, web: &str) -> EffectiveOAuth2 {
             "assumedLifetime": "1h",
         }),
         "ServiceNow" => json!({
-            "tokenUrl": format!("{web}/oauth_token.do"), "grantAssertionAudience": "litellm",
+            "tokenUrl": format!("{web}/oauth_token.do"), "grantAssertionAudience": "0a1b2c3d4e5f",
         }),
         "PingFederate" => json!({}),
         "Ory" => json!({"audience": SERVER_URL, "clientAssertionAudience": format!("{web}/oauth2/token")}),
@@ -102,13 +127,26 @@ fn expected(provider: &str, web: &str) -> EffectiveOAuth2 {
     serde_json::from_value(effective).unwrap()
 }
 
+/// The first resource of each page: without `provider`, with each mistake, and as it stands there.
 #[tokio::test]
 async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() {
     for provider in providers() {
         let name = provider.name.to_lowercase();
         let world = World::new(&format!("providers-{name}"), false).await;
-        let (web, mut tools) = set_up(&world, &provider).await;
-        world.apply(&tools).await.unwrap();
+        let mut tools = read(&format!("docs/providers/{name}.md")).yaml().swap_remove(0);
+        tools["metadata"]["name"] = json!(name);
+        let oauth2 = &mut tools["spec"]["oauth2"];
+        let credentials = Credentials::new("the-client").await;
+        credentials.write(&world, oauth2).await;
+        let registered = Registered::new(oauth2, &credentials).await;
+        let web = start_stand_in(&provider, registered, oauth2).await;
+
+        let mut without = tools.clone();
+        let fields = without["spec"]["oauth2"].as_object_mut().unwrap();
+        for field in provider.by_default.into_iter().chain(["provider"]) {
+            fields.remove(field).unwrap();
+        }
+        world.apply(&without).await.unwrap();
         let (reason, words) = provider.forgotten;
         let status = world
             .condition(&name, conditions::TOKEN_ISSUED, "False", reason)
@@ -116,7 +154,33 @@ async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() 
         let told = message(&status, conditions::TOKEN_ISSUED);
         assert!(told.contains(words), "{name}: {told}");
         assert!(!told.contains("scopes_supported"), "{name}: {told}");
-        tools["spec"]["oauth2"]["provider"] = json!(provider.name);
+
+        for mistake in &provider.mistakes {
+            let mut wrong = tools.clone();
+            let oauth2 = &mut wrong["spec"]["oauth2"];
+            // Another version each time, so that the condition says of which it tells.
+            oauth2["requestTimeout"] = json!("9s");
+            match &mistake.kind {
+                MistakeKind::Fields(fields) => merge(oauth2, fields.clone()),
+                MistakeKind::AnotherCredential => {
+                    Credentials::new("another-client")
+                        .await
+                        .write(&world, oauth2)
+                        .await;
+                }
+            }
+            let applied = world.apply(&wrong).await.unwrap();
+            let told = refusal_of(&world, &applied, mistake.code, mistake.words).await;
+            // These metadata list what users grant, and so are suspicious only where the server itself says that it is a scope.
+            let suspects_scopes = provider.issuer.is_some() && mistake.code == "invalid_scope";
+            assert_eq!(
+                told.contains("scopes_supported does not list"),
+                suspects_scopes,
+                "{name}: {told}"
+            );
+            credentials.write(&world, &tools["spec"]["oauth2"]).await;
+        }
+
         world.apply(&tools).await.unwrap();
         let status = world
             .condition(&name, conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
@@ -126,70 +190,61 @@ async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() 
             expected(provider.name, &web.url),
             "{name}"
         );
-        let shown = shown_resource(&world, &provider, &tools).await;
-        world.apply(&shown).await.unwrap();
-        world
-            .condition("shown", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
-            .await;
     }
 }
 
-/// The first resource of the provider's page, with its Secrets, at the stand-in that `tools` leads to.
-async fn shown_resource(world: &World, provider: &Provider, tools: &Value) -> Value {
-    let page = format!("docs/providers/{}.md", provider.name.to_lowercase());
-    let mut shown = read(&page).yaml().swap_remove(0);
-    shown["metadata"]["name"] = json!("shown");
-    let oauth2 = &mut shown["spec"]["oauth2"];
-    make_secrets(world, oauth2).await;
-    for field in ["issuer", "tokenUrl", "allowInsecureHttp"] {
-        if let Some(value) = tools["spec"]["oauth2"].get(field) {
-            oauth2[field] = value.clone();
+/// The first resource of a page, at a real server and without a client that is not the page's.
+pub fn page_at_real_server(page: &str, server: Server) -> Value {
+    let mut tools = read(&format!("docs/providers/{page}.md")).yaml().swap_remove(0);
+    let mut spec = server.oauth2("unused", json!({}));
+    spec["oauth2"].as_object_mut().unwrap().remove("clientId");
+    merge(&mut tools["spec"], spec);
+    tools
+}
+
+#[tokio::test]
+async fn the_resources_of_the_pages_of_real_servers_get_a_token_there() {
+    for (page, server) in [("keycloak", Server::Keycloak), ("spring", Server::Spring)] {
+        if !Server::all().contains(&server) {
+            continue;
         }
-    }
-    shown
-}
-
-/// Makes what the references of a page's resource name, each by the name of its key.
-async fn make_secrets(world: &World, oauth2: &Value) {
-    let key = Key::new("RS256", "shown").await;
-    let google = json!({
-        "type": "service_account", "client_email": "tools@p.iam.gserviceaccount.com", "private_key_id": "k",
-        "private_key": key.private_pem,
-    });
-    let zitadel = json!({"type": "serviceaccount", "keyId": "k", "userId": "u", "key": key.private_pem});
-    let mut secrets = BTreeMap::<String, Value>::new();
-    for reference in references(oauth2) {
-        let secret = secrets
-            .entry(reference["name"].as_str().unwrap().to_owned())
-            .or_insert(json!({}));
-        let data = match reference["key"].as_str() {
-            Some("client-secret") => json!({"client-secret": "s3cret-of-a-page"}),
-            Some("key.pem") => json!({"key.pem": key.private_pem}),
-            Some("key.json") if oauth2["provider"] == "Google" => json!({"key.json": google.to_string()}),
-            Some("key.json") => json!({"key.json": zitadel.to_string()}),
-            Some(other) => panic!("nothing is known of {other}"),
-            None => json!({"tls.crt": key.self_signed().await, "tls.key": key.private_pem}),
+        let world = World::new(&format!("providers-{page}"), false).await;
+        world.trust().await;
+        let tools = page_at_real_server(page, server);
+        let oauth2 = &tools["spec"]["oauth2"];
+        let mut credentials = Credentials::new("the-client").await;
+        let key_id = oauth2.pointer("/clientAuthentication/privateKeyJwt/keyId");
+        if let Some(key_id) = key_id.and_then(Value::as_str) {
+            key_id.clone_into(&mut credentials.key.id);
+        }
+        credentials.write(&world, oauth2).await;
+        let method = match server {
+            Server::Keycloak => Method::SecretBasic(credentials.client_secret),
+            Server::Spring | Server::OidcProvider => Method::PrivateKeyJwt(credentials.key),
         };
-        merge(secret, data);
+        let registration = Registration {
+            resource: SERVER_URL.to_owned(),
+            ..Registration::new(oauth2["clientId"].as_str().unwrap(), method)
+        };
+        server.register(&registration).await;
+        world.apply(&tools).await.unwrap();
+        let status = world
+            .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
+        assert_eq!(
+            serde_json::to_value(status.effective.unwrap().provider).unwrap(),
+            oauth2["provider"]
+        );
+        let pod = world
+            .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
+            .await;
+        let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+        let snapshot = sidecar
+            .until(|snapshot| bearer(snapshot, "tools").is_some())
+            .await;
+        let claims = jwt::claims(&bearer(&snapshot, "tools").unwrap());
+        assert!(jwt::is_for(&claims, SERVER_URL), "{claims}");
     }
-    for (name, data) in secrets {
-        let secret = json!({"metadata": {"name": name}, "stringData": data});
-        world.create::<Secret>(secret).await.unwrap();
-    }
-}
-
-/// The objects that are the value of a field whose name ends in `Ref`.
-fn references(value: &Value) -> Vec<Value> {
-    let Some(object) = value.as_object() else {
-        return Vec::new();
-    };
-    let below = object
-        .iter()
-        .flat_map(|(field, value)| match field.ends_with("Ref") {
-            true => vec![value.clone()],
-            false => references(value),
-        });
-    below.collect()
 }
 
 /// Names in backquotes.
@@ -242,7 +297,7 @@ fn the_table_of_providers_is_what_the_pages_show_and_what_runs_here() {
     }
     assert_eq!(named, values_of_provider(), "each value of the field has its row");
     let mut tested = stand_ins;
-    // As the real program: `methods.rs`.
+    // As the real program, above.
     tested.insert("Keycloak".to_owned());
     assert_eq!(named, tested, "each has its stand-in");
 }

@@ -1,9 +1,10 @@
 //! One release of the chart, with the operator as a process of this machine in place of its pods.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -101,12 +102,14 @@ impl Installation {
         let data = &self.object("ConfigMap", &format!("{}-sidecar", self.full_name()))["data"];
         std::fs::write(&settings, data["sidecar.json"].as_str().expect("text")).expect("it can be written");
         let health = free_address().await;
+        let trust = self.trust_variables(deployment).await;
         let mut command = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"));
         command
             .env("KUBECONFIG", self.kubeconfig_of(account).await)
             .env("POD_NAMESPACE", &self.world.namespace)
             .env("POD_NAME", "operator-0")
             .env("POD_SERVICE_ACCOUNT", account)
+            .envs(trust)
             .args(stated)
             .args(["--listen", &self.address, "--listen-health", &health])
             .args(["--operator-url", &format!("https://{}", self.address)])
@@ -116,6 +119,62 @@ impl Installation {
             .args(arguments);
         let addresses = (self.address.clone(), health);
         Replica::spawn("operator-0", &mut command, addresses, Some(&self.log()))
+    }
+
+    /// The variables by which the operator finds certificates of authorities, with the folder of the pod as the kubelet would mount it
+    /// into this test's own.
+    async fn trust_variables(&self, pod: &Value) -> Vec<(String, String)> {
+        let container = &pod["containers"][0];
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let mut variables = Vec::new();
+        for variable in list(&container["env"]) {
+            let text = |field: &str| variable[field].as_str().unwrap_or_default().to_owned();
+            if !text("name").starts_with("SSL_CERT_") {
+                continue;
+            }
+            let mounts = list(&container["volumeMounts"]);
+            let mount = mounts.iter().find(|mount| mount["mountPath"] == *text("value"));
+            let value = match mount {
+                None => text("value"),
+                Some(mount) => {
+                    let volumes = list(&pod["volumes"]);
+                    let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
+                    let folder = self.mount(volume.expect("what is mounted is a volume")).await;
+                    folder.to_str().expect("text").to_owned()
+                }
+            };
+            variables.push((text("name"), value));
+        }
+        variables
+    }
+
+    /// A folder with the files of a volume, each a link through `..data`, as the kubelet makes them.
+    async fn mount(&self, volume: &Value) -> PathBuf {
+        let named = |pointer: &str| volume.pointer(pointer).and_then(Value::as_str);
+        let files: Vec<(String, Vec<u8>)> = match (named("/configMap/name"), named("/secret/secretName")) {
+            (Some(name), _) => {
+                let config_map: ConfigMap = self.world.api().get(name).await.expect("it is there");
+                let data = config_map.data.unwrap_or_default();
+                data.into_iter()
+                    .map(|(key, text)| (key, text.into_bytes()))
+                    .collect()
+            }
+            (None, Some(name)) => {
+                let secret: Secret = self.world.api().get(name).await.expect("it is there");
+                let data = secret.data.unwrap_or_default();
+                data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
+            }
+            (None, None) => panic!("no test mounts this: {volume}"),
+        };
+        let folder = self.folder.join("mounted");
+        let version = folder.join("..2026_01_01");
+        std::fs::create_dir_all(&version).expect("it can be made");
+        symlink("..2026_01_01", folder.join("..data")).expect("it is new");
+        for (name, content) in files {
+            std::fs::write(version.join(&name), content).expect("it can be written");
+            symlink(format!("..data/{name}"), folder.join(&name)).expect("it is new");
+        }
+        folder
     }
 
     /// Where the operator logs to.

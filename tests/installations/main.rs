@@ -7,3 +7,4 @@ mod cert_manager;
 mod installation;
 mod own_namespace;
 mod secrets;
+mod trust_bundle;

@@ -33,6 +33,16 @@ pub fn self_signed(name: &str) -> Certificate {
     noted_certificate(certificate.pem(), &key)
 }
 
+/// One that its own key has signed and that Spring Authorization Server, which is told at its start whom it trusts, takes.
+pub fn trusted_self_signed() -> Certificate {
+    let key = read_setting_file("self-signed.key");
+    seen::note(&key);
+    Certificate {
+        chain: read_setting_file("self-signed.crt"),
+        key,
+    }
+}
+
 fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -1,9 +1,14 @@
-//! JWTs, looked into without verifying them: the servers that issue them are the tests' own.
+//! JWTs: looked into without verifying them where the servers that issue them are the tests' own, and signed and verified
+//! where a stand-in is the other side.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::Error;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use serde_json::{Value, json};
 
+use crate::keys::Key;
 use crate::seen;
 
 /// The claims; `null` of a token that is no JWT.
@@ -41,4 +46,35 @@ pub fn is_for(claims: &Value, audience: &str) -> bool {
         Value::Array(values) => values.iter().any(|value| value == audience),
         _ => false,
     }
+}
+
+/// A JWT that is signed by this key, by its algorithm and with its identifier as `kid`.
+pub fn sign(key: &Key, claims: &Value) -> String {
+    let pem = key.private_pem.as_bytes();
+    let (algorithm, encoding) = match &*key.algorithm {
+        "RS256" => (Algorithm::RS256, EncodingKey::from_rsa_pem(pem)),
+        "ES256" => (Algorithm::ES256, EncodingKey::from_ec_pem(pem)),
+        "ES384" => (Algorithm::ES384, EncodingKey::from_ec_pem(pem)),
+        other => panic!("no test signs by {other}"),
+    };
+    let mut header = Header::new(algorithm);
+    header.kid = Some(key.id.clone());
+    let token = encode(&header, claims, &encoding.expect("a key of openssl's")).expect("claims are JSON");
+    seen::note(&token);
+    token
+}
+
+/// The claims of a JWT with a signature by this public key (RFC 7517), which `exp` and `nbf` let pass now. Whom it is from and
+/// for is left to the caller.
+pub fn verify(token: &str, public_key: &Value) -> Result<Value, Error> {
+    let key: Jwk = serde_json::from_value(public_key.clone()).expect("a JWK");
+    let mut validation = Validation::new(decode_header(token)?.alg);
+    validation.validate_aud = false;
+    validation.validate_nbf = true;
+    Ok(decode(token, &DecodingKey::from_jwk(&key)?, &validation)?.claims)
+}
+
+/// Seconds since 1970, as claims have the time.
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
 }

@@ -8,8 +8,8 @@ use crate::registration::{Grant, Method, Registration};
 use crate::resource::merge;
 use crate::{authority, seen, setting};
 
-/// Who the realm trusts to name ServiceAccounts: see realm.json beside the server.
-const CLUSTER: &str = "cluster";
+/// The identity provider that the realm trusts to name ServiceAccounts: see realm.json beside the server.
+pub const CLUSTER: &str = "cluster";
 const PASSWORD: &str = "al1ces-and-b0bs";
 
 /// Whether it runs: a developer may go without it.
@@ -60,9 +60,38 @@ pub async fn events(client: &str) -> Vec<Value> {
     answer.as_array().cloned().expect("a list")
 }
 
+/// Makes an identity provider (`oidc`, `spiffe`) whose assertions clients and users can be known by.
+pub async fn identity_provider(alias: &str, kind: &str, config: Value) {
+    let provider = json!({"alias": alias, "providerId": kind, "enabled": true, "config": config});
+    administer(reqwest::Method::POST, "/identity-provider/instances", provider).await;
+}
+
+/// Changes an attribute of a registered client.
+pub async fn set_attribute(client: &str, name: &str, value: &str) {
+    let mut found = find_client(client).await;
+    found["attributes"][name] = json!(value);
+    put_client(found).await;
+}
+
+/// How many requests of a client it has refused.
+pub async fn refusals(client: &str) -> usize {
+    let events = events(client).await;
+    let is_refusal = |event: &&Value| {
+        event["type"]
+            .as_str()
+            .is_some_and(|type_| type_.ends_with("_ERROR"))
+    };
+    events.iter().filter(is_refusal).count()
+}
+
 /// Makes a user who is the ServiceAccount with this subject, so that its assertions are a grant.
 pub async fn trust(subject: &str) {
-    let identity = json!([{"identityProvider": CLUSTER, "userId": subject, "userName": subject}]);
+    trust_at(CLUSTER, subject).await;
+}
+
+/// The same for a subject of another identity provider.
+pub async fn trust_at(identity_provider: &str, subject: &str) {
+    let identity = json!([{"identityProvider": identity_provider, "userId": subject, "userName": subject}]);
     user(
         &subject.replace(':', "-"),
         json!({"federatedIdentities": identity}),
@@ -107,13 +136,24 @@ async fn method(method: &Method) -> Value {
             });
             json!({"clientAuthenticatorType": "client-jwt", "attributes": attributes})
         }
+        Method::PublishedKeys { jwks_uri, algorithm } => {
+            let attributes = json!({
+                "use.jwks.url": "true",
+                "jwks.url": jwks_uri,
+                "token.endpoint.auth.signing.alg": algorithm,
+            });
+            json!({"clientAuthenticatorType": "client-jwt", "attributes": attributes})
+        }
         Method::Tls { subject } => {
             json!({"clientAuthenticatorType": "client-x509", "attributes": {"x509.subjectdn": subject}})
         }
         Method::SelfSignedTls { .. } => panic!("this server takes certificates of an authority only"),
-        Method::Workload { subject } => json!({
+        Method::Federated {
+            identity_provider,
+            subject,
+        } => json!({
             "clientAuthenticatorType": "federated-jwt",
-            "attributes": {"jwt.credential.issuer": CLUSTER, "jwt.credential.sub": subject},
+            "attributes": {"jwt.credential.issuer": identity_provider, "jwt.credential.sub": subject},
         }),
         Method::None => panic!("this server wants every client with a grant of its own to authenticate"),
     }
@@ -140,15 +180,16 @@ fn audience(included: Value) -> Value {
     })
 }
 
+/// `null` where there is none.
+async fn find_client(id: &str) -> Value {
+    let path = format!("/clients?clientId={id}");
+    let mut found = administer(reqwest::Method::GET, &path, json!(null)).await;
+    found[0].take()
+}
+
 async fn put_client(client: Value) {
-    let id = client["clientId"].as_str().expect("an identifier").to_owned();
-    let search_results = administer(
-        reqwest::Method::GET,
-        &format!("/clients?clientId={id}"),
-        json!(null),
-    )
-    .await;
-    match search_results[0]["id"].as_str() {
+    let existing = find_client(client["clientId"].as_str().expect("an identifier")).await;
+    match existing["id"].as_str() {
         None => administer(reqwest::Method::POST, "/clients", client).await,
         Some(existing_id) => {
             administer(reqwest::Method::PUT, &format!("/clients/{existing_id}"), client).await

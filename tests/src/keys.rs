@@ -93,10 +93,7 @@ impl Key {
             _ => {
                 let modulus = openssl(&["rsa", "-noout", "-modulus"], &self.private_pem).await;
                 let modulus = modulus.trim().trim_start_matches("Modulus=");
-                let bytes = (0..modulus.len()).step_by(2).map(|at| {
-                    u8::from_str_radix(&modulus[at..at + 2], 16).expect("openssl prints hexadecimal digits")
-                });
-                json!({"kty": "RSA", "n": encode(&bytes.collect::<Vec<_>>()), "e": "AQAB"})
+                json!({"kty": "RSA", "n": encode(&from_hexadecimal(modulus)), "e": "AQAB"})
             }
         };
         jwk["kid"] = json!(self.id);
@@ -104,6 +101,40 @@ impl Key {
         jwk["use"] = json!("sig");
         jwk
     }
+}
+
+/// The public key of a certificate for P-256, with the certificate (`x5c`): how a client registers one that it has signed itself
+/// (RFC 8705 section 2.2.2).
+pub async fn certified(certificate: &str) -> Value {
+    let public_pem = openssl(&["x509", "-noout", "-pubkey"], certificate).await;
+    let key = Key {
+        id: "certified".to_owned(),
+        algorithm: "ES256".to_owned(),
+        private_pem: String::new(),
+        public_pem,
+    };
+    let mut jwk = key.jwk().await;
+    let lines = certificate.lines().filter(|line| !line.starts_with('-'));
+    jwk["x5c"] = json!([lines.collect::<String>()]);
+    jwk
+}
+
+/// `x5t` and `x5t#S256` of a certificate (RFC 7515 sections 4.1.7 and 4.1.8).
+pub async fn thumbprints(certificate: &str) -> [String; 2] {
+    let mut thumbprints = [const { String::new() }; 2];
+    for (thumbprint, digest) in thumbprints.iter_mut().zip(["-sha1", "-sha256"]) {
+        let printed = openssl(&["x509", "-noout", "-fingerprint", digest], certificate).await;
+        let (_, hexadecimal) = printed.trim().split_once('=').expect("NAME=AB:CD");
+        *thumbprint = URL_SAFE_NO_PAD.encode(from_hexadecimal(&hexadecimal.replace(':', "")));
+    }
+    thumbprints
+}
+
+/// As openssl prints numbers.
+fn from_hexadecimal(digits: &str) -> Vec<u8> {
+    let pairs = (0..digits.len()).step_by(2);
+    let bytes = pairs.map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
+    bytes.collect::<Result<_, _>>().expect("hexadecimal digits")
 }
 
 async fn openssl(arguments: &[&str], input: &str) -> String {

@@ -65,11 +65,12 @@ pub async fn register_with(registration: &Registration, more: Value) {
             "method": "private_key_jwt",
             "keys": [{"pem": key.public_pem, "id": key.id, "algorithm": key.algorithm}],
         }),
+        Method::PublishedKeys { jwks_uri, .. } => json!({"method": "private_key_jwt", "jwksUri": jwks_uri}),
         Method::Tls { subject } => json!({"method": "tls_client_auth", "subject": subject}),
         Method::SelfSignedTls { certificate } => {
             json!({"method": "self_signed_tls_client_auth", "certificate": certificate})
         }
-        Method::Workload { .. } => {
+        Method::Federated { .. } => {
             panic!("this server takes no assertion of another issuer as client authentication")
         }
         Method::None => json!({"method": "none"}),

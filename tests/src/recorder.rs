@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::wait::until;
-use crate::{authority, setting};
+use crate::{authority, setting, web};
 
 /// Longest request that is read.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -28,13 +28,9 @@ pub struct Call {
 }
 
 impl Call {
-    /// The value of a header, by its name in lower case.
+    /// The value of a header, by its name in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let lines = self.head.lines().skip(1);
-        let mut headers = lines.filter_map(|line| line.split_once(':'));
-        headers
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
+        web::header(&self.head, name)
     }
 
     /// The token of the Authorization header, with this scheme.

@@ -18,6 +18,11 @@ pub enum Method {
     SecretBasic(String),
     SecretPost(String),
     PrivateKeyJwt(Key),
+    /// The same by keys that the client publishes (RFC 7591 section 2, `jwks_uri`).
+    PublishedKeys {
+        jwks_uri: String,
+        algorithm: &'static str,
+    },
     /// RFC 8705 section 2.1: the certificate's subject, in the form of RFC 4514.
     Tls {
         subject: String,
@@ -26,8 +31,9 @@ pub enum Method {
     SelfSignedTls {
         certificate: String,
     },
-    /// The subject of the cluster's ServiceAccount token.
-    Workload {
+    /// An assertion of another issuer, which Keycloak knows as an identity provider of this alias: its subject.
+    Federated {
+        identity_provider: String,
         subject: String,
     },
     None,

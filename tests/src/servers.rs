@@ -80,7 +80,9 @@ impl Server {
         match (self, method) {
             (Self::OidcProvider | Self::Spring, Method::SecretBasic(_)) => "client_secret_basic",
             (Self::OidcProvider | Self::Spring, Method::SecretPost(_)) => "client_secret_post",
-            (Self::OidcProvider | Self::Spring, Method::PrivateKeyJwt(_)) => "private_key_jwt",
+            (Self::OidcProvider | Self::Spring, Method::PrivateKeyJwt(_) | Method::PublishedKeys { .. }) => {
+                "private_key_jwt"
+            }
             (Self::OidcProvider | Self::Spring, Method::Tls { .. }) => "tls_client_auth",
             (Self::OidcProvider | Self::Spring, Method::SelfSignedTls { .. }) => {
                 "self_signed_tls_client_auth"
@@ -88,9 +90,9 @@ impl Server {
             (_, Method::None) => "none",
             // It tells the two apart by what the client is registered for, and refuses the other.
             (Self::Keycloak, Method::SecretBasic(_) | Method::SecretPost(_)) => "client-secret",
-            (Self::Keycloak, Method::PrivateKeyJwt(_)) => "client-jwt",
+            (Self::Keycloak, Method::PrivateKeyJwt(_) | Method::PublishedKeys { .. }) => "client-jwt",
             (Self::Keycloak, Method::Tls { .. } | Method::SelfSignedTls { .. }) => "client-x509",
-            (_, Method::Workload { .. }) => "federated-jwt",
+            (_, Method::Federated { .. }) => "federated-jwt",
         }
     }
 

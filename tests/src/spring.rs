@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::registration::{Grant, Method, Registration};
 use crate::resource::merge;
-use crate::{seen, setting};
+use crate::{keys, seen, setting};
 
 /// Whether it runs: a developer may go without it.
 pub fn is_there() -> bool {
@@ -36,7 +36,10 @@ pub async fn register(registration: &Registration) {
             "method": "private_key_jwt", "algorithm": key.algorithm, "keys": {"keys": [key.jwk().await]},
         }),
         Method::Tls { subject } => json!({"method": "tls_client_auth", "subject": subject}),
-        Method::SelfSignedTls { .. } | Method::Workload { .. } | Method::None => {
+        Method::SelfSignedTls { certificate } => json!({
+            "method": "self_signed_tls_client_auth", "keys": {"keys": [keys::certified(certificate).await]},
+        }),
+        Method::PublishedKeys { .. } | Method::Federated { .. } | Method::None => {
             panic!("these tests do not register {:?} here", registration.method)
         }
     };

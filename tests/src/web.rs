@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,8 +22,54 @@ pub struct Web {
 /// The parameters of a form, by name.
 pub type Form = HashMap<String, String>;
 
-/// From the form of a request to the whole answer.
-type Responder = Arc<dyn Fn(&Form) -> String + Send + Sync>;
+/// A request as it arrived.
+pub struct Request {
+    head: String,
+    /// Of the body.
+    pub form: Form,
+}
+
+/// From a request to the whole answer.
+type Responder = Arc<dyn Fn(&Request) -> String + Send + Sync>;
+
+impl Request {
+    /// The value of a header, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+
+    /// A parameter of the form; empty where it is not there.
+    pub fn parameter(&self, name: &str) -> &str {
+        self.form.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Client identifier and secret, from the Authorization header or else from the form (RFC 6749 section 2.3.1).
+    pub fn client(&self) -> (String, String) {
+        let Some(encoded) = self
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Basic "))
+        else {
+            let of_form = |name: &str| self.parameter(name).to_owned();
+            return (of_form("client_id"), of_form("client_secret"));
+        };
+        let pair = STANDARD
+            .decode(encoded)
+            .ok()
+            .and_then(|pair| String::from_utf8(pair).ok());
+        let pair = pair.unwrap_or_default();
+        let (id, secret) = pair.split_once(':').unwrap_or_default();
+        let decode = |text: &str| form(&format!("value={text}")).remove("value").unwrap_or_default();
+        (decode(id), decode(secret))
+    }
+}
+
+/// The value of a header of a request's head.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let lines = head.lines().skip(1);
+    let mut headers = lines.filter_map(|line| line.split_once(':'));
+    let found = headers.find(|(found, _)| found.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value.trim())
+}
 
 #[derive(Default)]
 struct Script {
@@ -66,14 +114,14 @@ impl Web {
         self.respond(path, Arc::new(move |_| answer.clone()));
     }
 
-    /// What a path is answered with from now on: a status and JSON, by the form of the request.
-    pub fn by_form(
+    /// What a path is answered with from now on: a status and JSON, by the request.
+    pub fn by_request(
         &self,
         path: &str,
-        answer: impl Fn(&Form) -> (&'static str, Value) + Send + Sync + 'static,
+        answer: impl Fn(&Request) -> (&'static str, Value) + Send + Sync + 'static,
     ) {
-        let responder = move |form: &Form| {
-            let (status, body) = answer(form);
+        let responder = move |request: &Request| {
+            let (status, body) = answer(request);
             http(status, "content-type: application/json\r\n", &body.to_string())
         };
         self.respond(path, Arc::new(responder));
@@ -113,11 +161,7 @@ fn is_complete(request: &[u8]) -> bool {
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return false;
     };
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        let is_length = name.eq_ignore_ascii_case("content-length");
-        is_length.then(|| value.parse::<usize>().ok()).flatten()
-    });
+    let length = header(head, "content-length").and_then(|length| length.parse::<usize>().ok());
     body.len() >= length.unwrap_or(0)
 }
 
@@ -136,9 +180,12 @@ async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
         script.requested_paths.push(path.clone());
         script.responders.get(&path).cloned()
     };
-    let (_, body) = request.split_once("\r\n\r\n").unwrap_or_default();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap_or_default();
     let answer = match answer {
-        Some(responder) => responder(&form(body)),
+        Some(responder) => responder(&Request {
+            head: head.to_owned(),
+            form: form(body),
+        }),
         None => "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".into(),
     };
     // Who asked may be gone.

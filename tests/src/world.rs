@@ -115,7 +115,8 @@ impl World {
         self.create::<ConfigMap>(bundle).await.expect("it is new");
     }
 
-    async fn apply_secret(&self, name: &str, rest: Value) {
+    /// A Secret as a whole: what another of this name had besides is gone.
+    pub async fn apply_secret(&self, name: &str, rest: Value) {
         let mut secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
         merge(&mut secret, rest);
         let params = PatchParams::apply("kubectl").force();

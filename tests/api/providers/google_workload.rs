@@ -96,7 +96,7 @@ async fn a_workload_s_own_token_becomes_one_of_google_s_at_the_mcp_server_and_ea
     seen::note(ACCESS_TOKEN);
     let (google, service) = (Web::start().await, TokenService::default());
     let answering = service.clone();
-    google.by_form("/v1/token", move |form| answering.answer(form));
+    google.by_request("/v1/token", move |request| answering.answer(&request.form));
     let server = Recorder::start().await;
     let mut tools = resource(
         "tools",
