@@ -10,13 +10,18 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions profile-guided fuzz check alerts dashboard packaging meshes policies generate site site-browser newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try one-machine demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage gateways bench soak instructions profile-guided fuzz check alerts dashboard packaging meshes policies generate site site-browser newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# WRITE=1 writes what it prints into docs/try.md, CHECK=1 compares it with that page.
+document = $(if $(WRITE),--write,$(if $(CHECK),--check))
 try: ## LiteLLM without mcp-auth and with it on this machine, in five steps that prove what they say; no cluster
-	@tests/try/run
+	@tests/try/run $(document)
+
+one-machine: ## mcp-auth exec with a LiteLLM that uv installs, by uv run and by python -m, beside the same commands without it
+	@tests/one-machine/run $(document)
 
 demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in five steps that prove what they say
 	@settings=$$(tests/images/all); eval "$$settings"; $(in_cluster) tests/demo/run
@@ -29,7 +34,8 @@ SECONDS_AT_REST := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
 idle: demo ## how many requests LiteLLM gets beside the sidecar in 10 minutes without a client, on the demo's cluster
 	@$(in_cluster) tests/idle/run $(SECONDS_AT_REST)
 
-test: test-unit test-chart alerts try test-api installations faults conformance surfaces e2e ## all tests
+test: CHECK = 1
+test: test-unit test-chart alerts try one-machine test-api installations faults conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	@tests/cluster/retire
@@ -127,8 +133,8 @@ generate: ## what is generated from the source: the CustomResourceDefinition and
 site: ## the documentation as a site, in target/site, with its links checked
 	@site/build
 
-site-browser: site ## each page of the site in a headless Chromium as on a phone: none too wide, no error in the console; without Chromium skipped
-	@site/browser
+site-browser: site ## each page of the site in a headless Chromium as on a phone and a desktop: none too wide, no error in the console; PICTURES=FOLDER takes pictures; without Chromium skipped
+	@site/browser $(PICTURES)
 
 newest-litellm: ## moves the tests to the newest LiteLLM: the lock, the README, docs/surfaces.md
 	@tests/images/python/newest

@@ -4,6 +4,7 @@
 #   MCPAUTH_TEST_CLUSTER   name of the kind cluster (default: mcp-auth)
 #   MCPAUTH_TEST_ENGINE    docker or podman (default: docker where its daemon answers, else podman); none for what needs neither
 #   MCPAUTH_TEST_CACHE     what is built or downloaded, outside the tree (default: ~/.cache/mcp-auth)
+#   MCPAUTH_TEST_INTERPRETER  the Python of this machine for what find_python is called for (default: the first that serves)
 
 cluster_folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(cd "$cluster_folder/../.." && pwd)
@@ -36,6 +37,27 @@ say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() {
   printf '\033[1;31merror:\033[0m %s\n' "$*" >&2
   exit 1
+}
+
+# find_python [VERSION...]: exports MCPAUTH_TEST_INTERPRETER, a Python of this machine that LiteLLM's packages exist for, with pip.
+# 3.11 comes first, since the images have it; 3.10 takes packages of its own, which not all that is tested has. The versions
+# stated are the ones that serve instead.
+find_python() {
+  local candidate version versions=" ${*:-3.11 3.12 3.13} " found=""
+  for candidate in ${MCPAUTH_TEST_INTERPRETER:-python3.11 python3 python3.13 python3.12 python3.10}; do
+    # Of pyenv's, one that is not switched on is on the PATH and does not run.
+    version=$("$candidate" -c 'import sys; print("%d.%d %s" % (*sys.version_info[:2], sys.executable))' 2> /dev/null) || continue
+    if [[ $versions != *" ${version%% *} "* ]]; then
+      found+="; $candidate is Python ${version%% *}"
+    elif ! "$candidate" -m pip --version > /dev/null 2>&1; then
+      found+="; $candidate has no pip (Debian: apt-get install python3-pip)"
+    else
+      export MCPAUTH_TEST_INTERPRETER=${version#* }
+      return
+    fi
+  done
+  found=${found:-; none that runs}
+  die "a Python with pip is needed, of one of the versions$versions""that LiteLLM's packages are installed for here. Found: ${found#; }. Install one, or name it by MCPAUTH_TEST_INTERPRETER"
 }
 
 # once NAME: until this script ends no other script gets past the same line, so that two builds of one thing do

@@ -128,7 +128,7 @@ class Ground:
         options: list[str] | None = None,
     ) -> None:
         """`packages`: where another LiteLLM is than the tests' usual one."""
-        python = ["env", f"PYTHONPATH={packages}", "python3.11"] if packages else [setting("MCPAUTH_TEST_PYTHON")]
+        python = ["env", f"PYTHONPATH={packages}", setting("MCPAUTH_TEST_INTERPRETER")] if packages else [setting("MCPAUTH_TEST_PYTHON")]
         where = ["--host", "127.0.0.1", "--port", str(port)]
         environment = (environment or {}) | FROM_ITS_PACKAGE | {"CONFIG_FILE_PATH": str(config), "MASTER_KEY": KEY}
         self.processes.start(name, [*python, str(LITELLM), *(options or []), *where], environment)

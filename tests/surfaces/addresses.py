@@ -84,7 +84,7 @@ def start(ground: Ground) -> list[Server]:
     servers = []
     # hypercorn comes from behind the oldest LiteLLM's own packages.
     for version, packages in {"newest": newest, "oldest": f"{old}:{newest}"}.items():
-        command = ["env", f"PYTHONPATH={packages}:{program.parent}", "python3.11"]
+        command = ["env", f"PYTHONPATH={packages}:{program.parent}", setting("MCPAUTH_TEST_INTERPRETER")]
         uvicorns = [Server(f"uvicorn-{version}", trusted, ground.port(), ground.port()) for trusted in TRUSTED]
         listeners = [f"{each.direct}={each.trusted}" for each in uvicorns]
         listeners += [f"{each.behind}={with_loopback(each.trusted)}" for each in uvicorns]

@@ -58,7 +58,7 @@ def all_fields() -> set[str]:
 
 def loaded(overlay: Path, packages: str | None) -> dict:
     """The one server, as LiteLLM's loader makes it."""
-    python = ["env", f"PYTHONPATH={packages}", "python3.11"] if packages else [setting("MCPAUTH_TEST_PYTHON")]
+    python = ["env", f"PYTHONPATH={packages}", setting("MCPAUTH_TEST_INTERPRETER")] if packages else [setting("MCPAUTH_TEST_PYTHON")]
     command = [*python, str(TESTS / "surfaces" / "registered_servers.py"), str(overlay)]
     environment = os.environ | FROM_ITS_PACKAGE
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment)

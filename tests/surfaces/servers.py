@@ -67,7 +67,7 @@ def start(ground: Ground, servers: dict[str, str]) -> list[Place]:
     programs = [(run, packages, [f"--run_{run}"]) for run in runs]
     for run, packages, server in [*programs, (oldest, setting("MCPAUTH_SURFACES_OLD_PACKAGES"), [])]:
         port = ground.port()
-        python = ["env", f"PYTHONPATH={packages}", "python3.11"]
+        python = ["env", f"PYTHONPATH={packages}", setting("MCPAUTH_TEST_INTERPRETER")]
         command = [setting("MCPAUTH_SURFACES_LOCAL"), "exec", "--", *python, str(LITELLM)]
         options = ["--config", str(own), "--host", "127.0.0.1", "--port", str(port), *server]
         ground.processes.start(f"{run}-exec", [*command, *options], settings)

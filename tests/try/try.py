@@ -3,6 +3,7 @@
 server and the MCP server are real. Needs what `make try` prepares; leaves nothing running.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -10,13 +11,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS / "demo"), str(TESTS / "loopback")]
 
+import printed
 import processes
+from document import part_of, put_into
 from ground import FROM_ITS_PACKAGE, KEY, LITELLM, Ground, local, setting
 from promises import ALLOWED, CLIENT, USERS, WAYS, Stand, discovers_tools, follows_a_rotation, is_refused, keeps_users_apart
 from terminal import BOLD, DIM, GREEN, LIMIT, PLAIN, RED, Broken, check, note, shown, step, until
@@ -38,6 +42,11 @@ AUTH = """\
         enabled: true
         cookie_names: [{cookies}]
 """
+
+
+# In docs/try.md.
+TIMES_MARKS = ("<!-- times of make try: begin -->", "<!-- times of make try: end -->")
+OUTPUT_MARKS = ("<!-- output of make try: begin -->", "<!-- output of make try: end -->")
 
 
 class OneMachine(Stand):
@@ -199,9 +208,34 @@ class Try:
         return lines if len(lines) >= wanted else None
 
 
+def into_document(text: str, arguments: argparse.Namespace) -> None:
+    put_into(printed.DOCUMENT, *OUTPUT_MARKS, printed.block(text))
+    if not arguments.state:
+        return
+    new = printed.row(arguments.state, round(time.time() - arguments.started))
+    kind = new.split("|")[1]
+    rows = part_of(printed.DOCUMENT, *TIMES_MARKS).strip("\n").splitlines()
+    rows = [new if row.split("|")[1:2] == [kind] else row for row in rows]
+    put_into(printed.DOCUMENT, *TIMES_MARKS, "\n".join(rows))
+
+
+def compare(text: str) -> None:
+    shown = part_of(printed.DOCUMENT, *OUTPUT_MARKS)
+    if difference := printed.first_difference(printed.block(text), shown):
+        sys.exit(f"\n{RED}✗ {printed.STALE}: write it anew by `make try WRITE=1`{PLAIN}\n{difference}")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--started", type=int, default=round(time.time()), help="Unix time")
+    parser.add_argument("--state", choices=("", "first", "again"), default="")
+    document = parser.add_mutually_exclusive_group()
+    document.add_argument("--check", action="store_true")
+    document.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="mcp-auth-try."))
+    kept = printed.keep_output()
     try:
         with processes.Processes(folder) as running:
             Try(running).run()
@@ -209,6 +243,11 @@ def main() -> None:
         sys.exit(f"\n{RED}✗ {broken}{PLAIN}\nThe logs are in {folder}.")
     shutil.rmtree(folder)
     print(f"\n{BOLD}{GREEN}All as promised.{PLAIN} README.md says how to use it for your LiteLLM; `make demo` shows it on Kubernetes.")
+    text = printed.plain(kept.text, folder)
+    if arguments.write:
+        into_document(text, arguments)
+    elif arguments.check:
+        compare(text)
 
 
 if __name__ == "__main__":
