@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""browser.py SITE: looks at each page of the site in a headless Chromium as on a phone: none may be wider than the phone, and none
-may write an error to the browser's console. It begins with a page of its own that is both, so that a browser that shows nothing
-passes nothing. `site/browser` says where Chromium is.
+"""browser.py SITE [PICTURES]: looks at each page of the site in a headless Chromium as on a phone and on a desktop: none may be wider
+than the screen, and none may write an error to the browser's console. It begins with a page of its own that is both, so that a
+browser that shows nothing passes nothing. With the folder PICTURES it takes a picture there of each page on each screen, for a
+person to look at. `site/browser` says where Chromium is.
 """
 
 import asyncio
+import base64
 import functools
 import http.server
 import json
@@ -16,10 +18,11 @@ from pathlib import Path
 
 import aiohttp
 
-WIDTH, HEIGHT = 390, 844
+# Width and height in pixels, and whether it is a phone.
+SCREENS = {"phone": (390, 844, True), "desktop": (1440, 900, False)}
 # Of what only a page that never ends takes, in seconds.
 LIMIT = 60
-BAD_PAGE = f"<!doctype html><title>bad</title><div id=wide style='width:{2 * WIDTH}px'>wide</div><script>console.error('seen')</script>"
+BAD_PAGE = "<!doctype html><title>bad</title><div id=wide style='width:3000px'>wide</div><script>console.error('seen')</script>"
 # The element that reaches furthest to the right, but for those that scroll by themselves.
 WIDEST = """(() => {
   const width = document.documentElement.clientWidth;
@@ -44,6 +47,17 @@ class Browser:
         self.answers: dict[int, asyncio.Future] = {}
         self.errors: list[str] = []
         self.loaded = asyncio.Event()
+        self.width = 0
+
+    async def show_on(self, screen: str) -> None:
+        self.width, height, is_phone = SCREENS[screen]
+        await self.ask(
+            "Emulation.setDeviceMetricsOverride", width=self.width, height=height, deviceScaleFactor=1, mobile=is_phone
+        )
+
+    async def picture(self, file: Path) -> None:
+        shot = await self.ask("Page.captureScreenshot", format="png")
+        file.write_bytes(base64.b64decode(shot["data"]))
 
     async def read(self) -> None:
         async for message in self.socket:
@@ -83,12 +97,12 @@ class Browser:
         await self.ask("Runtime.evaluate", expression=drawn, awaitPromise=True)
         seen = (await self.ask("Runtime.evaluate", expression=WIDEST, returnByValue=True))["result"]["value"]
         found = [f"an error in the console: {error}" for error in self.errors]
-        if seen["width"] > WIDTH:
-            found.append(f"{seen['width']} px wide on a phone of {WIDTH} px, by {seen['widest'] or 'what is not seen'}")
+        if seen["width"] > self.width:
+            found.append(f"{seen['width']} px wide on a screen of {self.width} px, by {seen['widest'] or 'what is not seen'}")
         return found
 
 
-async def look(site: Path, origin: str, debugger: str) -> int:
+async def look(site: Path, origin: str, debugger: str, pictures: Path | None) -> int:
     async with aiohttp.ClientSession() as session:
         # Pages of the site may be large, and so may what Chromium tells of them.
         async with session.ws_connect(debugger, max_msg_size=0) as socket:
@@ -96,20 +110,24 @@ async def look(site: Path, origin: str, debugger: str) -> int:
             reading = asyncio.create_task(browser.read())
             for domain in ("Page", "Runtime", "Log"):
                 await browser.ask(f"{domain}.enable")
-            await browser.ask("Emulation.setDeviceMetricsOverride", width=WIDTH, height=HEIGHT, deviceScaleFactor=1, mobile=True)
-            bad = await browser.problems(f"{origin}/{quoted(BAD_PAGE)}")
-            if len(bad) != 2:
-                sys.exit(f"error: a page that is too wide and writes an error to the console should be seen as both; seen: {bad}")
             pages = sorted(path.relative_to(site) for path in site.rglob("*.html"))
             failed = 0
-            for page in pages:
-                for problem in await browser.problems(f"{origin}/{page}"):
-                    failed += 1
-                    print(f"{page}: {problem}", file=sys.stderr)
+            for screen in SCREENS:
+                await browser.show_on(screen)
+                bad = await browser.problems(f"{origin}/{quoted(BAD_PAGE)}")
+                if len(bad) != 2:
+                    sys.exit(f"error: a page that is too wide and writes an error to the console should be seen as both; seen: {bad}")
+                for page in pages:
+                    for problem in await browser.problems(f"{origin}/{page}"):
+                        failed += 1
+                        print(f"{page} on a {screen}: {problem}", file=sys.stderr)
+                    if pictures:
+                        await browser.picture(pictures / f"{str(page).removesuffix('.html').replace('/', '-')}.{screen}.png")
             reading.cancel()
     if not pages:
         sys.exit(f"error: {site} has no pages: run `make site` first")
-    print(f"{len(pages)} pages in Chromium at {WIDTH} px: {failed or 'no'} problems")
+    widths = " and ".join(str(width) for width, _, _ in SCREENS.values())
+    print(f"{len(pages)} pages in Chromium at {widths} px: {failed or 'no'} problems")
     return failed
 
 
@@ -163,12 +181,15 @@ async def chromium(profile: str) -> tuple[asyncio.subprocess.Process, str]:
 
 async def main() -> int:
     site = Path(sys.argv[1]).resolve()
+    pictures = Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else None
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="mcp-auth-site.", ignore_cleanup_errors=True) as profile:
         process, debugger = await chromium(profile)
         try:
-            return await look(site, f"http://127.0.0.1:{server.server_port}", debugger)
+            return await look(site, f"http://127.0.0.1:{server.server_port}", debugger, pictures)
         finally:
             process.terminate()
             await process.wait()
