@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
 use mcp_auth_operator::ChartArgs;
 
 use crate::cluster::ClusterOptions;
@@ -55,10 +54,21 @@ pub enum Command {
     /// McpServerAuth resources from what another program is configured with.
     #[command(subcommand)]
     Import(ImportCommand),
-    /// Prints the completion script of a shell.
+    /// Prints what completes this program's command line, for a shell or for kubectl.
+    ///
+    /// `kubectl` is for `kubectl mcp-auth` wherever kubectl's own completion is on (kubectl 1.26 or newer): put it as an executable
+    /// file kubectl_complete-mcp_auth on the PATH. The scripts of the shells are for the program's own name, kubectl-mcp_auth.
     Completion {
-        /// Which shell.
-        shell: CompletionShell,
+        /// What is to complete it.
+        #[arg(value_name = "FOR")]
+        completer: Completer,
+    },
+    /// What the last word can be, in the form in which kubectl asks its plugins (cobra's).
+    #[command(name = "__complete", hide = true, disable_help_flag = true)]
+    Complete {
+        /// The words after `kubectl mcp-auth`, the last of which may be empty.
+        #[arg(last = true)]
+        words: Vec<String>,
     },
 }
 
@@ -256,20 +266,11 @@ pub struct ImportLiteLlmArgs {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum CompletionShell {
+pub enum Completer {
     Bash,
     Zsh,
     Fish,
-}
-
-impl From<CompletionShell> for Shell {
-    fn from(shell: CompletionShell) -> Self {
-        match shell {
-            CompletionShell::Bash => Self::Bash,
-            CompletionShell::Zsh => Self::Zsh,
-            CompletionShell::Fish => Self::Fish,
-        }
-    }
+    Kubectl,
 }
 
 impl From<ClusterArgs> for ClusterOptions {

@@ -14,9 +14,15 @@ use crate::standard_error::{clean, print_error};
 
 pub use crate::kubeconfig::ClusterOptions;
 
-/// Longest wait for a connection, and for the first answer over it. Both together stay below five seconds.
+/// A cluster that does not answer is reported within this time, whatever command asks it.
+pub const UNANSWERED_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection, TLS included, and for the first answer, the connection included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+const _: () = assert!(
+    CONNECT_TIMEOUT.as_secs() < FIRST_ANSWER_TIMEOUT.as_secs()
+        && FIRST_ANSWER_TIMEOUT.as_secs() < UNANSWERED_LIMIT.as_secs()
+);
 /// Longest wait for each answer of an API server that has answered before: lists of large clusters take long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// After so long a wait people are told what is waited for.

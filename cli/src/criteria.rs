@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use checks::all;
 #[cfg(test)]
-pub use live::{Call, DirectCall, LiteLlmPod, Sent};
+pub use live::{Call, DirectCall, LiteLlmPod, NotCalled, Sent};
 pub use live::{CallOutcome, LiveFacts, UserCall, live_facts};
 
 use crate::args::Format;

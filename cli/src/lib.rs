@@ -4,6 +4,7 @@
 
 pub mod args;
 mod cluster;
+mod completion;
 mod criteria;
 mod doctor;
 mod error;
@@ -28,5 +29,6 @@ mod token;
 mod token_summary;
 mod webhook_scope;
 
+pub use cluster::UNANSWERED_LIMIT;
 pub use exit_code::ExitStatus;
 pub use run::run;

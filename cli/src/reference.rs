@@ -26,7 +26,9 @@ fn section(command: &Command, path: &str, text: &mut String) {
         lines.join("\n").trim_end()
     ));
     let commands = command.get_subcommands();
-    for subcommand in commands.filter(|subcommand| subcommand.get_name() != "help") {
+    for subcommand in
+        commands.filter(|subcommand| subcommand.get_name() != "help" && !subcommand.is_hide_set())
+    {
         section(subcommand, &format!("{path} {}", subcommand.get_name()), text);
     }
 }

@@ -131,7 +131,11 @@ fn a_release_s_archives_fill_the_manifest_in() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let names = ["amd64", "arm64"].map(|arch| format!("kubectl-mcp_auth-1.2.3-linux-{arch}.tar.gz"));
-    archive(folder, &names[0], &["kubectl-mcp_auth", "LICENSE"]);
+    archive(
+        folder,
+        &names[0],
+        &["kubectl-mcp_auth", "kubectl_complete-mcp_auth", "LICENSE"],
+    );
     let missing = rendered(folder, "1.2.3");
     let told = String::from_utf8(missing.stderr).unwrap();
     assert!(!missing.status.success() && told.contains(&names[1]), "{told}");
@@ -143,7 +147,11 @@ fn a_release_s_archives_fill_the_manifest_in() {
         "{told}"
     );
 
-    archive(folder, &names[1], &["LICENSE", "kubectl-mcp_auth"]);
+    archive(
+        folder,
+        &names[1],
+        &["LICENSE", "kubectl-mcp_auth", "kubectl_complete-mcp_auth"],
+    );
     let output = rendered(folder, "1.2.3");
     assert!(output.status.success(), "{output:?}");
     let manifest: Value = serde_saphyr::from_slice(&output.stdout).unwrap();

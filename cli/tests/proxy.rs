@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
@@ -10,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use support::kubeconfig;
 
 const ELSEWHERE: &str = "https://api.corp.invalid:6443";
 
@@ -76,17 +79,7 @@ fn refuse(mut stream: impl Read + Write, asked: &Mutex<Vec<String>>) {
 /// What `status` says of a cluster that cannot be reached.
 fn error_message(cluster: &str, variables: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let kubeconfig = folder.path().join("config");
-    let text = format!(
-        "apiVersion: v1
-kind: Config
-current-context: here
-clusters: [{{name: c, cluster: {{{cluster}}}}}]
-users: [{{name: u, user: {{token: unused}}}}]
-contexts: [{{name: here, context: {{cluster: c, user: u}}}}]
-"
-    );
-    std::fs::write(&kubeconfig, text).unwrap();
+    let kubeconfig = kubeconfig(folder.path(), cluster);
     let mut program = Command::new(env!("CARGO_BIN_EXE_kubectl-mcp_auth"));
     for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
         program.env_remove(name);

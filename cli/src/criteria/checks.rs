@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, conditions};
 
 use super::Criterion;
-use super::live::{CallOutcome, DirectCall, LiveFacts};
+use super::live::{CallOutcome, DirectCall, LiveFacts, NotCalled};
 use crate::inventory::Inventory;
 use crate::lookup::Lookup;
 use crate::outcome::Outcome;
@@ -136,13 +136,18 @@ fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
             not_called,
         } => {
             let with_token = format!("with the token that sidecars set, {message}");
-            match (not_called.as_str(), beside_direct(&with_token, direct)) {
-                ("", found) => found,
-                (why, (Outcome::Warning, text)) => (Outcome::Warning, format!("{text}; {why}")),
-                (why, (_, text)) => {
-                    let unseen = "whether what users send arrives is not checked";
-                    (Outcome::NotChecked, format!("{text}; {unseen}: {why}"))
+            let (outcome, text) = beside_direct(&with_token, direct);
+            let unseen = format!(
+                "{text}; whether what users send arrives is not checked: {}",
+                not_called.why()
+            );
+            match (not_called, outcome) {
+                (NotCalled::NothingOfUsers, outcome) => (outcome, text),
+                // The token arrives. What only a user can show is said, and who gave no key asked for no more.
+                (NotCalled::NoKey, outcome) | (NotCalled::Because(_), outcome @ Outcome::Warning) => {
+                    (outcome, unseen)
                 }
+                (NotCalled::Because(_), _) => (Outcome::NotChecked, unseen),
             }
         }
         CallOutcome::Failed { pod, problem } => (Outcome::Fault, format!("through {pod}: {problem}")),

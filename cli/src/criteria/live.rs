@@ -5,7 +5,7 @@ mod calls;
 mod containers;
 mod user_call;
 
-pub use calls::{Call, CallOutcome, DirectCall};
+pub use calls::{Call, CallOutcome, DirectCall, NotCalled};
 pub use containers::LiteLlmPod;
 #[cfg(test)]
 pub use user_call::Sent;

@@ -122,27 +122,43 @@ fn each_criterion_fails_when_what_it_speaks_of_is_broken() {
 
 #[test]
 fn litellm_s_own_requests_show_that_the_token_arrives_and_nothing_of_users() {
-    let judged = |not_called: &str, direct: DirectCall| {
+    let judged = |not_called: NotCalled, direct: DirectCall| {
         let reported = CallOutcome::Reported {
             message: "the MCP server answers 1 of 1 sidecars".to_owned(),
             direct,
-            not_called: not_called.to_owned(),
+            not_called,
         };
         let criteria = all(&inventory(resource()), &live(reported), now());
         assert_eq!(criteria[4].outcome, Outcome::Passed);
         (criteria[3].outcome, criteria[3].findings[0].clone())
     };
-    let (outcome, text) = judged("", DirectCall::Refused(401));
+    let (outcome, text) = judged(NotCalled::NothingOfUsers, DirectCall::Refused(401));
     assert_eq!(
         outcome,
         Outcome::Passed,
         "the resource passes on nothing of users"
     );
     assert!(text.contains("without a token it answers 401"), "{text}");
-    let (outcome, text) = judged("give a key", DirectCall::Refused(401));
-    assert_eq!(outcome, Outcome::NotChecked);
-    assert!(text.ends_with("is not checked: give a key"), "{text}");
-    let (outcome, text) = judged("give a key", DirectCall::Answered(200));
+    let (outcome, text) = judged(NotCalled::NoKey, DirectCall::Refused(401));
+    assert_eq!(outcome, Outcome::Passed, "the token arrives: {text}");
+    assert!(
+        text.contains("without a token it answers 401; whether what users send arrives is not checked: give a key of LiteLLM by"),
+        "{text}"
+    );
+    let (outcome, text) = judged(NotCalled::NoKey, DirectCall::Answered(200));
+    assert_eq!(outcome, Outcome::Warning, "{text}");
+    let why = || NotCalled::Because("you may not forward ports".to_owned());
+    let (outcome, text) = judged(why(), DirectCall::Refused(401));
+    assert_eq!(
+        outcome,
+        Outcome::NotChecked,
+        "a key was given, and the call was not made"
+    );
+    assert!(
+        text.ends_with("is not checked: you may not forward ports"),
+        "{text}"
+    );
+    let (outcome, text) = judged(why(), DirectCall::NotReached("it answers 500".to_owned()));
     assert_eq!(outcome, Outcome::Warning, "{text}");
 }
 

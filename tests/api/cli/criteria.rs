@@ -169,7 +169,7 @@ async fn the_five_criteria_are_met_by_a_pod_that_serves_and_named_where_they_are
     let (printed, without_key) = criteria(NAMESPACE, &[]).await;
     assert_eq!(
         outcomes(&without_key),
-        ["Passed", "Passed", "Passed", "NotChecked", "Passed"],
+        ["Passed", "Passed", "Passed", "Passed", "Passed"],
         "{without_key:#?}"
     );
     assert!(finding(&without_key[3]).contains("is not checked: give a key of LiteLLM"));

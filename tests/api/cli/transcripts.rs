@@ -136,9 +136,12 @@ async fn well(pod: &str) -> String {
     let with_key = ["--litellm-key-file", path(&key)];
     let shown = "doctor -n llm --litellm-key-file litellm-key";
     text += &section("doctor", shown, &doctor_with(NAMESPACE, &with_key).await);
-    let without_key = only_what_is_wrong(doctor(NAMESPACE).await);
-    let title = "doctor without LiteLLM's key";
-    text += &section(title, "doctor -n llm", &without_key);
+    text += &transcript(
+        "doctor --criteria without LiteLLM's key",
+        &["doctor", "--criteria", "-n", NAMESPACE],
+        "doctor --criteria -n llm",
+    )
+    .await;
     text += &transcript(
         "doctor --criteria",
         &["doctor", "--criteria", "-n", NAMESPACE, with_key[0], with_key[1]],

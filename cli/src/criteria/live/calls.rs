@@ -56,8 +56,7 @@ pub enum CallOutcome {
     Reported {
         message: String,
         direct: DirectCall,
-        /// Empty where nothing of users is passed on.
-        not_called: String,
+        not_called: NotCalled,
     },
     /// The call through this pod failed.
     Failed { pod: String, problem: String },
@@ -69,6 +68,27 @@ pub enum CallOutcome {
     ServerUnknownOrNotAllowed(String),
     /// Nothing was called, and why.
     NotMade(String),
+}
+
+/// Why no call was made as a user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NotCalled {
+    /// The resource passes on nothing of users, so that LiteLLM's own requests show it all.
+    NothingOfUsers,
+    /// No key of LiteLLM was given.
+    NoKey,
+    /// It could not be made.
+    Because(String),
+}
+
+impl NotCalled {
+    /// As a finding says it, with the way out.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::NothingOfUsers | Self::NoKey => HOW_TO_GIVE,
+            Self::Because(why) => why,
+        }
+    }
 }
 
 /// What the server says to a request without a token.
@@ -144,12 +164,12 @@ impl Calls<'_> {
         let namespace = resource.namespace().unwrap_or_default();
         let key = match caller(resource, self.keys.of_namespace(&namespace).await?) {
             Caller::User(key) => key,
-            Caller::Nobody(why) => return Ok(reported(resource, &url, &why).await),
+            Caller::Nobody(why) => return Ok(reported(resource, &url, why).await),
             Caller::KeyUnusable(problem) => return Ok(CallOutcome::KeyUnusable(problem)),
         };
         let Some(ports) = litellm_ports(self.cluster, pod) else {
             let why = "users' requests do not come through the sidecar (mcpauth.dev/inbound: disabled)";
-            return Ok(reported(resource, &url, why).await);
+            return Ok(reported(resource, &url, NotCalled::Because(why.to_owned())).await);
         };
         let name = pod.name_any();
         let passed_on = PassedOn::new(&resource.spec);
@@ -161,7 +181,7 @@ impl Calls<'_> {
                     direct: direct(&url, server.transport).await,
                 },
                 Err(McpCallError::Cluster(error @ CliError::Forbidden { .. })) => {
-                    reported(resource, &url, &error.to_string()).await
+                    reported(resource, &url, NotCalled::Because(error.to_string())).await
                 }
                 Err(McpCallError::Cluster(error)) if !matches!(error, CliError::Api { .. }) => {
                     return Err(error);
@@ -255,16 +275,18 @@ enum Caller {
     /// The test user, with this key of LiteLLM.
     User(SecretString),
     /// And why.
-    Nobody(String),
+    Nobody(NotCalled),
     KeyUnusable(String),
 }
 
 fn caller(resource: &McpServerAuth, key: LiteLlmKey) -> Caller {
     match key {
-        _ if has_only_users_tokens(resource) => Caller::Nobody(ONLY_USERS_TOKENS.to_owned()),
+        _ if has_only_users_tokens(resource) => {
+            Caller::Nobody(NotCalled::Because(ONLY_USERS_TOKENS.to_owned()))
+        }
         LiteLlmKey::Given(key) => Caller::User(key),
-        LiteLlmKey::NotGiven => Caller::Nobody(HOW_TO_GIVE.to_owned()),
-        LiteLlmKey::Unknown(why) => Caller::Nobody(why),
+        LiteLlmKey::NotGiven => Caller::Nobody(NotCalled::NoKey),
+        LiteLlmKey::Unknown(why) => Caller::Nobody(NotCalled::Because(why)),
         LiteLlmKey::Unusable(problem) => Caller::KeyUnusable(problem),
     }
 }
@@ -276,18 +298,18 @@ fn has_only_users_tokens(resource: &McpServerAuth) -> bool {
 }
 
 /// `why`: LiteLLM is not called as a user.
-async fn reported(resource: &McpServerAuth, url: &Url, why: &str) -> CallOutcome {
+async fn reported(resource: &McpServerAuth, url: &Url, why: NotCalled) -> CallOutcome {
     match sidecar_report(resource) {
         SidecarReport::Answered(message) => CallOutcome::Reported {
             message,
             direct: direct(url, resource.spec.server.transport).await,
             not_called: match PassedOn::new(&resource.spec).is_empty() && !has_only_users_tokens(resource) {
-                true => String::new(),
-                false => why.to_owned(),
+                true => NotCalled::NothingOfUsers,
+                false => why,
             },
         },
         SidecarReport::Failing(problem) => CallOutcome::Failing(problem),
-        SidecarReport::Unknown(unknown) => CallOutcome::NotMade(format!("{unknown}; {why}")),
+        SidecarReport::Unknown(unknown) => CallOutcome::NotMade(format!("{unknown}; {}", why.why())),
     }
 }
 
@@ -385,15 +407,16 @@ mod tests {
         };
         let url = Url::parse("http://127.0.0.1:1/mcp").unwrap();
         let answered = users_only(("True", "Answered"));
+        let only_users = NotCalled::Because(ONLY_USERS_TOKENS.to_owned());
         let key = || LiteLlmKey::Given("sk-key".into());
-        assert!(matches!(caller(&answered, key()), Caller::Nobody(why) if why == ONLY_USERS_TOKENS));
+        assert!(matches!(caller(&answered, key()), Caller::Nobody(why) if why == only_users));
         assert!(matches!(caller(&resource("True", None), key()), Caller::User(_)));
-        let outcome = reported(&answered, &url, ONLY_USERS_TOKENS).await;
+        let outcome = reported(&answered, &url, only_users.clone()).await;
         assert!(
-            matches!(&outcome, CallOutcome::Reported { not_called, .. } if not_called == ONLY_USERS_TOKENS),
+            matches!(&outcome, CallOutcome::Reported { not_called, .. } if *not_called == only_users),
             "{outcome:?}"
         );
-        let outcome = reported(&users_only(("Unknown", "NotContacted")), &url, ONLY_USERS_TOKENS).await;
+        let outcome = reported(&users_only(("Unknown", "NotContacted")), &url, only_users).await;
         assert!(
             matches!(&outcome, CallOutcome::NotMade(why) if why.ends_with(ONLY_USERS_TOKENS)),
             "{outcome:?}"

@@ -3,7 +3,6 @@
 use crate::criteria::{CallOutcome, UserCall};
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
-use crate::litellm_key::HOW_TO_GIVE;
 use crate::outcome::Outcome;
 
 const CHECK: &str = "call through LiteLLM";
@@ -13,13 +12,7 @@ pub fn called_through_litellm(facts: &Facts) -> Vec<Finding> {
         let subject = format!("{}/{}", call.namespace, call.resource);
         match &call.outcome {
             CallOutcome::Called { call: made, .. } => called(subject, &call.namespace, made),
-            CallOutcome::Reported { not_called, .. } => {
-                let why = match not_called.as_str() {
-                    "" => HOW_TO_GIVE,
-                    why => why,
-                };
-                Finding::not_checked(CHECK, subject, why)
-            }
+            CallOutcome::Reported { not_called, .. } => Finding::not_checked(CHECK, subject, not_called.why()),
             CallOutcome::KeyUnusable(problem) => Finding::fault(
                 CHECK,
                 subject,
