@@ -12,6 +12,7 @@ mod audit_keys;
 mod bearer;
 mod changes;
 pub mod conditions;
+pub mod credential_expiry;
 mod credential_identity;
 mod desired;
 mod effective;

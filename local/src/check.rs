@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use mcp_auth_crds::Transport;
 use mcp_auth_crds::admission::Admission;
 use mcp_auth_protocol::pod::OUTBOUND_SECRET_HEADER;
@@ -272,7 +273,11 @@ impl Checking {
                 Some(true) => Ok(condition.message),
                 _ => Err(format!("{}: {}", condition.reason, condition.message)),
             };
-            findings.push(ServerFinding::new(server.name(), finding));
+            let expiring = server.credential_expiring(Timestamp::now());
+            findings.push(ServerFinding {
+                warning: expiring.map(|draft| format!("{}: {}", draft.reason, draft.message)),
+                ..ServerFinding::new(server.name(), finding)
+            });
         }
         findings
     }
@@ -297,7 +302,7 @@ impl Checking {
         for server in &self.servers {
             let finding = self.server_accepts(server).await;
             findings.push(ServerFinding {
-                warning: self.is_open(server).await.then_some(OPEN),
+                warning: self.is_open(server).await.then(|| OPEN.to_owned()),
                 ..ServerFinding::new(server.name(), finding)
             });
         }

@@ -6,7 +6,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use mcp_auth_crds::admission::Admission;
+use mcp_auth_credentials::conditions::ConditionDraft;
 use mcp_auth_oauth::EgressProxy;
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::log::DroppedLines;
@@ -139,7 +141,7 @@ async fn run_litellm(
         &servers.secret_variables,
     );
     let mut reloading = Reloading::default();
-    feed.apply(reloading.take(servers));
+    reloading.apply(servers, &feed);
     let litellm = async {
         // Until then a signal ends us alone: there is nothing to pass it on to.
         tokio::select! {
@@ -230,6 +232,8 @@ struct Reloading {
     ignored: Vec<String>,
     /// Nothing is authenticated to, and that was told.
     is_none: bool,
+    /// Resources with a credential that ends soon, as it was told.
+    expiring: Vec<(String, ConditionDraft)>,
 }
 
 impl Reloading {
@@ -239,8 +243,34 @@ impl Reloading {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            feed.apply(self.take(servers::read(sources)));
+            self.apply(servers::read(sources), feed);
         }
+    }
+
+    fn apply(&mut self, read: Servers, feed: &TokenFeed) {
+        feed.apply(self.take(read));
+        let now = Timestamp::now();
+        feed.note_expiries(now);
+        self.tell_expiring(now);
+    }
+
+    /// Which credentials end soon, each time that this changes.
+    fn tell_expiring(&mut self, now: Timestamp) {
+        let drafts = self.servers.iter().filter_map(|server| {
+            let draft = server.credential_expiring(now)?;
+            Some((server.resource_name().to_owned(), draft))
+        });
+        let expiring: Vec<(String, ConditionDraft)> = drafts.collect();
+        for (resource, draft) in expiring.iter().filter(|told| !self.expiring.contains(told)) {
+            let (reason, message) = (&draft.reason, &draft.message);
+            warn!(resource, reason, "{message}");
+        }
+        let is_over =
+            |(resource, _): &&(String, ConditionDraft)| !expiring.iter().any(|(other, _)| other == resource);
+        for (resource, _) in self.expiring.iter().filter(is_over) {
+            info!(resource, "no credential ends soon any more");
+        }
+        self.expiring = expiring;
     }
 
     /// What is served from now on.

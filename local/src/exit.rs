@@ -63,6 +63,11 @@ pub enum ExitError {
     )]
     OwnSocket { what: String },
     #[error(
+        "the shell's script may name LiteLLM's configuration, unseen: name it by the variable CONFIG_FILE_PATH, which beats \
+         LiteLLM's --config, or start litellm without a shell"
+    )]
+    ConfigInScript,
+    #[error(
         "the file of --env-file may name LiteLLM's configuration, unseen: name it by --config of litellm, or by the \
          variable CONFIG_FILE_PATH for uvicorn and granian"
     )]
@@ -131,6 +136,7 @@ impl ExitError {
             | Self::Port(_)
             | Self::ServerArguments { .. }
             | Self::OwnSocket { .. }
+            | Self::ConfigInScript
             | Self::HiddenConfig => USAGE,
             Self::Listen { .. } | Self::NoLoopbackPort { .. } | Self::Metrics { .. } => UNAVAILABLE,
             Self::Folder { .. } | Self::LitellmLog { .. } | Self::AuditLog { .. } => CANNOT_CREATE,

@@ -89,10 +89,23 @@ impl LitellmCommand {
         };
         // CONFIG_FILE_PATH beats --config in LiteLLM.
         let config = variables.get("CONFIG_FILE_PATH").map(str::to_owned);
+        // `-c` is what a shell calls its script, and uv its constraints; of LiteLLM's it is behind the word that starts LiteLLM.
+        let behind = words
+            .iter()
+            .rposition(starts_litellm)
+            .map_or(&[][..], |at| &words[at..]);
         let config = config
-            .or_else(|| self::option(&words, &["--config", "-c"]))
+            .or_else(|| self::option(behind, &["--config", "-c"]))
+            .or_else(|| self::option(&words, &["--config"]))
             .map(PathBuf::from);
         let config = config.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let names_config = |word: &OsString| {
+            let text = word.to_string_lossy();
+            text.contains(' ') && text.contains("--config")
+        };
+        if config.is_none() && words.iter().any(names_config) {
+            return Err(ExitError::ConfigInScript);
+        }
         let reads_file = |word: &OsString| word.to_string_lossy().starts_with(ENVIRONMENT_FILE);
         if config.is_none() && words.iter().any(reads_file) {
             return Err(ExitError::HiddenConfig);

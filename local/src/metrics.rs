@@ -10,6 +10,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
+use mcp_auth_credentials::credential_expiry::{CREDENTIALS, CredentialExpiry};
 use mcp_auth_credentials::{ResourceRef, TokenMetrics, TokenUsage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -33,12 +35,22 @@ pub struct TokenFamilies {
     tokens_quota: Family<ResourceLabels, Gauge>,
     issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
+    credential_expiry: Family<CredentialLabels, Gauge<f64, AtomicU64>>,
+    credential_warning_level: Family<CredentialLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ResourceLabels {
     namespace: String,
     name: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CredentialLabels {
+    namespace: String,
+    name: String,
+    /// One of [`CREDENTIALS`].
+    credential: &'static str,
 }
 
 impl From<&ResourceRef> for ResourceLabels {
@@ -107,6 +119,44 @@ impl TokenFamilies {
             Unit::Seconds,
             self.expiry.clone(),
         );
+        registry.register_with_unit(
+            "credential_expiry_timestamp",
+            "End of what a resource refers to, Unix time",
+            Unit::Seconds,
+            self.credential_expiry.clone(),
+        );
+        registry.register(
+            "credential_warning_level",
+            "How near that end is: 1 within 30 days, 2 within 14, 3 within 3, 4 over, else 0",
+            self.credential_warning_level.clone(),
+        );
+    }
+
+    /// Each kind of credential that ends, with its nearest end.
+    pub fn set_credentials(&self, resource: &ResourceRef, expiries: &[CredentialExpiry], now: Timestamp) {
+        for credential in CREDENTIALS {
+            let labels = CredentialLabels {
+                namespace: resource.namespace.clone(),
+                name: resource.name.clone(),
+                credential,
+            };
+            let of_kind = expiries.iter().filter(|expiry| expiry.credential == credential);
+            match of_kind
+                .filter_map(|expiry| Some((expiry.end?, expiry)))
+                .min_by_key(|(end, _)| *end)
+            {
+                Some((end, expiry)) => {
+                    let seconds = end.as_second() as f64;
+                    self.credential_expiry.get_or_create(&labels).set(seconds);
+                    let level = expiry.nearness(now) as i64;
+                    self.credential_warning_level.get_or_create(&labels).set(level);
+                }
+                None => {
+                    self.credential_expiry.remove(&labels);
+                    self.credential_warning_level.remove(&labels);
+                }
+            }
+        }
     }
 
     /// When the token in use was issued and when it ends, in Unix time, as far as that is known.
@@ -126,6 +176,7 @@ impl TokenFamilies {
     /// Drops what is known of a resource that is gone.
     pub fn remove(&self, resource: &ResourceRef) {
         self.set_life(resource, None, None);
+        self.set_credentials(resource, &[], Timestamp::UNIX_EPOCH);
         self.circuit_open.remove(&resource.into());
         self.clock_offset.remove(&resource.into());
         self.set_usage(resource, None);

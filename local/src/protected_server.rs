@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
+use mcp_auth_credentials::conditions::ConditionDraft;
+use mcp_auth_credentials::credential_expiry::{
+    CredentialExpiry, FoundReference, credential_expiring, expiries,
+};
 use mcp_auth_credentials::references::{Data, Lookup, Reference, needed};
 use mcp_auth_credentials::{AdministratorPolicy, Desired, Inputs, NotServedError, desired};
 use mcp_auth_oauth::{Assertions, EgressProxy};
@@ -15,6 +20,8 @@ pub struct ProtectedServer {
     pub file: Option<PathBuf>,
     /// Each as it was found when the resource was read.
     references: Vec<(Reference, Lookup)>,
+    /// What of these ends.
+    expiries: Vec<CredentialExpiry>,
 }
 
 impl ProtectedServer {
@@ -22,13 +29,36 @@ impl ProtectedServer {
     pub fn new(resource: McpServerAuth, find: impl Fn(&Reference) -> Lookup) -> Self {
         let references = needed(&resource.spec).into_iter();
         let references = references.map(|reference| (find(&reference), reference));
-        Self {
+        let server = Self {
             references: references
                 .map(|(lookup, reference)| (reference, lookup))
                 .collect(),
+            expiries: Vec::new(),
             file: None,
             resource,
-        }
+        };
+        server.with_stated_ends(|_| None)
+    }
+
+    /// `stated_end` is when the object that a reference names says that what it holds ends, in RFC 3339.
+    pub fn with_stated_ends(mut self, stated_end: impl Fn(&Reference) -> Option<String>) -> Self {
+        let found = self.references.iter().map(|(reference, lookup)| FoundReference {
+            reference: reference.clone(),
+            lookup: lookup.clone(),
+            stated_end: stated_end(reference),
+        });
+        self.expiries = expiries(&found.collect::<Vec<_>>());
+        self
+    }
+
+    /// What it refers to that ends, and when.
+    pub fn expiries(&self) -> &[CredentialExpiry] {
+        &self.expiries
+    }
+
+    /// The condition `CredentialExpiring`; none where nothing ends soon.
+    pub fn credential_expiring(&self, now: Timestamp) -> Option<ConditionDraft> {
+        credential_expiring(&self.expiries, now)
     }
 
     /// LiteLLM's key of the server.
@@ -84,6 +114,7 @@ impl PartialEq for ProtectedServer {
     fn eq(&self, other: &Self) -> bool {
         let mut pairs = self.references.iter().zip(&other.references);
         self.resource == other.resource
+            && self.expiries == other.expiries
             && self.references.len() == other.references.len()
             && pairs.all(|((reference, lookup), (other, lookup_of_other))| {
                 reference == other && is_same(lookup, lookup_of_other)

@@ -383,9 +383,8 @@ fn protected(
     }
     // There is one namespace here, which nothing has to name.
     resource.metadata.namespace = None;
-    Ok(ProtectedServer::new(resource, |reference| {
-        objects.find(reference)
-    }))
+    let server = ProtectedServer::new(resource, |reference| objects.find(reference));
+    Ok(server.with_stated_ends(|reference| objects.stated_end(reference)))
 }
 
 /// What the resource wants of the operator: that it asks the API server, or publishes something.

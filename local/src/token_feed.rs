@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::conditions::{ConditionDraft, token_issued};
 use mcp_auth_credentials::routes::server;
@@ -84,6 +85,14 @@ impl TokenFeed {
         *current = servers;
         drop(current);
         self.0.changes.announce(NAMESPACE);
+    }
+
+    /// Sets the metrics of what the servers' resources refer to that ends.
+    pub fn note_expiries(&self, now: Timestamp) {
+        for server in self.0.servers.lock().iter() {
+            let resource = ResourceRef::from(&server.resource);
+            self.0.metrics.set_credentials(&resource, server.expiries(), now);
+        }
     }
 
     /// How far the token of a resource is.

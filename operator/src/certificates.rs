@@ -18,7 +18,7 @@ mod secret;
 mod serving;
 mod webhook;
 
-pub use check::{certificate_expiry, certificate_validity};
+pub use check::certificate_expiry;
 pub use secret::SecretName;
 pub use serving::{Certificates, Config, Source};
 pub use webhook::{await_webhook_ca_bundle, keep_webhook_ca_bundle};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use mcp_auth_credentials::credential_expiry::CREDENTIALS;
 use mcp_auth_credentials::{ResourceRef, TokenMetrics};
 use mcp_auth_protocol::sync::notices;
 use prometheus_client::metrics::counter::Counter;
@@ -21,26 +22,6 @@ use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS};
 
 /// Why a pod has no sidecar that the webhook was never asked about, such as one that is older than the resource.
 pub const NOT_REVIEWED: &str = "NotReviewed";
-
-/// What a resource may refer to that ends.
-pub const CREDENTIALS: [&str; 16] = [
-    "alternate-client-secret",
-    "assertion",
-    "bearer-token",
-    "client-assertion",
-    "client-secret",
-    "egress-proxy-password",
-    "extra-parameter",
-    "github-app-key",
-    "grant-signing-key",
-    "identity-provider-client-secret",
-    "identity-provider-signing-certificate",
-    "identity-provider-signing-key",
-    "oauth2-client-certificate",
-    "server-client-certificate",
-    "signing-certificate",
-    "signing-key",
-];
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Client, Resource};
 use mcp_auth_credentials::ResourceRef;
+use mcp_auth_credentials::credential_expiry::EXPIRES_AT;
 use mcp_auth_credentials::references::{CONSENT_LABEL, Kind, Lookup, Reference};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -25,10 +26,6 @@ use values::Values;
 
 /// Objects that are read at once: each takes a connection.
 const MAX_READS: usize = 16;
-
-/// Annotation of a Secret: when what it holds ends, where that cannot be read from it, such as of a client secret
-/// (RFC 3339).
-pub const EXPIRES_AT: &str = "mcpauth.dev/expires-at";
 
 /// The right to Secrets, where the operator has it in those namespaces alone that grant it.
 #[derive(Clone, Debug)]

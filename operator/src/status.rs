@@ -4,7 +4,6 @@
 //! ([`mcp_auth_credentials::conditions`], where those that need no cluster are too).
 
 mod authorization_server;
-mod credential_expiring;
 mod events;
 mod fleet;
 mod learned;
@@ -30,6 +29,7 @@ use mcp_auth_crds::{
 use mcp_auth_credentials::conditions::{
     ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
 };
+use mcp_auth_credentials::credential_expiry::{CredentialExpiry, credential_expiring};
 use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot, TokenUsage as Usage};
 use mcp_auth_oauth::ReportedClaims;
 
@@ -37,7 +37,6 @@ use namespace_pods::Selected;
 
 use crate::refused_pods::RefusedPod;
 
-pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
 pub use writer::{EventSinks, KeptSecrets, ObservedPods, StatusWriter, run};
@@ -64,7 +63,7 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
     let token = token_issued(inputs.issuance);
     let (sidecars, counts) = sidecars_synced::check_pods(inputs);
     let server = server_reachable::server_reachable(inputs);
-    let expiring = credential_expiring::credential_expiring(&inputs.expiries, now);
+    let expiring = credential_expiring(&inputs.expiries, now);
     let judged = [&secrets, &token, &sidecars, &server].into_iter();
     let ready_inputs = ready::ReadyInputs {
         inputs,

@@ -25,7 +25,7 @@ pub struct ServerFinding {
     pub message: String,
     /// What is to be looked at, though it holds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub warning: Option<&'static str>,
+    pub warning: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,7 +135,9 @@ impl Report {
                 warning,
             } in &criterion.servers
             {
-                let warning = warning.map_or_else(String::new, |warning| format!(". Warning: {warning}"));
+                let warning = warning
+                    .as_deref()
+                    .map_or_else(String::new, |warning| format!(". Warning: {warning}"));
                 text += &format!("    {} {server}: {}{warning}\n", mark(*holds), one_line(message));
             }
         }
@@ -161,7 +163,7 @@ mod tests {
     fn people_get_lines_and_programs_get_json() {
         let servers = vec![
             ServerFinding {
-                warning: Some("it is open"),
+                warning: Some("it is open".to_owned()),
                 ..ServerFinding::new("tools", Ok("a token".into()))
             },
             ServerFinding::new("other", Err("refused\n\u{1b}[2J: look".into())),

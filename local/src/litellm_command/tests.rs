@@ -46,6 +46,36 @@ fn address_and_configuration_are_those_that_litellm_would_take() {
 }
 
 #[test]
+fn what_others_call_c_is_not_litellms_configuration() {
+    for words in [
+        &["sh", "-c", "exec litellm"][..],
+        &["uv", "tool", "run", "-c", "constraints.txt", "litellm"],
+        &["python", "-c", "import litellm; litellm.run_server()"],
+    ] {
+        assert_eq!(command(words, &[]).unwrap().config, None, "{words:?}");
+    }
+    let behind = [
+        "uv",
+        "tool",
+        "run",
+        "-c",
+        "constraints.txt",
+        "litellm",
+        "-c",
+        "/c.yaml",
+    ];
+    assert_eq!(
+        command(&behind, &[]).unwrap().config.as_deref(),
+        Some(Path::new("/c.yaml"))
+    );
+    let script = ["sh", "-c", "exec litellm --config config.yaml"];
+    let message = command(&script, &[]).unwrap_err();
+    assert!(message.contains("by the variable CONFIG_FILE_PATH"), "{message}");
+    let named = command(&script, &[("CONFIG_FILE_PATH", "/v.yaml")]).unwrap();
+    assert_eq!(named.config.as_deref(), Some(Path::new("/v.yaml")));
+}
+
+#[test]
 fn an_address_that_cannot_be_is_named() {
     assert!(
         command(&["litellm", "--port", "many"], &[])

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use mcp_auth_credentials::credential_expiry::EXPIRES_AT;
 use mcp_auth_credentials::references::{Data, Kind, Lookup, Reference};
 use serde_json::Value;
 
@@ -16,15 +17,29 @@ use crate::problem::{Concerns, Problem};
 
 /// What references lead to, with the file or folder that each object is from.
 #[derive(Default)]
-pub struct Objects(BTreeMap<(&'static str, String), (Arc<Data>, PathBuf)>);
+pub struct Objects(BTreeMap<(&'static str, String), Object>);
+
+struct Object {
+    data: Arc<Data>,
+    /// The file or folder that it is from.
+    from: PathBuf,
+    /// The value of the annotation [`EXPIRES_AT`].
+    stated_end: Option<String>,
+}
 
 impl Objects {
     pub fn find(&self, reference: &Reference) -> Lookup {
         let object = (reference.kind.as_str(), reference.name.clone());
         match self.0.get(&object) {
-            Some((data, _)) => Lookup::Found(data.clone()),
+            Some(object) => Lookup::Found(object.data.clone()),
             None => Lookup::NotFound,
         }
+    }
+
+    /// When the object of a reference says that what it holds ends.
+    pub fn stated_end(&self, reference: &Reference) -> Option<String> {
+        let object = (reference.kind.as_str(), reference.name.clone());
+        self.0.get(&object)?.stated_end.clone()
     }
 
     /// Takes the objects of both folders, where they are there, and says which cannot be read.
@@ -43,7 +58,7 @@ impl Objects {
             for object in objects.iter().filter(|object| object.is_dir()) {
                 let name = object.file_name().unwrap_or_default().to_string_lossy();
                 let data = folder_data(object);
-                if let Err(error) = data.and_then(|data| self.add(kind, &name, data, object)) {
+                if let Err(error) = data.and_then(|data| self.add(kind, &name, data, object, None)) {
                     problems.push(Problem::new(&error, Concerns::Nothing));
                 }
             }
@@ -97,20 +112,33 @@ impl Objects {
                 data.insert(key.clone(), bytes.into());
             }
         }
-        self.add(kind, name, data, file)
+        let stated_end = object["metadata"]["annotations"][EXPIRES_AT].as_str();
+        self.add(kind, name, data, file, stated_end.map(str::to_owned))
     }
 
-    fn add(&mut self, kind: Kind, name: &str, data: Data, from: &Path) -> Result<(), ResourceError> {
-        let object = (kind.as_str(), name.to_owned());
-        if let Some((_, first)) = self.0.get(&object) {
+    fn add(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        data: Data,
+        from: &Path,
+        stated_end: Option<String>,
+    ) -> Result<(), ResourceError> {
+        let key = (kind.as_str(), name.to_owned());
+        if let Some(first) = self.0.get(&key) {
             return Err(ResourceError::Twice {
-                kind: object.0,
-                name: object.1,
-                first: first.clone(),
+                kind: key.0,
+                name: key.1,
+                first: first.from.clone(),
                 second: from.to_owned(),
             });
         }
-        self.0.insert(object, (Arc::new(data), from.to_owned()));
+        let object = Object {
+            data: Arc::new(data),
+            from: from.to_owned(),
+            stated_end,
+        };
+        self.0.insert(key, object);
         Ok(())
     }
 }

@@ -40,12 +40,9 @@ fn programs_get_json_and_litellms_output_goes_where_it_is_wanted() {
     assert_eq!(fs::read_to_string(set_up.path("litellm.log")).unwrap(), "hello\n");
 }
 
-#[test]
-fn the_resources_of_a_folder_are_checked_too() {
-    let set_up = SetUp::new();
-    set_up.configure("{}");
-    let [authorization_server, mcp_server] = set_up.servers;
-    let resource = format!(
+/// A resource, by the addresses of its servers.
+fn tools(mcp_server: &str, authorization_server: &str) -> String {
+    format!(
         "apiVersion: mcpauth.dev/v1alpha1
 kind: McpServerAuth
 metadata: {{name: tools}}
@@ -57,11 +54,49 @@ spec:
     clientId: litellm
     clientAuthentication: {{method: ClientSecretPost, clientSecretRef: {{name: tools-oauth, key: secret}}}}
 "
-    );
+    )
+}
+
+#[test]
+fn the_resources_of_a_folder_are_checked_too() {
+    let set_up = SetUp::new();
+    set_up.configure("{}");
+    let [authorization_server, mcp_server] = set_up.servers;
+    let resource = tools(&mcp_server.to_string(), &authorization_server.to_string());
     write(&set_up.path("resources/tools.yaml"), &resource);
     write(&set_up.path("resources/secrets/tools-oauth/secret"), "s3cret");
     let output = set_up.check(&["--resources", "resources"], &[]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+    set_up.nothing_is_left_and_no_secret_is_told(&output);
+}
+
+#[test]
+fn a_credential_that_has_ended_is_warned_of_and_what_works_holds() {
+    let set_up = SetUp::new();
+    set_up.configure("{}");
+    let [authorization_server, mcp_server] = set_up.servers;
+    let resource = format!(
+        "apiVersion: v1
+kind: Secret
+metadata: {{name: tools-oauth, annotations: {{mcpauth.dev/expires-at: '2020-01-01T00:00:00Z'}}}}
+stringData: {{secret: s3cret}}
+---
+{}",
+        tools(&mcp_server.to_string(), &authorization_server.to_string())
+    );
+    write(&set_up.path("resources/tools.yaml"), &resource);
+    let output = set_up.check(&["--resources", "resources"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text
+        .lines()
+        .find(|line| line.contains("tools: the token in use"))
+        .unwrap();
+    assert!(
+        line.contains("Warning: CredentialExpired: Secret tools-oauth, named by"),
+        "{text}"
+    );
+    assert!(line.contains("put a new one there"), "{text}");
     set_up.nothing_is_left_and_no_secret_is_told(&output);
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_auth_credentials::credential_expiry::certificate_validity;
 use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -54,14 +55,6 @@ pub fn authorities(pem: &str) -> Vec<Authority> {
         parse(&der)?.is_ca().then_some(Authority { pem, der })
     };
     sections.filter_map(authority).collect()
-}
-
-/// When the first certificate of a chain in PEM begins and ends.
-pub fn certificate_validity(chain: &str) -> Option<(Timestamp, Timestamp)> {
-    let first = CertificateDer::pem_slice_iter(chain.as_bytes()).next()?.ok()?;
-    let validity = parse(&first)?.validity().clone();
-    let time = |at: x509_parser::time::ASN1Time| Timestamp::from_second(at.timestamp()).ok();
-    Some((time(validity.not_before)?, time(validity.not_after)?))
 }
 
 /// When the first certificate of a chain in PEM ends.

@@ -14,6 +14,7 @@ use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
+use mcp_auth_credentials::credential_expiry::{CredentialExpiry, FoundReference, expiries};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerConnection};
 use mcp_auth_oauth::Clock;
@@ -23,7 +24,6 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{instrument, warn};
 
-use super::credential_expiring::{CredentialExpiry, FoundReference, expiries};
 use super::events::events;
 use super::namespace_pods::{NamespacePods, NamespaceViews};
 use super::pod_classes::PodClass;

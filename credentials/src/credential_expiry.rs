@@ -1,16 +1,40 @@
-//! `CredentialExpiring`: what the spec refers to and when it ends, 30, 14 and 3 days ahead. A credential that is renewed in
+//! `CredentialExpiring`: what the spec refers to and when that ends, told 30, 14 and 3 days ahead. A credential that is renewed in
 //! shorter turns, such as a certificate of cert-manager's or a workload's assertion, is told of only when it should have been
 //! renewed by then: each of these times is a share of its lifetime at most.
 
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_credentials::conditions::{ConditionDraft, seconds};
-use mcp_auth_credentials::references::{Lookup, Reference, fields, resolve_reference};
+use mcp_auth_http_auth::pem::PemSection;
 use mcp_auth_oauth::read_claims;
 use secrecy::ExposeSecret;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::certificates::certificate_validity;
-use crate::references::EXPIRES_AT;
+use crate::conditions::{ConditionDraft, seconds};
+use crate::references::{Lookup, Reference, fields, resolve_reference};
+
+/// Annotation of a Secret: when what it holds ends, where that cannot be read from it, such as of a client secret
+/// (RFC 3339).
+pub const EXPIRES_AT: &str = "mcpauth.dev/expires-at";
+
+/// Kinds of what a resource may refer to that ends: the closed set of [`CredentialExpiry::credential`].
+pub const CREDENTIALS: [&str; 16] = [
+    "alternate-client-secret",
+    "assertion",
+    "bearer-token",
+    "client-assertion",
+    "client-secret",
+    "egress-proxy-password",
+    "extra-parameter",
+    "github-app-key",
+    "grant-signing-key",
+    "identity-provider-client-secret",
+    "identity-provider-signing-certificate",
+    "identity-provider-signing-key",
+    "oauth2-client-certificate",
+    "server-client-certificate",
+    "signing-certificate",
+    "signing-key",
+];
 
 /// A reference of a spec, with what was found.
 pub struct FoundReference {
@@ -23,7 +47,7 @@ pub struct FoundReference {
 /// A credential that ends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CredentialExpiry {
-    /// Closed set, for metrics.
+    /// One of [`CREDENTIALS`], for metrics.
     pub credential: &'static str,
     /// The object that holds it, and the field that names that.
     pub holder: String,
@@ -112,6 +136,17 @@ fn kind(field: &str) -> Option<(&'static str, ReadValidity)> {
     })
 }
 
+/// When the first certificate of a chain in PEM begins and ends.
+pub fn certificate_validity(chain: &str) -> Option<(Timestamp, Timestamp)> {
+    let sections = PemSection::all(chain).ok()?;
+    let first = sections.iter().find(|section| section.label == "CERTIFICATE")?;
+    let der = first.decode().ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    let validity = certificate.validity();
+    let time = |at: x509_parser::time::ASN1Time| Timestamp::from_second(at.timestamp()).ok();
+    Some((time(validity.not_before)?, time(validity.not_after)?))
+}
+
 fn of_certificate(chain: &str) -> Validity {
     certificate_validity(chain).map(|(begin, end)| (Some(begin), end))
 }
@@ -155,7 +190,7 @@ impl Nearness {
 }
 
 /// The condition; `None` where there is nothing to say.
-pub(super) fn credential_expiring(expiries: &[CredentialExpiry], now: Timestamp) -> Option<ConditionDraft> {
+pub fn credential_expiring(expiries: &[CredentialExpiry], now: Timestamp) -> Option<ConditionDraft> {
     let draft = |reason: &str, message: String| {
         let type_ = conditions::CREDENTIAL_EXPIRING;
         Some(ConditionDraft::new(type_, Some(true), reason, message))
@@ -188,10 +223,10 @@ pub(super) fn credential_expiring(expiries: &[CredentialExpiry], now: Timestamp)
 mod tests {
     use std::sync::Arc;
 
-    use mcp_auth_credentials::references::Kind;
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+    use crate::references::Kind;
 
     fn now() -> Timestamp {
         "2026-11-30T00:00:00Z".parse().unwrap()
@@ -318,7 +353,7 @@ mod tests {
             fields::PROXY_PASSWORD,
         ] {
             let (credential, _) = kind(field).unwrap();
-            assert!(crate::metrics::CREDENTIALS.contains(&credential), "{credential}");
+            assert!(CREDENTIALS.contains(&credential), "{credential}");
         }
     }
 
