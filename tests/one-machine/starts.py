@@ -52,6 +52,8 @@ dependencies = [{dependencies}]
 environments = ["sys_platform == 'linux'"]
 override-dependencies = [{overrides}]
 """
+# What a slow machine is told besides.
+SLOW = re.compile(r"after \d+ s LiteLLM ")
 # Of LiteLLM's output, lines that say where it is; the rest of what it prints is banners.
 TELLING = re.compile(r"INFO: +(Started|Waiting|Application|Uvicorn|Shutting|Finished)")
 
@@ -113,7 +115,8 @@ class Starts:
         self.folder = running.folder
         self.runs: list[Run] = []
         self.ground = Ground(running)
-        self.servers = self.ground.start_servers("tools")
+        # Tokens that are not renewed meanwhile.
+        self.servers = self.ground.start_servers("tools", lifetime=3600)
         secret = self.ground.write("client-secret", self.servers["secret"])
         self.settings = {
             "MCP_OAUTH2_TOKEN_URL": self.servers["token"],
@@ -152,6 +155,8 @@ class Starts:
         own = {"PATH": f"{programs}:{os.environ['PATH']}", "MASTER_KEY": KEY}
         # UV_PYTHON above all: by it uv would install into that Python itself, and uninstall what is there.
         others = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT")
+        # Without compiled files each start would compile all of LiteLLM.
+        others += ("PYTHONDONTWRITEBYTECODE",)
         kept = {name: value for name, value in os.environ.items() if name not in others}
         return kept | own | FROM_ITS_PACKAGE | {"UV_PYTHON_DOWNLOADS": "never"}
 
@@ -220,9 +225,9 @@ class Starts:
         """Returns what is for the document."""
         python = str(self.environment_folder / ".venv/bin/python")
         ways = {
-            "uv run, in a folder with a virtual environment": (self.environment_folder, ["uv", "run", "litellm"]),
-            "uv run, in a project with a pyproject.toml": (self.project_folder, ["uv", "run", "litellm"]),
-            "python -m": (self.environment_folder, [python, "-m", "litellm.proxy.proxy_cli"]),
+            "`uv run`, in a folder with a virtual environment": (self.environment_folder, ["uv", "run", "litellm"]),
+            "`uv run`, in a project with a pyproject.toml": (self.project_folder, ["uv", "run", "litellm"]),
+            "`python -m`": (self.environment_folder, [python, "-m", "litellm.proxy.proxy_cli"]),
         }
         self.ground.until_authorization_server(self.servers)
         self.ground.until_mcp_server(self.servers)
@@ -240,7 +245,9 @@ class Starts:
         project = ["uv", "run", "litellm"]
         step(4, "Ctrl-C, a wrong option, and SIGKILL, by uv run in the project")
         run, _, code, bare = self.both("interrupt", self.project_folder, project, signal.SIGINT)
-        check(code == bare, f"Ctrl-C ends LiteLLM, and the exit code is {code}, as without mcp-auth", f"{bare}; {run.log_text()[-3000:]}")
+        # Which of the two it is LiteLLM decides anew each time, without mcp-auth too.
+        found = f"{code} and {bare}; {run.log_text()[-3000:]}"
+        check({code, bare} <= {0, 130}, "Ctrl-C ends LiteLLM, and the exit code is 0 or 130, as without mcp-auth", found)
         wrong = [
             self.start(f"wrong-{name}", self.project_folder, project, by=by, options=("--no-such-option",))
             for name, by in (("exec", ("mcp-auth", "exec", "--")), ("bare", ()))
@@ -269,10 +276,10 @@ class Starts:
         lines.append(f"$ {' '.join(run.words)}")
         for line in run.log_text().splitlines():
             ours = as_text(line)
-            if ours or TELLING.match(line):
+            if (ours or TELLING.match(line)) and not SLOW.search(line):
                 lines.append(ours or line)
         lines += ["$ echo $?", str(code)]
-        return f"{title[0].upper()}{title[1:]}; it is ended by SIGTERM:\n\n{printed.block(chr(10).join(lines))}"
+        return f"By {title}; it is ended by SIGTERM:\n\n{printed.block(chr(10).join(lines))}"
 
 
 def as_text(line: str) -> str:
@@ -325,7 +332,7 @@ def main() -> None:
     shutil.rmtree(folder)
     if arguments.write:
         put_into(printed.DOCUMENT, *MARKS, text)
-    elif arguments.check and (difference := printed.first_difference(text, part_of(printed.DOCUMENT, *MARKS))):
+    elif arguments.check and (difference := printed.first_difference(text, part_of(printed.DOCUMENT, *MARKS), in_order=False)):
         sys.exit(f"\n{RED}✗ {printed.STALE}: write it anew by `make one-machine WRITE=1`{PLAIN}\n{difference}")
 
 

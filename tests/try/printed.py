@@ -54,9 +54,16 @@ def block(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.strip("\n").splitlines())
 
 
-def first_difference(printed: str, document: str) -> str:
-    """The first line of each that the other lacks at this place; empty where they are the same."""
+def first_difference(printed: str, document: str, in_order: bool = True) -> str:
+    """The first line of each that the other lacks at this place; empty where they are the same. What several programs print comes in
+    an order of its own, and then which lines there are is compared.
+
+    >>> first_difference("a 1\\nb", "b\\na 2", in_order=False), first_difference("a\\nb", "b\\na") == ""
+    ('', False)
+    """
     ours, theirs = (comparable(text).splitlines() for text in (printed, document))
+    if not in_order:
+        ours, theirs = sorted(ours), sorted(theirs)
     for number in range(max(len(ours), len(theirs))):
         line, shown = (lines[number] if number < len(lines) else "(nothing)" for lines in (ours, theirs))
         if line != shown:
