@@ -39,12 +39,13 @@ def plain(text: str, folder: Path) -> str:
 
 
 def comparable(text: str) -> str:
-    """Without numbers, times, fingerprints and blank ends of lines.
+    """Without numbers, times, fingerprints, made-up names of folders and blank ends of lines.
 
     >>> comparable('took 4.711 s at 2026-11-30T14:28:05.814877Z by "6f6d297744ea3be2" \\n')
     'took # s at #-#-#T#:#:#Z by "#"'
     """
     text = re.sub(r'"[0-9a-f]{16}"', '"#"', text)
+    text = re.sub(r"/mcp-auth-\w{6}/", "/mcp-auth-#/", text)
     text = re.sub(r"\d+(\.\d+)?", "#", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
