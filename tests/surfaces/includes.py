@@ -109,7 +109,7 @@ def check(ground: Ground, packages: dict[str, str | None]) -> list[str]:
     }
     faults = []
     for version, where in packages.items():
-        python = ["env", f"PYTHONPATH={where}", "python3.11"] if where else [setting("MCPAUTH_TEST_PYTHON")]
+        python = ["env", f"PYTHONPATH={where}", setting("MCPAUTH_TEST_INTERPRETER")] if where else [setting("MCPAUTH_TEST_PYTHON")]
         reader = [*python, str(READER)]
         for pod, original in originals.items():
             own = read([*reader, str(original)], {})
