@@ -29,7 +29,7 @@ pub(super) enum Curve {
 
 /// A private key of a curve.
 pub(super) enum EcPair {
-    Ring(EcdsaKeyPair),
+    Ring(Box<EcdsaKeyPair>),
     P521 {
         key: Box<p521::ecdsa::SigningKey>,
         /// Uncompressed.
@@ -134,7 +134,7 @@ impl Curve {
 
 fn ring_pair(signing: &'static EcdsaSigningAlgorithm, private: &[u8], public: &[u8]) -> Option<EcPair> {
     let pair = EcdsaKeyPair::from_private_key_and_public_key(signing, private, public, &SystemRandom::new());
-    pair.ok().map(EcPair::Ring)
+    pair.ok().map(|pair| EcPair::Ring(pair.into()))
 }
 
 fn p521_pair(private: &[u8], public: &[u8]) -> Option<EcPair> {
