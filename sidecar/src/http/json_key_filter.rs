@@ -380,7 +380,7 @@ impl KeyMatch {
             Self::Word { which, matched } => {
                 let goes_on =
                     |word: &&[u8]| word.starts_with(&WORDS[which][..matched]) && next(word, matched);
-                let which = WORDS.iter().position(|word| goes_on(word))?;
+                let which = WORDS.iter().position(goes_on)?;
                 let matched = matched + 1;
                 Some(Self::Word { which, matched })
             }
