@@ -246,6 +246,37 @@ mod tests {
     }
 
     #[test]
+    fn a_path_in_a_variable_of_the_pod_is_known_where_a_script_only_expands_it() {
+        let path = |script: &str| {
+            let env = "env: [{name: CFG, value: /a.yaml}, {name: DIR, value: /b}, {name: TWO, value: /a b}]";
+            config_path(&format!("command: [sh, -c, '{script}'], {env}"))
+        };
+        for (script, expected) in [
+            ("litellm --config $CFG", "/a.yaml"),
+            ("exec litellm --config=${CFG} --port 4000", "/a.yaml"),
+            ("umask 022; litellm --config \"$DIR/c.yaml\"", "/b/c.yaml"),
+            ("time litellm --config \"$CFG\"", "/a.yaml"),
+        ] {
+            assert_eq!(path(script), Ok(Some(expected.into())), "{script}");
+        }
+        for script in [
+            "CFG=/c.yaml; litellm --config $CFG",
+            "read CFG < /f; litellm --config $CFG",
+            "litellm --config ${CFG:-/c.yaml}",
+            ". /e; litellm --config $CFG",
+            "eval \"$SETUP\"; litellm --config $CFG",
+            "litellm --config $TWO",
+            "litellm --config $CFGS",
+        ] {
+            assert_eq!(path(script), Err("HiddenConfigPath"), "{script}");
+        }
+        let brought = "command: [doppler, run, --, sh, -c, 'litellm --config $CFG'], env: [{name: CFG, value: /a.yaml}]";
+        assert_eq!(config_path(brought), Err("HiddenConfigPath"));
+        let hidden = "command: [sh, -c, 'litellm --config $CFG'], envFrom: [{secretRef: {name: e}}]";
+        assert_eq!(config_path(hidden), Err("HiddenConfigPath"));
+    }
+
+    #[test]
     fn a_path_that_is_hidden_or_that_litellm_ignores_is_an_error() {
         assert_eq!(config_path("args: [-c, $(X)]"), Err("HiddenConfigPath"));
         assert_eq!(

@@ -35,7 +35,7 @@ const fn wrapper(
     }
 }
 
-static WRAPPERS: [Wrapper; 25] = [
+static WRAPPERS: [Wrapper; 26] = [
     // Init processes.
     wrapper(
         &["tini", "tini-static", "dumb-init"],
@@ -99,6 +99,7 @@ static WRAPPERS: [Wrapper; 25] = [
             "--physcpubind",
         ],
     ),
+    wrapper(&["time"], None, 0, &["-f", "--format", "-o", "--output"]),
     wrapper(&["timeout"], None, 1, &["-k", "--kill-after", "-s", "--signal"]),
     wrapper(
         &["stdbuf"],
@@ -342,7 +343,8 @@ impl Wrapper {
     fn after_options<'a>(&self, words: Words<'a>) -> Words<'a> {
         let mut rest = words;
         while let Some((Some(word), after)) = rest.split_first() {
-            if word == "--" || !word.starts_with('-') {
+            let is_module = self.names.contains(&"uv") && matches!(word.as_str(), "-m" | "--module");
+            if word == "--" || !word.starts_with('-') || is_module {
                 return rest;
             }
             let has_value = !word.contains('=')
@@ -386,6 +388,24 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(" "),
         )
+    }
+
+    #[test]
+    fn a_module_behind_uv_is_left_for_python() {
+        for (line, expected) in [
+            (
+                "uv run -m litellm.proxy.proxy_cli --port 1",
+                "-m litellm.proxy.proxy_cli --port 1",
+            ),
+            (
+                "uv run --no-sync --module uvicorn x:app",
+                "--module uvicorn x:app",
+            ),
+            ("uv run --with a litellm -m x", "litellm -m x"),
+            ("/usr/bin/time -v -o /t litellm", "litellm"),
+        ] {
+            assert_eq!(unwrapped(line).as_deref(), Some(expected), "{line}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::command_line::{Words, flag};
 use super::environment::{Environment, VariableValue};
 use super::environment_source;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
-use super::shell_script::simple_commands;
+use super::shell_script::{expanded_commands, only_expands};
 
 /// What a container runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -115,7 +115,7 @@ pub(super) fn invocation(container: &Container, environment: &Environment) -> In
     };
     match role {
         _ if is_other_job => invocation(Role::Other, ArgumentsPlace::Appended),
-        Role::Shell => match script(container, environment, rest) {
+        Role::Shell => match script(container, environment, rest, environment_source.is_none()) {
             Some(in_script) => Invocation {
                 environment_source: environment_source.or(in_script.environment_source),
                 ..in_script
@@ -185,6 +185,8 @@ pub(super) fn program<'a>(words: Words<'a>, environment: &Environment) -> (Role,
             "uvicorn" | "granian" => application(after, Start::Server),
             "gunicorn" | "hypercorn" => application(after, Start::BindServer),
             name if name.starts_with("python") => python(after),
+            // Behind `uv run`.
+            "-m" | "--module" => python(rest),
             "sh" | "bash" | "ash" | "dash" | "busybox" => return (Role::Shell, rest),
             _ => Role::Program,
         };
@@ -212,7 +214,7 @@ fn command_line(after: Words) -> Role {
 fn python(words: Words) -> Role {
     let mut rest = behind_python_options(words);
     match rest.next().map(String::as_str) {
-        Some("-m") => match rest.next().map(String::as_str) {
+        Some("-m" | "--module") => match rest.next().map(String::as_str) {
             Some("uvicorn" | "granian") => application(words, Start::Server),
             Some("gunicorn" | "hypercorn") => application(words, Start::BindServer),
             Some(LAUNCHER) => Role::LiteLlm(Start::Launcher),
@@ -249,7 +251,7 @@ fn behind_python_options(words: Words<'_>) -> impl Iterator<Item = &String> {
         rest = match word.as_deref() {
             None => after,
             Some("-W" | "-X") => after.get(1..).unwrap_or_default(),
-            Some(option) if option.starts_with('-') && option != "-m" && option != "-c" => after,
+            Some(option) if option.starts_with('-') && !["-m", "--module", "-c"].contains(&option) => after,
             Some(_) => break,
         };
     }
@@ -269,8 +271,14 @@ fn application(words: Words, start: Start) -> Role {
     }
 }
 
-/// LiteLLM in a shell script, where one of its commands is LiteLLM. `words` begin with the shell.
-fn script(container: &Container, environment: &Environment, words: Words) -> Option<Invocation> {
+/// LiteLLM in a shell script, where one of its commands is LiteLLM. `words` begin with the shell. `has_own_variables`:
+/// the script sees the variables of the container as these are.
+fn script(
+    container: &Container,
+    environment: &Environment,
+    words: Words,
+    has_own_variables: bool,
+) -> Option<Invocation> {
     let at_script = script_index(words)?;
     let command = container.command.as_deref().unwrap_or_default();
     let arguments = container.args.as_deref().unwrap_or_default();
@@ -291,7 +299,14 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
         (Role::LiteLlm(start), rest) => Some((start, rest.to_vec())),
         _ => None,
     };
-    let commands = simple_commands(text);
+    let variable = |name: &str| {
+        let value = environment.get_or_hidden(name);
+        match value {
+            VariableValue::Literal(value) if has_own_variables && only_expands(text, name) => Some(value),
+            _ => None,
+        }
+    };
+    let commands = expanded_commands(text, &variable);
     let mut found = commands
         .iter()
         .filter_map(|command| litellm(command).map(|(start, words)| (command, start, words)));

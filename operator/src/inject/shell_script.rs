@@ -22,9 +22,21 @@ const PREFIXES: [&str; 3] = ["exec", "command", "time"];
 /// The simple commands of a script, in their order. Compound commands are not told apart: what counts is which
 /// word stands where a command begins.
 pub(super) fn simple_commands(script: &str) -> Vec<SimpleCommand> {
+    expanded_commands(script, &|_| None)
+}
+
+/// The same, with the values of the variables that are known.
+pub(super) fn expanded_commands(
+    script: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Vec<SimpleCommand> {
     let mut commands = Vec::new();
     let mut current: Vec<Word> = Vec::new();
-    for token in Tokens::new(script) {
+    let tokens = Tokens {
+        variable,
+        ..Tokens::new(script)
+    };
+    for token in tokens {
         match token {
             Token::Word(word) => current.push(word),
             Token::Output(_) => {}
@@ -33,6 +45,23 @@ pub(super) fn simple_commands(script: &str) -> Vec<SimpleCommand> {
     }
     commands.extend(command(current));
     commands
+}
+
+/// Whether the script does nothing with a variable but expand it, as far as text alone tells: it neither sets it nor runs
+/// something within the same shell that may.
+pub(super) fn only_expands(script: &str, name: &str) -> bool {
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let is_expanded = |at: usize| {
+        let (before, after) = (&script[..at], &script[at + name.len()..]);
+        let is_whole = !before.ends_with(is_of_name) && !after.starts_with(is_of_name);
+        !is_whole || before.ends_with('$') || before.ends_with("${") && after.starts_with('}')
+    };
+    let runs_other = |command: &SimpleCommand| {
+        let first = command.words.first().and_then(Option::as_deref);
+        matches!(first, Some("." | "source" | "eval"))
+    };
+    script.match_indices(name).all(|(at, _)| is_expanded(at))
+        && !simple_commands(script).iter().any(runs_other)
 }
 
 /// Whether a command of the script writes this file, as far as text alone tells: by a redirection, by an option for its
@@ -134,11 +163,16 @@ enum Token {
 struct Tokens<'a> {
     script: &'a str,
     at: usize,
+    variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl<'a> Tokens<'a> {
     fn new(script: &'a str) -> Self {
-        Self { script, at: 0 }
+        Self {
+            script,
+            at: 0,
+            variable: &|_| None,
+        }
     }
 
     fn rest(&self) -> &'a str {
@@ -195,6 +229,21 @@ impl<'a> Tokens<'a> {
         }
     }
 
+    /// The value of the variable that `$` begins, where it is known.
+    fn expansion(&mut self) -> Option<String> {
+        let begin = self.at;
+        self.skip_expansion();
+        let name = self.script[begin..self.at].strip_prefix('$')?;
+        let name = match name.strip_prefix('{') {
+            Some(braced) => braced.strip_suffix('}')?,
+            None => name,
+        };
+        let is_name = name
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        (self.variable)(name).filter(|_| is_name)
+    }
+
     fn word(&mut self) -> Word {
         let begin = self.at;
         let mut text = String::new();
@@ -228,18 +277,18 @@ impl<'a> Tokens<'a> {
                                 self.take();
                                 text.extend(self.take());
                             }
-                            '$' | '`' => {
-                                is_literal = false;
-                                self.skip_expansion();
-                            }
+                            '$' | '`' => match self.expansion() {
+                                Some(value) => text.push_str(&value),
+                                None => is_literal = false,
+                            },
                             _ => text.extend(self.take()),
                         }
                     }
                 }
-                '$' | '`' => {
-                    is_literal = false;
-                    self.skip_expansion();
-                }
+                '$' | '`' => match self.expansion().filter(|value| is_one_word(value)) {
+                    Some(value) => text.push_str(&value),
+                    None => is_literal = false,
+                },
                 // A pattern, or somebody's home.
                 '*' | '?' => {
                     is_literal = false;
@@ -324,6 +373,11 @@ impl Iterator for Tokens<'_> {
             }
         }
     }
+}
+
+/// Whether the shell makes nothing else of the value where it stands without quotes.
+fn is_one_word(value: &str) -> bool {
+    !value.is_empty() && !value.contains(|letter: char| letter.is_whitespace() || "*?[\\".contains(letter))
 }
 
 fn ends_word(letter: char) -> bool {

@@ -79,8 +79,33 @@ fn start(wrapper: &str, options: &[String]) -> (Option<Value>, Option<Value>) {
             Some(words(&["sh", "-c", "exec litellm \"$@\"", "--"])),
             Some(json!(options)),
         ),
+        "sh variable" => (
+            Some(words(&[
+                "sh",
+                "-c",
+                &format!("exec litellm {joined} $CONFIGURATION"),
+            ])),
+            None,
+        ),
+        "uv module" => (
+            Some(words(&["uv", "run", "-m", "litellm.proxy.proxy_cli"])),
+            Some(json!(options)),
+        ),
         "uvicorn" => (
             Some(words(&["uvicorn", "litellm.proxy.proxy_server:app"])),
+            Some(json!(options)),
+        ),
+        "granian" => (
+            Some(words(&[
+                "granian",
+                "--interface",
+                "asgi",
+                "litellm.proxy.proxy_server:app",
+            ])),
+            Some(json!(options)),
+        ),
+        "gunicorn" => (
+            Some(words(&["gunicorn", "-w", "2", "litellm.proxy.proxy_server:app"])),
             Some(json!(options)),
         ),
         wrapper => {
@@ -95,6 +120,8 @@ fn generate(number: u64) -> Generated {
     let mut choices = Choices::of_pod(number);
     let wrapper = choices.one(&[
         "image",
+        "image",
+        "litellm",
         "litellm",
         "in command",
         "sh",
@@ -108,8 +135,14 @@ fn generate(number: u64) -> Generated {
         "vault-env",
         "doppler run --",
         "own-tool --verbose --",
+        "time -v",
+        "uv module",
+        "sh variable",
+        "granian",
+        "granian",
+        "gunicorn",
     ]);
-    let is_uvicorn = wrapper == "uvicorn";
+    let is_uvicorn = ["uvicorn", "granian", "gunicorn"].contains(&wrapper);
     let mut options: Vec<String> = Vec::new();
     let mut env: Vec<Value> = Vec::new();
 
@@ -171,7 +204,9 @@ fn generate(number: u64) -> Generated {
     let mut config = None;
     if source != "none" {
         config = Some(path.to_owned());
-        if is_uvicorn || choices.one(&[true, false]) {
+        if wrapper == "sh variable" {
+            env.push(json!({"name": "CONFIGURATION", "value": format!("--config={path}")}));
+        } else if is_uvicorn || choices.one(&[true, false]) {
             env.push(json!({"name": "CONFIG_FILE_PATH", "value": path}));
         } else {
             options.extend(["--config".to_owned(), path.to_owned()]);
@@ -203,6 +238,15 @@ fn generate(number: u64) -> Generated {
             container["livenessProbe"] = json!({"httpGet": {"path": "/health/liveliness", "port": port}});
         }
         "tcp" => container["readinessProbe"] = json!({"tcpSocket": {"port": port}}),
+        _ => {}
+    }
+
+    // Most pods have none: one of any name may hide the configuration, so that a pod is left alone for nothing else.
+    match choices.one(&[0_u8, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]) {
+        0 | 1 => {
+            container["envFrom"] = json!([{"prefix": "DB_", "secretRef": {"name": "database"}}]);
+        }
+        2 => container["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]),
         _ => {}
     }
 

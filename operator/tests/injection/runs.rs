@@ -23,8 +23,9 @@ const PROGRAMS: [&str; 7] = [
     "python3",
 ];
 /// Each drops its own words and runs the rest.
-const WRAPPERS: [&str; 12] = [
+const WRAPPERS: [&str; 13] = [
     "tini",
+    "time",
     "dumb-init",
     "ddtrace-run",
     "uv",
@@ -64,7 +65,7 @@ impl StandIns {
         let tell = "here=$(cd \"${0%/*}\" && pwd); case $here in */docker) here=${here%/docker};; esac\n\
                     printf '%s\\0' \"${0##*/}\" \"$@\" > \"$here/words\"; env -0 > \"$here/environment\"\n";
         let run_rest = format!(
-            "while [ $# -gt 0 ]; do case $1 in run|--) shift;; {WITH_VALUE}) shift 2;; -*) shift;; *) break;; esac; \
+            "while [ $# -gt 0 ]; do case $1 in run|--) shift;; -m|--module) set -- python \"$@\"; break;; {WITH_VALUE}) shift 2;; -*) shift;; *) break;; esac; \
              done\nexec \"$@\"\n"
         );
         let programs = PROGRAMS.map(|name| (name, tell));
