@@ -18,8 +18,9 @@ use tracing::{info, warn};
 use crate::certificates::Certificates;
 use crate::entitlement::entitled;
 use crate::http::read_body;
-use crate::inject::{self, RoutesInPod, Settings};
+use crate::inject::{self, NamespaceLimits, RoutesInPod, Settings};
 use crate::metrics::Metrics;
+use crate::namespace_limits::NamespaceLimitsLookup;
 use crate::pod_owners::{PodOwners, controller};
 use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::Resources;
@@ -40,6 +41,7 @@ pub struct Admission {
     pub calls: WebhookCalls,
     pub refused: RefusedPods,
     pub owners: PodOwners,
+    pub namespace_limits: NamespaceLimitsLookup,
 }
 
 pub fn router(admission: Admission) -> Router {
@@ -71,7 +73,14 @@ async fn review(
     let mut settings = admission.settings.clone();
     settings.operator.ca = admission.certificates.authority();
     // Anybody may ask; who asks for a pod that no workload of the namespace makes hears of no route.
-    let is_owned = !entitled.is_empty() && admission.is_owned(&request).await;
+    let (is_owned, namespace_limits) = match entitled.is_empty() {
+        true => (false, NamespaceLimits::default()),
+        false => tokio::join!(admission.is_owned(&request), admission.namespace_limits(&request)),
+    };
+    // What they say is as little for a stranger.
+    if is_owned {
+        settings.namespace_limits = namespace_limits;
+    }
     settings.routes_in_pod = match is_owned {
         true => RoutesInPod::Told,
         false => RoutesInPod::Withheld,
@@ -121,6 +130,11 @@ impl Admission {
         let metadata = request.object.as_ref().map(|pod| &pod.metadata);
         let owners = metadata.and_then(|metadata| metadata.owner_references.as_deref());
         self.owners.exist(namespace, owners.unwrap_or_default()).await
+    }
+
+    async fn namespace_limits(&self, request: &AdmissionRequest<Pod>) -> NamespaceLimits {
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        self.namespace_limits.list(namespace).await
     }
 
     /// A pod that is refused never exists, and one that has no room for an annotation cannot say why it has no sidecar.

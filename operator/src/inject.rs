@@ -12,6 +12,7 @@
 //! - `warnings` and `unknown_keys`: what is told besides.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
 //! - `settings` and `resources`: what every sidecar gets, checked when the operator starts. `security_context`.
+//! - `namespace_limits`: what ResourceQuotas and LimitRanges demand of it.
 //!
 //! All of them look through a previous injection (`previous`), so that injecting twice is injecting once.
 //! `docs/injection.md` tells users about it.
@@ -32,6 +33,7 @@ mod later_webhooks;
 pub mod lenient_settings;
 mod litellm_options;
 mod mesh;
+mod namespace_limits;
 mod no_proxy;
 mod operations;
 mod options;
@@ -60,6 +62,7 @@ mod wrapper;
 
 pub use decision::{Decision, SkipReason, decide};
 pub use error::{ANNOTATIONS_TOO_LARGE, InjectionError, NOT_INJECTED_REASONS};
+pub use namespace_limits::NamespaceLimits;
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
 pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError};

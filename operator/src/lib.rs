@@ -21,6 +21,7 @@ mod liveness;
 mod log;
 mod managed_keys;
 mod metrics;
+mod namespace_limits;
 mod namespaces;
 mod not_watched;
 mod pod_owners;

@@ -30,6 +30,7 @@ use crate::liveness::Liveness;
 use crate::log;
 use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
+use crate::namespace_limits::NamespaceLimitsLookup;
 use crate::namespaces::{ExcludedNamespaces, Namespaces};
 use crate::pod_owners::PodOwners;
 use crate::pods::{PodNotices, Pods};
@@ -243,6 +244,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         calls: webhook_calls,
         refused: refused.clone(),
         owners: PodOwners::new(client.clone()),
+        namespace_limits: NamespaceLimitsLookup::new(client.clone()),
     };
     let authenticator = Authenticator::new(client.clone());
     let replicas = Replicas {

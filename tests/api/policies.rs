@@ -3,6 +3,7 @@
 
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use mcp_auth_tests::resource::owned;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
@@ -118,6 +119,78 @@ async fn a_quota_that_demands_limits_and_a_limit_range_are_met_by_an_annotation_
     pod["metadata"]["annotations"] = json!({"mcpauth.dev/resources": stated});
     let taken = tried(&world, &pod).await.unwrap();
     assert!(has_sidecar(&taken), "{taken:?}");
+}
+
+#[tokio::test]
+async fn quotas_and_limit_ranges_are_met_without_an_annotation_or_the_pod_starts_as_it_was() {
+    let world = world("policies-limits").await;
+    let quotas: Api<ResourceQuota> = world.api();
+    let quota =
+        json!({"metadata": {"name": "team"}, "spec": {"hard": {"limits.cpu": "4", "limits.memory": "2Gi"}}});
+    let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+    quotas.create(&PostParams::default(), &quota).await.unwrap();
+    // No controller runs here that would count what is used.
+    let count = async |used_memory: &str| {
+        let hard = json!({"limits.cpu": "4", "limits.memory": "2Gi"});
+        let used = json!({"limits.cpu": "0", "limits.memory": used_memory});
+        let status = Patch::Merge(json!({"status": {"hard": hard, "used": used}}));
+        quotas
+            .patch_status("team", &PatchParams::default(), &status)
+            .await
+            .unwrap();
+    };
+    count("0").await;
+    let mut pod = litellm("limits", container());
+    pod["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    // Without this the rest would show nothing.
+    let mut stateless = litellm("stateless", container());
+    stateless["metadata"]["labels"] = json!({});
+    let refused = until(
+        "the quota is known",
+        async || tried(&world, &stateless).await,
+        Result::is_err,
+    )
+    .await;
+    assert!(
+        refused
+            .unwrap_err()
+            .contains("must specify limits.cpu for: litellm")
+    );
+    let pod = owned(&world, pod).await;
+    let sidecar = |pod: &Pod| {
+        let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.clone());
+        serde_json::to_value(&containers.unwrap_or_default()[0].resources).unwrap()
+    };
+    let taken = tried(&world, &pod).await.unwrap();
+    assert_eq!(sidecar(&taken)["limits"]["cpu"], "250m");
+
+    let ranges: Api<LimitRange> = world.api();
+    let range = json!({"metadata": {"name": "range"}, "spec": {"limits": [
+        {"type": "Container", "min": {"cpu": "50m"}, "max": {"cpu": "1", "memory": "1Gi"},
+         "maxLimitRequestRatio": {"memory": "2"}},
+    ]}});
+    let range: LimitRange = serde_json::from_value(range).unwrap();
+    ranges.create(&PostParams::default(), &range).await.unwrap();
+    until(
+        "the range is known",
+        async || sidecar(&tried(&world, &pod).await.unwrap())["requests"].clone(),
+        |requests| requests["cpu"] == "50m",
+    )
+    .await;
+
+    count("1Gi").await;
+    let left_alone = until(
+        "what is used is known",
+        async || tried(&world, &pod).await,
+        |tried| tried.as_ref().is_ok_and(|pod| !has_sidecar(pod)),
+    )
+    .await
+    .unwrap();
+    let why = left_alone.metadata.annotations.unwrap_or_default()["mcpauth.dev/not-injected"].clone();
+    assert!(
+        why.starts_with("ExceedsQuota: ") && why.contains("`team`"),
+        "{why}"
+    );
 }
 
 #[tokio::test]

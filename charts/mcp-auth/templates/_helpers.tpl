@@ -197,6 +197,10 @@ that are known when the chart is installed: each is then watched by its name. */
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
+# What the namespace demands of the sidecar's resources.
+- apiGroups: [""]
+  resources: [resourcequotas, limitranges]
+  verbs: [list]
 {{- end }}
 
 {{/* The ports of the proxies in egressProxy: those of the URLs, or the default ones of their schemes. */}}

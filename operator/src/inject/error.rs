@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::annotations::{CONFIG_PATH, CONTAINER, INBOUND, PORT};
+use super::annotations::{CONFIG_PATH, CONTAINER, INBOUND, PORT, RESOURCES};
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum InjectionError {
@@ -85,6 +85,15 @@ pub enum InjectionError {
     )]
     RelativeConfigPath { container: String },
     #[error(
+        "the ResourceQuota `{quota}` has room for the pod, and not for the sidecar besides ({resource}); raise it, or state less \
+         for the sidecar in the annotation {RESOURCES}"
+    )]
+    ExceedsQuota { quota: String, resource: String },
+    #[error(
+        "by the LimitRange `{range}` {what}; change it, or state the sidecar's resources in the annotation {RESOURCES}"
+    )]
+    OutsideLimitRange { range: String, what: String },
+    #[error(
         "LiteLLM ignores the configuration `{path}`, whose name ends neither in .yaml nor in .yml; rename it"
     )]
     ConfigNotYaml { path: String },
@@ -153,7 +162,7 @@ pub enum InjectionError {
 pub const ANNOTATIONS_TOO_LARGE: &str = "AnnotationsTooLarge";
 
 /// What [`InjectionError::reason`] may be, for whoever reads one back from a pod.
-pub const NOT_INJECTED_REASONS: [&str; 30] = [
+pub const NOT_INJECTED_REASONS: [&str; 32] = [
     "InvalidMetadata",
     "NoTarget",
     "SeveralTargets",
@@ -184,6 +193,8 @@ pub const NOT_INJECTED_REASONS: [&str; 30] = [
     "CaTooLarge",
     ANNOTATIONS_TOO_LARGE,
     "Reserved",
+    "ExceedsQuota",
+    "OutsideLimitRange",
 ];
 
 impl InjectionError {
@@ -220,6 +231,8 @@ impl InjectionError {
             Self::CaTooLarge => "CaTooLarge",
             Self::AnnotationsTooLarge => ANNOTATIONS_TOO_LARGE,
             Self::Reserved { .. } => "Reserved",
+            Self::ExceedsQuota { .. } => "ExceedsQuota",
+            Self::OutsideLimitRange { .. } => "OutsideLimitRange",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not
 //! repeat it.
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use mcp_auth_protocol::otlp::OtlpEndpoint;
 
@@ -12,7 +12,7 @@ use super::annotations::{
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
-use super::resources;
+use super::resources::{self, SidecarResources};
 use super::security_context::StatedSecurityContext;
 use super::settings::{AuditOutput, SecretKey, Settings, is_object_name};
 
@@ -168,7 +168,7 @@ pub(super) fn sidecar_resources(
     pod: &Pod,
     spec: &PodSpec,
     settings: &Settings,
-) -> Result<ResourceRequirements, InjectionError> {
+) -> Result<SidecarResources, InjectionError> {
     let base = resources::without_those_of_pod(&settings.resources, spec.resources.as_ref());
     let stated = parse_annotation(
         pod,
@@ -176,7 +176,10 @@ pub(super) fn sidecar_resources(
         r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory (64Mi, not 64m; 16Mi at least), and no request above its limit"#,
         |text| resources::with_stated(&base, text),
     )?;
-    Ok(stated.unwrap_or(base))
+    Ok(stated.unwrap_or(SidecarResources {
+        all: base,
+        stated: None,
+    }))
 }
 
 const SWITCH: &str = "`enabled` or `disabled`";

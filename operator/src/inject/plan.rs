@@ -18,6 +18,7 @@ use super::environment_entries::copied;
 use super::error::InjectionError;
 use super::keepalive;
 use super::mesh;
+use super::namespace_limits::{self, Place};
 use super::no_proxy;
 use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
@@ -131,6 +132,18 @@ pub(super) fn plan(
     if let (Some(path), None) = (&original, &previous) {
         check_written_before(spec, container, &wrapper, path)?;
     }
+    let position = sidecar_position(spec, &wrapper);
+    let resources = sidecar_resources(pod, spec, settings)?;
+    let resources = match previous {
+        // Those that it has are not changed.
+        Some(_) => resources.all,
+        None => namespace_limits::fit(
+            Place { spec, position },
+            resources.all,
+            resources.stated.as_ref(),
+            &settings.namespace_limits,
+        )?,
+    };
     let ports = ports::choose(
         spec,
         container,
@@ -154,7 +167,7 @@ pub(super) fn plan(
         words: invocation.words.clone(),
         ports,
         original,
-        position: sidecar_position(spec, &wrapper),
+        position,
         wrapper,
         wrapper_option,
         routes,
@@ -167,7 +180,7 @@ pub(super) fn plan(
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
         },
-        resources: sidecar_resources(pod, spec, settings)?,
+        resources,
         audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
         tool_prefix_separator: copied(container, TOOL_PREFIX_SEPARATOR, env::TOOL_PREFIX_SEPARATOR),

@@ -9,11 +9,11 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 /// What a sidecar can use.
-const NAMES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+pub(super) const NAMES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// The billionths in a unit.
-const NANO: i128 = 1_000_000_000;
+pub(super) const NANO: i128 = 1_000_000_000;
 /// No sidecar runs with less memory, and LiteLLM starts after it: what states less has mistaken the unit.
-const LEAST_MEMORY_BYTES: i128 = 16 * 1024 * 1024;
+pub(super) const LEAST_MEMORY_BYTES: i128 = 16 * 1024 * 1024;
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum ResourcesError {
@@ -73,21 +73,33 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     })
 }
 
+/// What a pod's annotation states of its sidecar's resources.
+#[derive(Debug, PartialEq)]
+pub(super) struct SidecarResources {
+    /// With those of the settings.
+    pub all: ResourceRequirements,
+    pub stated: Option<ResourceRequirements>,
+}
+
 /// What an annotation states, over what the settings say; `None` if it is none, or if the API server would refuse what
 /// comes of it.
-pub(super) fn with_stated(settings: &ResourceRequirements, text: &str) -> Option<ResourceRequirements> {
+pub(super) fn with_stated(settings: &ResourceRequirements, text: &str) -> Option<SidecarResources> {
     let stated = deserialize(&mut serde_json::Deserializer::from_str(text)).ok()?;
-    let over = |base: &Option<BTreeMap<String, Quantity>>, stated: Option<BTreeMap<String, Quantity>>| {
+    let over = |base: &Option<BTreeMap<String, Quantity>>, stated: &Option<BTreeMap<String, Quantity>>| {
         let mut quantities = base.clone().unwrap_or_default();
-        quantities.extend(stated.unwrap_or_default());
+        quantities.extend(stated.clone().unwrap_or_default());
         (!quantities.is_empty()).then_some(quantities)
     };
     let resources = ResourceRequirements {
-        requests: over(&settings.requests, stated.requests),
-        limits: over(&settings.limits, stated.limits),
+        requests: over(&settings.requests, &stated.requests),
+        limits: over(&settings.limits, &stated.limits),
         claims: None,
     };
-    check(&resources).is_ok().then_some(resources)
+    check(&resources).ok()?;
+    Some(SidecarResources {
+        all: resources,
+        stated: Some(stated),
+    })
 }
 
 /// The settings without what the pod states for all of its containers together (pod-level resources).
@@ -161,7 +173,7 @@ fn amounts<'a>(
 
 /// Kubernetes' grammar of quantities: a decimal number that is not negative, and a suffix that is binary
 /// (`Ki` to `Ei`), decimal (`n` to `E`) or an exponent. In billionths, which is as fine as Kubernetes is.
-fn nano_units(text: &str) -> Option<i128> {
+pub(super) fn nano_units(text: &str) -> Option<i128> {
     let number_end = text
         .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
         .unwrap_or(text.len());
@@ -242,7 +254,7 @@ mod tests {
             r#"{"limits": {"cpu": "100m"}, "requests": {"cpu": 0.05}}"#,
         )
         .unwrap();
-        let shown = serde_json::to_value(&stated).unwrap();
+        let shown = serde_json::to_value(&stated.all).unwrap();
         let expected = serde_json::json!({
             "requests": {"cpu": "0.05", "memory": "32Mi"}, "limits": {"cpu": "100m", "memory": "128Mi"},
         });

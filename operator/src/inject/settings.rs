@@ -5,6 +5,7 @@ use mcp_auth_protocol::otlp::{OtlpEndpoint, OtlpEndpointError};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::namespace_limits::NamespaceLimits;
 use super::resources::{self, ResourcesError};
 use super::security_context::{self, StatedSecurityContext};
 
@@ -43,6 +44,9 @@ pub struct Settings {
     /// Whether the pod's environment gets the routes. It is not in the file: each review decides.
     #[serde(skip)]
     pub routes_in_pod: RoutesInPod,
+    /// What the pod's namespace allows its pods. It is not in the file: each review looks it up.
+    #[serde(skip)]
+    pub namespace_limits: NamespaceLimits,
     /// How the operator is reached. It is not in the file: the operator adds it.
     #[serde(skip)]
     pub operator: OperatorEndpoint,
