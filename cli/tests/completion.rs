@@ -1,6 +1,7 @@
 //! Completion in the shells themselves, and by kubectl itself. A shell or a kubectl that is not there is named as skipped; bash has to be.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::print_stderr, reason = "what is skipped is said")]
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;

@@ -293,21 +293,16 @@ impl TokenLifecycle {
         }
         self.state.next_attempt_at = match is_permanent {
             true => self.breaker.failed_permanently(now, &error, &self.policy),
-            false => self.breaker.failed(now, &error, self.max_backoff(), &self.policy),
+            false => {
+                let longest = schedule::longest_backoff(self.has_good_token(), self.breaker.failures + 1);
+                self.breaker.failed(now, &error, longest, &self.policy)
+            }
         };
         tracing::warn!(
             reason = error.reason(), message = error.message(), failures = self.breaker.failures,
             next_attempt_at = %self.state.next_attempt_at, "token request failed"
         );
         self.state.last_error = Some(Failure { at: now, error });
-    }
-
-    /// How long the pause after a failure may be.
-    fn max_backoff(&self) -> Duration {
-        match self.has_good_token() {
-            true => schedule::MAX_BACKOFF,
-            false => schedule::MAX_BACKOFF_WITHOUT_TOKEN,
-        }
     }
 
     /// The pause after the last failure was for as long as there was a token.
@@ -317,7 +312,7 @@ impl TokenLifecycle {
             Some(Failure { error, .. }) if error.is_permanent() || error.retry_after().is_some() => return,
             Some(_) => {
                 let failures = self.breaker.failures;
-                let longest = schedule::MAX_BACKOFF_WITHOUT_TOKEN;
+                let longest = schedule::longest_backoff(false, failures);
                 schedule::retry_at(now, failures, None, longest, &self.policy)
             }
         };

@@ -20,9 +20,11 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Bounds of the wait after failures.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// The same while there is no token that calls could go out with: by as much as this they may fail for longer than the
-/// authorization server does. How many requests that comes to for one server is bounded by [`crate::RequestLimiter`].
-pub(crate) const MAX_BACKOFF_WITHOUT_TOKEN: Duration = Duration::from_secs(5);
+/// The same while there is no token that calls could go out with, for as many failures in a row, which take some six minutes:
+/// by as much as this calls may fail for longer than the authorization server does. How many requests that comes to for one
+/// server is bounded by [`crate::RequestLimiter`].
+const MAX_BACKOFF_WITHOUT_TOKEN: Duration = Duration::from_secs(5);
+const SHORT_PAUSES: u32 = 120;
 /// The same after failures that last until somebody changes something. A change of the resource or of a Secret
 /// is noticed at once; this is for changes at the authorization server, which nobody tells of. The first waits are
 /// short, since a server that is being set up, or that is ill for a moment, fails in the same ways.
@@ -47,6 +49,14 @@ pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Time
     let wait = with_jitter(wait, policy.random);
     let shortest = MIN_WAIT.min(life / 2).max(MIN_INTERVAL);
     time_after(token.issued_at.min(now), wait.max(shortest).min(life))
+}
+
+/// How long the pause after this many failures in a row may be.
+pub(crate) fn longest_backoff(has_token: bool, failures: u32) -> Duration {
+    match has_token || failures > SHORT_PAUSES {
+        true => MAX_BACKOFF,
+        false => MAX_BACKOFF_WITHOUT_TOKEN,
+    }
 }
 
 /// When the next request is made after `failures` of them in a row: exponential with full jitter up to `longest`, and no
@@ -181,16 +191,22 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_backoff_ends_at_five_seconds_and_a_server_that_asks_for_more_gets_it() {
+    fn without_a_token_backoff_ends_at_five_seconds_for_minutes_and_a_server_that_asks_for_more_gets_it() {
         let retried_after = |failures, retry_after| {
             let policy = policy("33%", || 1.0);
-            retry_at(now(), failures, retry_after, MAX_BACKOFF_WITHOUT_TOKEN, &policy)
-                .duration_since(now())
-                .as_secs()
+            retry_at(
+                now(),
+                failures,
+                retry_after,
+                longest_backoff(false, failures),
+                &policy,
+            )
+            .duration_since(now())
+            .as_secs()
         };
         assert_eq!(
-            [1, 2, 3, u32::MAX].map(|failures| retried_after(failures, None)),
-            [2, 4, 5, 5]
+            [1, 2, 3, 120, 121].map(|failures| retried_after(failures, None)),
+            [2, 4, 5, 5, 60]
         );
         assert_eq!(retried_after(9, RetryAfter::parse("30")), 33);
     }

@@ -1,5 +1,6 @@
 //! Tokens that are bound to a key (RFC 9449), and the nonces that servers demand.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,7 +114,7 @@ async fn a_nonce_that_is_demanded_is_used_at_once_and_the_newest_from_then_on() 
 
 /// Refuses proofs whose time is not within half a minute of its own clock, which is `ahead` seconds from that of the machine.
 async fn refuses_other_times(ahead: i64) -> Scripted {
-    Scripted::start(async move |request: Request<Incoming>| {
+    let answer = move |request: Request<Incoming>| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let own = i64::try_from(now).unwrap() + ahead;
         let proof = request.headers()["dpop"].to_str().unwrap();
@@ -127,8 +128,8 @@ async fn refuses_other_times(ahead: i64) -> Scripted {
         let answer = answer.status(401);
         let answer = answer.header("www-authenticate", r#"DPoP error="invalid_dpop_proof""#);
         answer.body(whole("")).unwrap()
-    })
-    .await
+    };
+    Scripted::start(move |request| std::future::ready(answer(request))).await
 }
 
 #[tokio::test]
@@ -153,15 +154,15 @@ async fn a_proof_is_of_the_time_that_the_servers_clock_shows() {
 /// Whatever time it says, a server that takes no proof is told of as one that takes no token.
 #[tokio::test]
 async fn a_server_whose_clock_is_another_with_each_answer_is_not_asked_without_end() {
-    let hours = AtomicU64::new(1);
-    let upstream = Scripted::start(async move |_| {
+    let hours = Arc::new(AtomicU64::new(1));
+    let upstream = Scripted::start(move |_| {
         let hour = hours.fetch_add(1, Ordering::Relaxed);
         let date = SystemTime::now() + Duration::from_secs(3600 * hour);
         let answer = Response::builder()
             .status(401)
             .header("date", httpdate::fmt_http_date(date));
         let answer = answer.header("www-authenticate", r#"DPoP error="invalid_dpop_proof""#);
-        answer.body(whole("")).unwrap()
+        std::future::ready(answer.body(whole("")).unwrap())
     })
     .await;
     let url = format!("http://{}/mcp", upstream.address);
