@@ -51,7 +51,8 @@ async fn admission() -> Admission {
         metrics: Metrics::default(),
         calls: WebhookCalls::new(Timestamp::now(), 10250),
         refused: RefusedPods::new(mpsc::unbounded_channel().0),
-        owners: PodOwners::new(client),
+        owners: PodOwners::new(client.clone()),
+        namespace_limits: NamespaceLimitsLookup::new(client),
     }
 }
 
