@@ -22,9 +22,13 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
 sleeper = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 
 
-def included():
+def includes():
     wrapper = open(os.environ["CONFIG_FILE_PATH"]).read() if "CONFIG_FILE_PATH" in os.environ else "include: []"
-    return [open(file).read() for file in json.loads(wrapper.removeprefix("include: "))]
+    return json.loads(wrapper.removeprefix("include: "))
+
+
+def included():
+    return [open(file).read() for file in includes()]
 
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
@@ -103,7 +107,8 @@ report = {"pid": os.getpid(), "sleeper": sleeper.pid, "parent": os.getppid(), "w
 if "CONFIG_FILE_PATH" in os.environ:
     processes = {"sleeper": sleeper.pid, "supervisor": os.getppid(), "mcp-auth": parent(os.getppid())}
     report["can_read"] = {name: can_be_read(pid) for name, pid in processes.items()}
-    report["folder"] = oct(os.stat(os.path.dirname(os.environ["CONFIG_FILE_PATH"])).st_mode & 0o777)
+    # The overlay is included last.
+    report["folder"] = oct(os.stat(os.path.dirname(includes()[-1])).st_mode & 0o777)
 with open(os.environ["REPORT"] + ".new", "w") as file:
     json.dump(report, file)
 os.rename(os.environ["REPORT"] + ".new", os.environ["REPORT"])

@@ -99,46 +99,46 @@ fn tokens_of_one_client_for_different_scopes_add_up_and_its_resources_are_named_
     let (mail, wiki) = (requested_at(0), requested_at(0));
     let of_mail = counted(&mail, "mail", "of-mail", 3 * HOUR, None);
     usages.update(&resource("mail"), of_mail, after(1));
-    let of_wiki = counted(&wiki, "wiki", "of-wiki", HOUR, Some(7));
+    let of_wiki = counted(&wiki, "wiki", "of-wiki", HOUR, Some(6));
     let told = usages.update(&resource("wiki"), of_wiki, after(1)).usage.unwrap();
-    assert_eq!(told.today.forecast, 7, "alone it would do");
+    assert_eq!(told.today.forecast, 6, "alone it would do");
     let of_client = told.client.clone().unwrap();
     assert_eq!(
         *of_client.largest,
-        [("wiki".to_owned(), 7), ("mail".to_owned(), 3)]
+        [("wiki".to_owned(), 6), ("mail".to_owned(), 2)]
     );
-    assert_eq!(told.of_client(), (2, 10));
+    assert_eq!(told.of_client(), (2, 8));
 
     // Another namespace is told nothing of it, and another client's tokens are its own.
     let elsewhere = ResourceRef {
         namespace: "other".into(),
         name: "wiki".into(),
     };
-    let of_elsewhere = counted(&wiki, "wiki", "of-wiki", HOUR, Some(7));
+    let of_elsewhere = counted(&wiki, "wiki", "of-wiki", HOUR, Some(6));
     let told = usages.update(&elsewhere, of_elsewhere, after(1)).usage.unwrap();
     assert_eq!(told.client, None);
     let nobody = CountedResource {
         client: CountedClient::Alone,
-        ..counted(&requested_at(0), "wiki", "of-nobody", HOUR, Some(7))
+        ..counted(&requested_at(0), "wiki", "of-nobody", HOUR, Some(6))
     };
     let told = usages
         .update(&resource("nobody"), nobody, after(1))
         .usage
         .unwrap();
-    assert_eq!((told.of_client(), told.client), ((1, 7), None));
+    assert_eq!((told.of_client(), told.client), ((1, 6), None));
 }
 
 #[test]
 fn who_states_a_quota_is_told_anew_when_another_resource_of_the_client_makes_the_difference() {
     let mut usages = ClientUsages::default();
     let (mail, wiki) = (requested_at(0), requested_at(0));
-    let of_wiki = || counted(&wiki, "wiki", "of-wiki", HOUR, Some(7));
+    let of_wiki = || counted(&wiki, "wiki", "of-wiki", HOUR, Some(6));
     let alone = usages.update(&resource("wiki"), of_wiki(), after(1));
-    assert_eq!((forecast(&alone), alone.client_quota), (Some(7), Some(7)));
+    assert_eq!((forecast(&alone), alone.client_quota), (Some(6), Some(6)));
     let of_mail = || counted(&mail, "mail", "of-mail", 3 * HOUR, None);
     let beside = usages.update(&resource("mail"), of_mail(), after(1));
     assert_eq!(beside.news_of, [resource("wiki")]);
-    assert_eq!(beside.client_quota, Some(7), "its users' tokens count towards it");
+    assert_eq!(beside.client_quota, Some(6), "its users' tokens count towards it");
     usages.update(&resource("wiki"), of_wiki(), after(1));
     let same = usages.update(&resource("mail"), of_mail(), after(2));
     assert_eq!(same.news_of, [], "it was said");
@@ -215,7 +215,7 @@ fn a_resource_that_shares_no_token_now_is_expected_to_request_its_own() {
         .update(&resource("wiki"), alone(&wiki, 600), after(1))
         .usage
         .unwrap();
-    assert_eq!((told.today.forecast, told.of_client().1), (37, 74));
+    assert_eq!((told.today.forecast, told.of_client().1), (36, 72));
     // What requests none any more has what it took.
     let ended = CountedResource {
         service: None,
