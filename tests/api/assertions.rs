@@ -145,7 +145,10 @@ async fn a_jwt_svid_of_spiffe_is_verified_by_its_trust_domain_s_bundle() {
             json!(name);
         let applied = world.apply(&tools).await.unwrap();
         let told = refusal_of(&world, &applied, "invalid_client", "invalid_client").await;
-        assert!(told.contains("clientAssertion"), "{told}");
+        assert!(
+            told.contains("assertion (its issuer, subject and audience)"),
+            "{told}"
+        );
     }
     assert_eq!(granted_by_assertion(id).await, 0);
 

@@ -113,7 +113,7 @@ fn expected(provider: &str, web: &str) -> EffectiveOAuth2 {
         "ServiceNow" => json!({
             "tokenUrl": format!("{web}/oauth_token.do"), "grantAssertionAudience": "0a1b2c3d4e5f",
         }),
-        "PingFederate" => json!({}),
+        "PingFederate" => json!({"acceptedAudiences": [SERVER_URL]}),
         "Ory" => json!({"audience": SERVER_URL, "clientAssertionAudience": format!("{web}/oauth2/token")}),
         "Zitadel" => json!({
             "scopes": ["openid", "urn:zitadel:iam:org:project:id:123456789:aud"],

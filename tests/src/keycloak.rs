@@ -184,7 +184,7 @@ fn audience(included: Value) -> Value {
 async fn find_client(id: &str) -> Value {
     let path = format!("/clients?clientId={id}");
     let mut found = administer(reqwest::Method::GET, &path, json!(null)).await;
-    found[0].take()
+    found.get_mut(0).map(Value::take).unwrap_or_default()
 }
 
 async fn put_client(client: Value) {

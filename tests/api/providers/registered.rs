@@ -133,16 +133,17 @@ impl Registered {
     }
 }
 
-/// The objects that are the value of a field whose name ends in `Ref`.
+/// The objects that are the value of a field whose name ends in `Ref`, but those that name a ConfigMap.
 fn references(value: &Value) -> Vec<Value> {
     let Some(object) = value.as_object() else {
         return Vec::new();
     };
-    let below = object
-        .iter()
-        .flat_map(|(field, value)| match field.ends_with("Ref") {
-            true => vec![value.clone()],
-            false => references(value),
-        });
+    let below =
+        object.iter().flat_map(
+            |(field, value)| match field.ends_with("Ref") && field != "configMapKeyRef" {
+                true => vec![value.clone()],
+                false => references(value),
+            },
+        );
     below.collect()
 }

@@ -99,7 +99,7 @@ fn tokens_of_one_client_for_different_scopes_add_up_and_its_resources_are_named_
     let (mail, wiki) = (requested_at(0), requested_at(0));
     let of_mail = counted(&mail, "mail", "of-mail", 3 * HOUR, None);
     usages.update(&resource("mail"), of_mail, after(1));
-    let of_wiki = counted(&wiki, "wiki", "of-wiki", HOUR, Some(6));
+    let of_wiki = counted(&wiki, "wiki", "of-wiki", HOUR, Some(7));
     let told = usages.update(&resource("wiki"), of_wiki, after(1)).usage.unwrap();
     assert_eq!(told.today.forecast, 6, "alone it would do");
     let of_client = told.client.clone().unwrap();
@@ -114,12 +114,12 @@ fn tokens_of_one_client_for_different_scopes_add_up_and_its_resources_are_named_
         namespace: "other".into(),
         name: "wiki".into(),
     };
-    let of_elsewhere = counted(&wiki, "wiki", "of-wiki", HOUR, Some(6));
+    let of_elsewhere = counted(&wiki, "wiki", "of-wiki", HOUR, Some(7));
     let told = usages.update(&elsewhere, of_elsewhere, after(1)).usage.unwrap();
     assert_eq!(told.client, None);
     let nobody = CountedResource {
         client: CountedClient::Alone,
-        ..counted(&requested_at(0), "wiki", "of-nobody", HOUR, Some(6))
+        ..counted(&requested_at(0), "wiki", "of-nobody", HOUR, Some(7))
     };
     let told = usages
         .update(&resource("nobody"), nobody, after(1))
@@ -132,13 +132,13 @@ fn tokens_of_one_client_for_different_scopes_add_up_and_its_resources_are_named_
 fn who_states_a_quota_is_told_anew_when_another_resource_of_the_client_makes_the_difference() {
     let mut usages = ClientUsages::default();
     let (mail, wiki) = (requested_at(0), requested_at(0));
-    let of_wiki = || counted(&wiki, "wiki", "of-wiki", HOUR, Some(6));
+    let of_wiki = || counted(&wiki, "wiki", "of-wiki", HOUR, Some(7));
     let alone = usages.update(&resource("wiki"), of_wiki(), after(1));
-    assert_eq!((forecast(&alone), alone.client_quota), (Some(6), Some(6)));
+    assert_eq!((forecast(&alone), alone.client_quota), (Some(6), Some(7)));
     let of_mail = || counted(&mail, "mail", "of-mail", 3 * HOUR, None);
     let beside = usages.update(&resource("mail"), of_mail(), after(1));
     assert_eq!(beside.news_of, [resource("wiki")]);
-    assert_eq!(beside.client_quota, Some(6), "its users' tokens count towards it");
+    assert_eq!(beside.client_quota, Some(7), "its users' tokens count towards it");
     usages.update(&resource("wiki"), of_wiki(), after(1));
     let same = usages.update(&resource("mail"), of_mail(), after(2));
     assert_eq!(same.news_of, [], "it was said");
