@@ -56,7 +56,7 @@ pub enum Command {
     Import(ImportCommand),
     /// Prints what completes this program's command line, for a shell or for kubectl.
     ///
-    /// `kubectl` is for `kubectl mcp-auth` wherever kubectl's own completion is on (kubectl 1.26 or newer): put it as an executable
+    /// `kubectl` is for `kubectl mcp-auth` wherever kubectl's own completion is on (since version 1.26): put it as an executable
     /// file kubectl_complete-mcp_auth on the PATH. The scripts of the shells are for the program's own name, kubectl-mcp_auth.
     Completion {
         /// What is to complete it.

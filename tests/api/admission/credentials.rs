@@ -278,7 +278,7 @@ async fn a_token_that_cannot_be_requested_is_refused_with_the_field_and_the_way_
             json!({"oauth2": {"clientAuthentication": {
                 "method": "PrivateKeyJwt",
                 "clientSecretRef": null,
-                "privateKeyJwt": {"managed": {"algorithm": "RS256"}},
+                "privateKeyJwt": {"managed": {"algorithm": "PS256"}},
             }}}),
             "privateKeyJwt.managed.algorithm",
         ),
