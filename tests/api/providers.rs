@@ -284,7 +284,13 @@ fn the_table_of_providers_is_what_the_pages_show_and_what_runs_here() {
                 let value = spec["oauth2"]["provider"].as_str();
                 let is_stand_in = value.is_some_and(|value| stand_ins.contains(value));
                 named.extend(value.map(str::to_owned));
-                let tested_against = if is_stand_in { "simulator" } else { "real server" };
+                let is_asserted_elsewhere =
+                    spec["oauth2"]["clientAuthentication"]["method"] == "ClientAssertion";
+                let tested_against = match (is_stand_in, is_asserted_elsewhere) {
+                    (true, _) => "simulator",
+                    (false, true) => "real Keycloak, simulated issuer",
+                    (false, false) => "real server",
+                };
                 (&spec["oauth2"], tested_against)
             }
         };

@@ -1,5 +1,8 @@
 //! What identity providers write otherwise than the standards, and what is told of their refusals.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use mcp_auth_oauth::{
     AssertionAudience, Client, ClientAuthentication, Error, IssuedToken, Limits, Registration, SigningKey,
     TokenRequest, ZeroExpiresIn,
@@ -23,13 +26,37 @@ fn token(token_type: &str, expires_in: &str) -> Vec<u8> {
     json("200 OK", &body)
 }
 
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Apigee's `OAuthV2` policy writes `BearerToken`, and times as text; other gateways name the format.
 #[tokio::test]
 async fn bearer_tokens_under_other_names_are_taken_and_tokens_of_other_schemes_are_not() {
-    for name in ["BearerToken", "JWT", "jwt", "bearer"] {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _captured = tracing::subscriber::set_default(subscriber);
+    for (name, warnings) in [("bearer", 0), ("BearerToken", 1), ("JWT", 2), ("jwt", 3)] {
         let server = Server::answering([token(name, r#""3599""#)]).await;
         let issued = ask(server.registration(basic())).await.unwrap();
         assert_eq!(issued.expires_in, Some(3599), "{name}");
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let told = text.matches("it is used as a bearer token").count();
+        assert_eq!(told, warnings, "{name}: {text}");
+        assert!(!text.contains("t0p-s3cret"));
     }
     for name in ["mac", "DPoP", "pop", "N_A", "hawk"] {
         let server = Server::answering([token(name, "3599")]).await;
