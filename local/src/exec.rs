@@ -206,7 +206,8 @@ async fn attend(
     }
 }
 
-/// LiteLLM's exit code, told where LiteLLM never got ready or was killed.
+/// LiteLLM's exit code, told where LiteLLM never got ready or was killed. The supervisor tells a signal that ended LiteLLM by
+/// its exit code, so that one in its own status ended the supervisor.
 fn ended(status: ExitStatus, was_ready: bool) -> u8 {
     let by_signal = status.signal().map(|signal| signal + 128);
     let code = status
@@ -214,6 +215,14 @@ fn ended(status: ExitStatus, was_ready: bool) -> u8 {
         .or(by_signal)
         .and_then(|code| u8::try_from(code).ok());
     let code = code.unwrap_or(exit::OS_ERROR);
+    if let Some(signal) = status.signal() {
+        warn!(
+            code,
+            signal,
+            "the process of mcp-auth that looks after LiteLLM was ended by a signal, and LiteLLM with it"
+        );
+        return code;
+    }
     match was_ready {
         false if code != 0 => warn!(code, "LiteLLM ended before it was ready: its own output says why"),
         _ if code > 128 => info!(code, signal = code - 128, "LiteLLM was ended by a signal"),

@@ -7,7 +7,7 @@
 //! - Both are killed: LiteLLM gets SIGTERM from the kernel, by [`launch`].
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -89,6 +89,11 @@ fn follow_parent(child: Pid, cleanup: Option<PathBuf>) {
             let _ = kill_process_group(child, signal);
         }
     }
+    // Nobody else is left to say it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "mcp-auth was ended, and LiteLLM is ended with it"
+    );
     if let Some(folder) = cleanup {
         let _ = std::fs::remove_dir_all(folder);
     }

@@ -86,7 +86,14 @@ impl Run<'_> {
             fs::remove_file(set_up.path("report")).unwrap();
         }
         let mut text = format!("### {}\n\n    $ {}\n", self.title, self.shown());
-        for line in normalized(&printed, set_up).lines().map(audit_line) {
+        // The sidecar's own probe tells it, sometimes before LiteLLM is ready, sometimes after.
+        let is_of_any_moment = |line: &&str| line.ends_with("controller: LiteLLM listens");
+        let printed = normalized(&printed, set_up);
+        for line in printed
+            .lines()
+            .filter(|line| !is_of_any_moment(line))
+            .map(audit_line)
+        {
             text.push_str(format!("    {line}").trim_end());
             text.push('\n');
         }

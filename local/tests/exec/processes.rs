@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::support::{Ground, kill, message, pid, until};
+use crate::support::{Ground, is_alive, kill, message, pid, until};
 
 #[test]
 fn a_litellm_that_does_not_listen_where_it_was_moved_is_told() {
@@ -22,25 +22,48 @@ fn a_litellm_that_does_not_listen_where_it_was_moved_is_told() {
     assert_eq!(child.wait().unwrap().code(), Some(7), "{}", ground.log());
 }
 
+/// An option that changes nothing, with which the log goes into a file.
+const LOGGED: &[&str] = &["--start-timeout-seconds", "120"];
+
 #[test]
 fn nothing_is_left_when_mcp_auth_is_killed() {
     let ground = Ground::new("{}");
-    let mut child = ground.litellm().spawn().unwrap();
+    let mut child = ground.litellm_with(LOGGED).spawn().unwrap();
     let report = ground.report();
     child.kill().unwrap();
     child.wait().unwrap();
+    let expected = "mcp-auth was ended, and LiteLLM is ended with it";
+    until("it is told", || ground.log().contains(expected).then_some(()));
     ground.nothing_is_left(&report);
 }
 
 #[test]
 fn nothing_is_left_when_the_supervisor_is_killed() {
     let ground = Ground::new("{}");
-    let child = ground.litellm().spawn().unwrap();
+    let child = ground.litellm_with(LOGGED).spawn().unwrap();
     let report = ground.report();
     kill_process(pid(&report, "parent"), Signal::KILL).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(137), "{}", message(&output));
+    let expected = "the process of mcp-auth that looks after LiteLLM was ended by a signal";
+    assert!(ground.log().contains(expected), "{}", ground.log());
     ground.nothing_is_left(&report);
+}
+
+/// The kernel is asked to end LiteLLM when its parent does. Of what LiteLLM started, and of the folder, nobody is left to see.
+#[test]
+fn litellm_ends_when_both_are_killed() {
+    let ground = Ground::new("{}");
+    let mut child = ground.litellm().spawn().unwrap();
+    let report = ground.report();
+    kill_process(pid(&report, "parent"), Signal::STOP).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    kill_process(pid(&report, "parent"), Signal::KILL).unwrap();
+    until("LiteLLM has ended", || {
+        (!is_alive(pid(&report, "pid"))).then_some(())
+    });
+    kill_process(pid(&report, "sleeper"), Signal::KILL).unwrap();
 }
 
 #[test]
