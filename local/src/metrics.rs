@@ -252,7 +252,70 @@ async fn answer(State(registry): State<Arc<Registry>>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn the_documentation_names_exactly_the_metrics_of_tokens_that_there_are() {
+        let document = include_str!("../../docs/metrics.md");
+        let (_, section) = document.split_once("\n## One machine\n").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let documented: BTreeSet<_> = section
+            .split('`')
+            .filter(|word| word.starts_with("mcpauth_operator_"))
+            .collect();
+        let families = TokenFamilies::default();
+        let labels = ResourceLabels {
+            namespace: String::new(),
+            name: "tools".into(),
+        };
+        let of_credential = CredentialLabels {
+            namespace: String::new(),
+            name: "tools".into(),
+            credential: CREDENTIALS[0],
+        };
+        // Without a series a family is not exposed.
+        for counter in [&families.requests, &families.refusals] {
+            counter.get_or_create(&labels).inc();
+        }
+        for gauge in [
+            &families.circuit_open,
+            &families.clock_offset,
+            &families.tokens_issued,
+            &families.tokens_forecast,
+            &families.client_tokens_forecast,
+            &families.tokens_quota,
+        ] {
+            gauge.get_or_create(&labels).set(1);
+        }
+        for time in [&families.issued, &families.expiry] {
+            time.get_or_create(&labels).set(1.0);
+        }
+        families.credential_expiry.get_or_create(&of_credential).set(1.0);
+        families
+            .credential_warning_level
+            .get_or_create(&of_credential)
+            .set(1);
+        let mut registry = Registry::default();
+        families.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let types = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let exposed: Vec<String> = types
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                _ => name.to_owned(),
+            })
+            .collect();
+        assert_eq!(
+            exposed.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+            documented
+        );
+        assert_eq!(exposed.len(), 12, "each has a series here");
+    }
 
     #[test]
     fn a_port_alone_is_one_of_loopback() {
