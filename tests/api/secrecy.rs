@@ -94,13 +94,11 @@ async fn no_secret_and_no_token_is_in_logs_status_events_and_metrics() {
             assert!(!text.contains(beginning), "{place} holds a JWT");
         }
     }
-    let looked_for = resources
-        .items
-        .iter()
-        .map(ResourceExt::name_any)
-        .collect::<Vec<_>>();
+    // Of some, such as one that was never taken up, it may say nothing.
+    let names = resources.items.iter().map(ResourceExt::name_any);
+    let spoken_of = names.filter(|name| places[0].1.contains(name)).count();
     assert!(
-        places[0].1.contains(&looked_for[0]),
-        "the log speaks of the resources that were looked at"
+        spoken_of > 5,
+        "the log speaks of the resources that were looked at: of {spoken_of}"
     );
 }
