@@ -1,11 +1,13 @@
 //! What sidecars say of tokens in use: an MCP server that refuses one, or demands more scopes.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_protocol::sync::{RejectedToken, RejectionCause};
 use mcp_auth_tests::registration::{Method, Registration};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, refused};
+use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use mcp_auth_tests::{jwt, oauth};
 use serde_json::{Value, json};
@@ -109,10 +111,17 @@ async fn scopes_that_the_mcp_server_demands_are_asked_for_besides_the_configured
     let mut scopes: Vec<_> = scope.split(' ').collect();
     scopes.sort_unstable();
     assert_eq!(scopes, ["tools:admin", "tools:call"]);
-    let status = world
-        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
-        .await;
-    assert!(status.token.unwrap().scope.unwrap().contains("tools:admin"));
+    // Sidecars have the token before the status tells of it.
+    let look = async || world.status("tools").await;
+    let status = until("the status to tell of the scopes", look, |status| {
+        let scope = status.token.as_ref().and_then(|token| token.scope.as_deref());
+        scope.is_some_and(|scope| scope.contains("tools:admin"))
+    })
+    .await;
+    let is_issued = |c: &Condition| {
+        (&*c.type_, &*c.status, &*c.reason) == (conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+    };
+    assert!(status.conditions.iter().any(is_issued), "{status:?}");
     assert_eq!(oauth::requests(id).await.len(), 2);
 }
 
