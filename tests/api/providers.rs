@@ -163,6 +163,8 @@ async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() 
             match &mistake.kind {
                 MistakeKind::Fields(fields) => merge(oauth2, fields.clone()),
                 MistakeKind::AnotherCredential => {
+                    // A new resource reads the Secret as it is now; of one that is there a change of its own may be seen first.
+                    world.delete::<McpServerAuth>(&name).await;
                     Credentials::new("another-client")
                         .await
                         .write(&world, oauth2)
