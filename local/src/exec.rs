@@ -241,7 +241,7 @@ struct Reloading {
     ignored: Vec<String>,
     /// Nothing is authenticated to, and that was told.
     is_none: bool,
-    /// Resources with a credential that ends soon, as it was told.
+    /// Resources with a credential that ends soon, and the condition that was logged last.
     expiring: Vec<(String, ConditionDraft)>,
 }
 

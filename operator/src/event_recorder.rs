@@ -1,8 +1,8 @@
 //! Writes events, and no more about objects of one namespace in a minute than it may have: events are read by people, and a
 //! flood of them about one tenant is in everybody's etcd.
 //!
-//! What is said twice of an object is one event with a series, whoever said it first, and what is said otherwise is another
-//! event. kube's own recorder takes two notes with the same reason for one event, and shows the first of them only.
+//! The same type, reason and note about the same object is one event with a series, whichever replica wrote it first. Another
+//! note is another event: kube's own recorder counts it in the first event's series, and its text is lost.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

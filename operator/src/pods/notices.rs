@@ -10,7 +10,7 @@ use super::{WatchedPod, is_injected};
 use crate::inject::annotations;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
 
-/// A pod that is older was told of by an earlier leader.
+/// Of a pod that is older an earlier leader has written the events.
 const MAX_NEW_POD_AGE: Duration = Duration::from_secs(10 * 60);
 
 /// Cheap to clone; all clones are the same.

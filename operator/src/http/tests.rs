@@ -1,0 +1,129 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_liveness_probe_fails_when_a_task_is_stuck_and_at_no_other_time() {
+    let liveness = Liveness::default();
+    let health = Health {
+        metrics: Metrics::default(),
+        liveness: liveness.clone(),
+        // Not ready is not dead: the API server is away, or another replica leads.
+        listed: watch::channel(false).1,
+        trusted: watch::channel(false).1,
+        knows_tokens: watch::channel(false).1,
+        knowing_until: watch::channel(Instant::now()).1,
+        api_server_answers: watch::channel(false).1,
+        closed: watch::channel(false).1,
+    };
+    liveness.beat("reconcile");
+    assert_eq!(live(State(health.clone())).await.0, StatusCode::OK);
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let (status, message) = live(State(health)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(message, "reconcile has not moved for 600 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_is_ready_once_it_knows_the_tokens_or_has_tried_for_a_while() {
+    let yes = || watch::channel(true).1;
+    let (knows, knows_tokens) = watch::channel(false);
+    let health = Health {
+        metrics: Metrics::default(),
+        liveness: Liveness::default(),
+        listed: yes(),
+        trusted: yes(),
+        knows_tokens,
+        knowing_until: watch::channel(Instant::now() + Duration::from_secs(20)).1,
+        api_server_answers: yes(),
+        closed: watch::channel(false).1,
+    };
+    let status = async || ready(State(health.clone())).await.0;
+    assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    knows.send_replace(true);
+    assert_eq!(status().await, StatusCode::OK);
+    knows.send_replace(false);
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert_eq!(status().await, StatusCode::OK, "it reviews pods");
+}
+
+#[test]
+fn only_all_addresses_of_a_node_without_ipv6_become_those_of_ipv4() {
+    let is_replaced =
+        |address: &str, code| without_ipv6(address.parse().unwrap(), &io::Error::from_raw_os_error(code));
+    assert!(is_replaced("[::]:10250", 97) && is_replaced("[::]:10250", 99));
+    assert!(!is_replaced("[::]:10250", 98), "a port that is taken");
+    assert!(!is_replaced("[::1]:10250", 97), "an address that somebody chose");
+    assert!(!is_replaced("0.0.0.0:10250", 97));
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_address_keep_no_other_address_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let bounds = ConnectionBounds::new(ConnectionLimits {
+        without_request_by_address: 1,
+        ..MAX_CONNECTIONS
+    });
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let (_stream, place) = accept(&listener, &bounds).await;
+
+    let mut too_many = TcpStream::connect(address).await.unwrap();
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = elsewhere.connect(address).await.unwrap();
+    let (accepted, _other_place) = accept(&listener, &bounds).await;
+    assert_eq!(accepted.peer_addr().unwrap(), other.local_addr().unwrap());
+    assert_eq!(too_many.read(&mut [0]).await.unwrap(), 0, "it was closed");
+
+    drop(place);
+    let next = TcpStream::connect(address).await.unwrap();
+    let (accepted, _place) = accept(&listener, &bounds).await;
+    assert_eq!(accepted.peer_addr().unwrap(), next.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn every_connection_asks_the_kernel_to_end_it_where_the_peer_acknowledges_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _peer = TcpStream::connect(address).await.unwrap();
+    let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
+    let (accepted, _place) = accept(&listener, &bounds).await;
+    let socket = SockRef::from(&accepted);
+    assert!(socket.keepalive().unwrap(), "also where nothing is sent to it");
+    #[cfg(target_os = "linux")]
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_whole_request_is_closed_in_time() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let beginnings: [&[u8]; 4] = [b"", b"P", b"GET / HTTP/1.1\r\nHost:", preface];
+    let graceful = GracefulShutdown::new();
+    let beginnings = beginnings
+        .map(|beginning| [Protocol::Http1, Protocol::Unknown].map(|protocol| (protocol, beginning)));
+    for (protocol, beginning) in beginnings.into_iter().flatten() {
+        let (mut near, far) = tokio::io::duplex(1024);
+        let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
+        let place = bounds.enter("127.0.0.1".parse().unwrap()).unwrap();
+        let watcher = graceful.watcher();
+        let serving = tokio::spawn(connection(far, protocol, place, Router::new(), watcher));
+        near.write_all(beginning).await.unwrap();
+        tokio::time::timeout(2 * FIRST_REQUEST_TIMEOUT, serving)
+            .await
+            .unwrap_or_else(|_| panic!("{:?} holds a connection", String::from_utf8_lossy(beginning)))
+            .unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_long_or_slow_is_given_up() {
+    let read = |body| read_body(body, 4);
+    assert_eq!(read(Body::from("body")).await.unwrap(), "body");
+    assert_eq!(
+        read(Body::from("a body")).await,
+        Err(BodyError::TooLongOrBroken(4))
+    );
+    let slow = futures::stream::pending::<Result<Bytes, std::io::Error>>();
+    assert_eq!(read(Body::from_stream(slow)).await, Err(BodyError::Slow));
+}

@@ -1,0 +1,118 @@
+use mcp_auth_credentials::Changes;
+use mcp_auth_protocol::sync::Report;
+
+use super::*;
+use crate::certificates::Certificates;
+
+fn names(messages: &[FollowerLine]) -> Vec<String> {
+    let mut names: Vec<_> = messages
+        .iter()
+        .map(|message| {
+            let value = serde_json::to_value(message).unwrap();
+            value["kind"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_fleet_that_takes_one_snapshot_over_a_leader_that_reads_it_is_told_in_one_line() {
+    let (sidecars, _changed) = Sidecars::new();
+    let entries: Vec<_> = (0..2 * MAX_UIDS)
+        .map(|number| sidecars.enter(&format!("uid-{number}"), "apps", "litellm"))
+        .collect();
+    let mut told = SidecarsTold::new(&sidecars);
+    told.reads_revisions = true;
+    assert_eq!(
+        told.next_messages(&sidecars).len(),
+        entries.len(),
+        "each whole at first"
+    );
+
+    for reads in [true, false] {
+        told.reads_shared_revisions = reads;
+        for entry in &entries {
+            entry.record_sent("2");
+            entry.record_applied(format!("of {reads}"));
+        }
+        entries[0].record_report(Report {
+            version: format!("of {reads}"),
+            ..Report::default()
+        });
+        let messages = told.next_messages(&sidecars);
+        match reads {
+            true => assert_eq!(
+                names(&messages),
+                ["sidecar", "sidecarsRevision", "sidecarsRevision"]
+            ),
+            false => assert_eq!(messages.len(), entries.len(), "a leader of before reads no other"),
+        }
+        let chunks = in_chunks(&messages);
+        assert!(chunks.len() < 10, "{}", chunks.len());
+        let lines = chunks.concat();
+        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let read: Vec<FollowerLine> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        assert_eq!(names(&read), names(&messages));
+    }
+    assert!(told.next_messages(&sidecars).is_empty());
+}
+
+/// A leader as `publisher` is one: it reads nothing before it has sent all, and neither side of the stream holds much.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_sends_first_and_a_follower_with_much_to_tell_come_to_an_end() {
+    let (sidecars, _changed) = Sidecars::new();
+    let _entries: Vec<_> = (0..10_000)
+        .map(|number| sidecars.enter(&format!("uid-{number}"), "apps", "litellm"))
+        .collect();
+    let (changes, _) = watch::channel(Leader::Unknown);
+    let follower = Follower {
+        client: LeaderClient::new(Certificates::self_made(), &[], None, changes.subscribe()),
+        identity: "follower".to_owned(),
+        credentials: Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
+        sidecars,
+        refused: RefusedPods::new(mpsc::unbounded_channel().0),
+        knows_tokens: watch::channel(false).0,
+    };
+    let (down, published) = mpsc::channel::<Result<LeaderLine, LineError>>(1);
+    let published = futures::stream::unfold(published, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((line, lines))
+    });
+    let (up, mut told) = mpsc::channel::<Bytes>(1);
+    let leader = async {
+        for number in 0..100 {
+            // Over longer than a follower waits before it tells of its sidecars.
+            sleep(DEBOUNCE / 10).await;
+            let name = number.to_string();
+            let line = LeaderLine::Withdrawn {
+                namespace: "apps".to_owned(),
+                name,
+            };
+            timeout(SYNC_SILENCE / 2, down.send(Ok(line)))
+                .await
+                .expect("it is read")
+                .unwrap();
+        }
+        let complete = LeaderLine::Complete {
+            reads_revisions: true,
+            reads_shared_revisions: true,
+        };
+        down.send(Ok(complete)).await.unwrap();
+        let mut lines = 0;
+        while lines < 10_000 {
+            let told = told.recv().await.expect("all are told");
+            let told = told.split(|byte| *byte == b'\n');
+            lines += told.filter(|line| !line.is_empty()).count();
+        }
+    };
+    let (_requests, mut requests) = mpsc::unbounded_channel();
+    let mut is_complete = false;
+    tokio::select! {
+        () = leader => {}
+        ended = follower.exchange(published, up, &mut requests, &mut is_complete) => {
+            panic!("it ends before all is told: {}", ended.unwrap_err());
+        }
+    }
+    assert!(is_complete && *follower.knows_tokens.borrow());
+}
