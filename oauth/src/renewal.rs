@@ -28,7 +28,8 @@ use task::{Command, SourceTask};
 /// A handle on a running source. Dropping it ends the source and the request under way.
 #[derive(Debug)]
 pub struct TokenSource {
-    commands: mpsc::UnboundedSender<Command>,
+    /// Boxed: tokio's channel keeps room for 32 of them, and there are thousands of sources.
+    commands: mpsc::UnboundedSender<Box<Command>>,
     state: watch::Receiver<TokenSourceState>,
 }
 
@@ -106,6 +107,6 @@ impl TokenSource {
 
     fn send_command(&self, command: Command) {
         // The task outlives the handle; where the runtime itself is going down, there is nothing left to do.
-        let _ = self.commands.send(command);
+        let _ = self.commands.send(Box::new(command));
     }
 }

@@ -4,6 +4,7 @@ mod handshakes;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures::TryFutureExt;
 use futures::future::Either;
-use futures::{FutureExt, TryFutureExt};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustls::server::NoServerSessionStorage;
 use socket2::{SockRef, TcpKeepalive};
@@ -93,7 +94,7 @@ pub async fn serve_tls(
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = bind(address)?;
     info!(%address, "serving webhook and sidecars");
-    let graceful = GracefulShutdown::new();
+    let (close, closing) = watch::channel(false);
     let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
     let handshakes = Handshakes::default();
     let mut last_call = std::pin::pin!(async {
@@ -105,7 +106,7 @@ pub async fn serve_tls(
             accepted = accept(&listener, &bounds) => accepted,
             () = &mut last_call => break,
         };
-        let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+        let (acceptor, router, closing) = (acceptor.clone(), router.clone(), closing.clone());
         let handshakes = handshakes.clone();
         tokio::spawn(async move {
             let handshake = async {
@@ -116,18 +117,17 @@ pub async fn serve_tls(
                 // As a task of its own, since what the handshake took would be part of this one until the end.
                 Ok(Ok(stream)) => {
                     let protocol = Protocol::agreed_by(stream.get_ref().1.alpn_protocol());
-                    drop(tokio::spawn(connection(stream, protocol, place, router, watcher)));
+                    drop(tokio::spawn(connection(stream, protocol, place, router, closing)));
                 }
                 Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
                 Err(_) => debug!("TLS handshake took too long"),
             }
         });
     }
-    drop(listener);
-    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    drop((listener, closing));
+    close.send_replace(true);
+    // A connection holds its receiver until it has ended.
+    if tokio::time::timeout(DRAIN_TIMEOUT, close.closed()).await.is_err() {
         debug!("streams were cut off");
     }
     Ok(())
@@ -207,10 +207,10 @@ async fn connection(
     protocol: Protocol,
     place: Place,
     router: Router,
-    watcher: Watcher,
+    closing: watch::Receiver<bool>,
 ) {
     let requested = Arc::new(Notify::new());
-    let served = requests(stream, protocol, place, router, watcher, Arc::clone(&requested));
+    let served = requests(stream, protocol, place, router, closing, Arc::clone(&requested));
     let no_request = async move {
         let first = requested.notified();
         if tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first).await.is_ok() {
@@ -228,21 +228,23 @@ async fn connection(
 }
 
 /// Answers the requests of a connection, and tells `requested` of the first. No `async fn`, whose future would hold each
-/// of these parts twice: there is one for every sidecar.
+/// of these parts twice. Each request has the connection's place among its extensions, for a stream that leaves HTTP.
 fn requests(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     protocol: Protocol,
     place: Place,
     router: Router,
-    watcher: Watcher,
+    closing: watch::Receiver<bool>,
     requested: Arc<Notify>,
 ) -> impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send {
     let service = TowerToHyperService::new(router);
     // The place is free again when the connection ends, and with it this.
-    let service = service_fn(move |request| {
+    let place = Arc::new(place);
+    let service = service_fn(move |mut request: axum::http::Request<Incoming>| {
         place.has_request();
         // Kept for whoever waits later, once.
         requested.notify_one();
+        request.extensions_mut().insert(Arc::clone(&place));
         service.call(request)
     });
     let stream = TokioIo::new(stream);
@@ -252,8 +254,9 @@ fn requests(
             builder
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT);
-            let connection = builder.serve_connection(stream, service);
-            Either::Left(watcher.watch(connection).err_into())
+            let connection = Box::pin(builder.serve_connection(stream, service).with_upgrades());
+            let connection = until_closed(connection, closing, |connection| connection.graceful_shutdown());
+            Either::Left(connection.err_into())
         }
         Protocol::Unknown => {
             let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -262,11 +265,26 @@ fn requests(
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT);
             builder.http2().max_concurrent_streams(MAX_STREAMS);
-            let connection = builder.serve_connection(stream, service).into_owned();
-            // On the heap, since it is large: every sidecar's connection would be larger by it.
-            Either::Right(watcher.watch(connection).boxed())
+            let connection = builder.serve_connection_with_upgrades(stream, service);
+            let connection = Box::pin(connection.into_owned());
+            let connection = until_closed(connection, closing, |connection| connection.graceful_shutdown());
+            Either::Right(connection)
         }
     }
+}
+
+/// Serves until the connection ends; from the word to close on, what is under way alone.
+async fn until_closed<C: Future>(
+    mut connection: Pin<Box<C>>,
+    mut closing: watch::Receiver<bool>,
+    close: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stopped(&mut closing) => {}
+    }
+    close(connection.as_mut());
+    connection.await
 }
 
 /// A body that is no use to anybody.
@@ -317,11 +335,11 @@ pub async fn serve_plain(address: SocketAddr, router: Router) -> anyhow::Result<
     let listener = bind(address)?;
     let bounds = ConnectionBounds::new(MAX_PLAIN_CONNECTIONS);
     // Nothing waits for these to end.
-    let graceful = GracefulShutdown::new();
+    let (_never, closing) = watch::channel(false);
     loop {
         let (stream, place) = accept(&listener, &bounds).await;
-        let (router, watcher) = (router.clone(), graceful.watcher());
-        tokio::spawn(connection(stream, Protocol::Unknown, place, router, watcher));
+        let (router, closing) = (router.clone(), closing.clone());
+        tokio::spawn(connection(stream, Protocol::Unknown, place, router, closing));
     }
 }
 

@@ -2,7 +2,9 @@
 //! tokens and writes status, and the others follow it at the address that it writes into the Lease. [`observed_lease`] decides, this file calls the API server.
 //!
 //! - A leader stops by its own clock when it could not renew for [`Timing::renew_deadline`], whatever its last
-//!   call is waiting for. The others wait longer than that, so that two never lead at once.
+//!   call is waiting for. The others wait longer than that, also where there is no Lease: somebody may have deleted it.
+//!   So two lead at once only where a Lease is written by hand that says that nobody does, until the leader's next renewal, and
+//!   where a machine was suspended (ADR 7).
 //! - How long the others wait, each measures from when it last saw the Lease change. Times that another
 //!   replica wrote into the Lease are for people: clocks that differ depose nobody.
 //! - The Lease is written by resource version, so that of two replicas that try one succeeds.

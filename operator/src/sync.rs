@@ -12,6 +12,7 @@ mod lines;
 mod snapshots;
 mod stream;
 mod token_claims;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,11 @@
 //! [`HEARTBEAT`](crate::timeouts::HEARTBEAT). Upwards it answers a [`QUESTION`], in whose place a heartbeat is for a sidecar that
 //! has said nothing for minutes and names [`Capability::Answers`].
 //!
+//! A sidecar may ask for [`UPGRADE`] in its request (RFC 9110 section 7.8, HTTP/1.1 only), whose body is then its first report and
+//! ends. An operator that knows of it answers 101, and from then on the same lines are all that the connection carries, both
+//! ways: thousands of streams then hold none of HTTP's buffers. One that does not answers 200, and ends the stream where the body
+//! ended: the sidecar then asks again without, until a snapshot names [`Capability::Upgrade`].
+//!
 //! Operator and sidecar may be one minor version apart. Fields that one of them does not know are ignored, and
 //! what it cannot read costs the entry that it stands in and never the whole line ([`lenient`]).
 
@@ -35,6 +40,8 @@ pub use snapshot::{
 
 /// Path of the sync endpoint.
 pub const PATH: &str = "/v1/sync";
+/// Protocol of the `Upgrade` field: a stream of these lines without HTTP around them.
+pub const UPGRADE: &str = "mcpauth-sync";
 /// The line that a sidecar answers with an empty one.
 pub const QUESTION: &str = "?";
 /// Content type of both bodies.

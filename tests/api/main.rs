@@ -31,6 +31,7 @@ mod shared_tokens;
 mod sync;
 mod told;
 mod tool_commands;
+mod upgrades;
 
 /// Held to write by the test that takes the operator's certificate Secret away, and to read by those that look whether
 /// it is there.

@@ -22,6 +22,8 @@ struct LiteLlm {
     /// Of its pods.
     labels: Value,
     owners: Value,
+    /// As git would have it.
+    manifest: Value,
     sidecar: Option<Sidecar>,
 }
 
@@ -57,8 +59,18 @@ impl LiteLlm {
             name: name.to_owned(),
             owners,
             labels,
+            manifest: json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}),
             sidecar: None,
         }
+    }
+
+    /// As Argo CD does it when it heals, and Flux each time: whatever the manifest has is as the manifest has it.
+    async fn is_applied_from_git(&self) -> Deployment {
+        let params = PatchParams::apply("argocd-controller").force();
+        let api: Api<Deployment> = self.world.api();
+        api.patch(&self.name, &params, &Patch::Apply(&self.manifest))
+            .await
+            .unwrap()
     }
 
     /// As the ReplicaSet's controller makes it.
@@ -207,6 +219,34 @@ async fn a_workload_is_restarted_once_for_each_change() {
 }
 
 #[tokio::test]
+async fn what_git_has_is_applied_again_without_taking_a_restart_back_or_causing_another() {
+    let world = world("restarts-git", json!("Automatic")).await;
+    let mut litellm = LiteLlm::start(&world.namespace, "litellm").await;
+    assert_eq!(litellm.is_applied_from_git().await.metadata.generation, Some(1));
+    litellm.has_replaced(1).await;
+    litellm.needs(&["tools"]);
+    let restarted = litellm.until_restarted(2).await;
+    let healed = litellm.is_applied_from_git().await;
+    assert_eq!(
+        healed.metadata.generation,
+        Some(2),
+        "nothing of it differs from git"
+    );
+    assert_eq!(healed.spec, restarted.spec);
+    // Whoever heals a field that git has changes nothing of that either.
+    let scaled = json!({"spec": {"replicas": 3}});
+    let api: Api<Deployment> = world.api();
+    api.patch("litellm", &PatchParams::default(), &Patch::Merge(scaled))
+        .await
+        .unwrap();
+    let healed = litellm.is_applied_from_git().await;
+    assert_eq!(healed.spec, restarted.spec);
+    litellm.has_replaced(1).await;
+    until_said(&world, "tools", "was restarted for this once").await;
+    assert_eq!(litellm.found().await.spec, restarted.spec);
+}
+
+#[tokio::test]
 async fn nothing_is_restarted_into_a_rollout_or_past_a_budget() {
     let world = world("restarts-wait", json!("Automatic")).await;
     let mut litellm = LiteLlm::start(&world.namespace, "litellm").await;
@@ -227,13 +267,14 @@ async fn nothing_is_restarted_into_a_rollout_or_past_a_budget() {
     let allow = async |disruptions: i32| {
         let status = json!({"status": {
             "disruptionsAllowed": disruptions, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1,
+            "observedGeneration": 1,
         }});
         budgets
             .patch_status("guard", &PatchParams::default(), &Patch::Merge(status))
             .await
             .unwrap();
     };
-    allow(0).await;
+    // Nobody has counted its pods yet.
     litellm.has_replaced(1).await;
     until_said(
         &world,
@@ -241,6 +282,7 @@ async fn nothing_is_restarted_into_a_rollout_or_past_a_budget() {
         "the PodDisruptionBudget guard allows no disruption",
     )
     .await;
+    allow(0).await;
     assert_eq!(litellm.generation().await, 1);
     allow(1).await;
     litellm.until_restarted(2).await;

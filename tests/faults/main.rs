@@ -9,6 +9,7 @@ mod fleet;
 mod one_way_out;
 mod policy;
 mod refusals;
+mod reviews;
 mod rows;
 mod service;
 mod settings;

@@ -151,9 +151,17 @@ async fn skew_an_upgrade_from_the_previous_operator_fails_no_call_of_its_sidecar
     let sidecar = scene.sidecar(Version::Previous, "litellm-0").await;
     scene.takes_calls(&sidecar).await;
     let calls = Calls::start([&sidecar.endpoint]);
+    let issued = async || oauth::issued(&scene.client).await;
+    let before = issued().await;
     assert!(old.terminate().await, "it ended in order");
     let _new = scene.operator(Version::This, "new").await;
+    until("the new operator's token", issued, |now| *now > before).await;
     scene.is_synced().await;
+    let minted = issued().await - before;
+    assert_eq!(
+        minted, 1,
+        "an operator of that version gives its tokens to no other"
+    );
     scene.is_renewed(&sidecar).await;
     let outcome = calls.finish().await;
     assert!(

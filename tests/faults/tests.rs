@@ -145,14 +145,14 @@ async fn a_lease_that_somebody_takes_ends_the_lead_and_fails_no_call() {
 async fn an_api_server_that_is_away_for_a_minute_fails_no_call_and_mints_nothing() {
     let fleet = Fleet::start("away").await;
     let before = fleet.begin().await;
-    signal("-STOP").await;
+    signal_api_server("-STOP").await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let leading = async || {
         let [first, second] = [fleet.replicas[0].leads().await, fleet.replicas[1].leads().await];
         first || second
     };
     until("the leader to stop by its own clock", leading, |leading| !leading).await;
-    signal("-CONT").await;
+    signal_api_server("-CONT").await;
     fleet.until_one_leads().await;
     fleet.until_followed().await;
     fleet.until_served().await;
@@ -167,7 +167,7 @@ async fn a_replica_that_starts_while_the_api_server_is_away_waits_for_it() {
     let mut fleet = Fleet::start("cold").await;
     let before = fleet.begin().await;
     fleet.give_token("faults-cold-new").await;
-    signal("-STOP").await;
+    signal_api_server("-STOP").await;
     let mut replica = fleet.launch_replica("faults-cold-new").await;
     let alive = async || replica.get("/healthz").await;
     until("the probes to be answered", alive, Option::is_some).await;
@@ -183,7 +183,7 @@ async fn a_replica_that_starts_while_the_api_server_is_away_waits_for_it() {
         "it would be no better off for being restarted"
     );
     assert!(replica.is_running());
-    signal("-CONT").await;
+    signal_api_server("-CONT").await;
     replica.until_ready().await;
     fleet.take_in(replica).await;
     fleet.until_one_leads().await;
@@ -195,9 +195,46 @@ async fn a_replica_that_starts_while_the_api_server_is_away_waits_for_it() {
     assert_eq!(row.minted, 0);
 }
 
-/// To the API server.
-async fn signal(signal: &str) {
-    let process = setting("MCPAUTH_TEST_API_SERVER_PROCESS");
-    let status = Command::new("kill").args([signal, &process]).status().await;
+/// Each write waits for etcd, and so does a renewal of the Lease.
+#[tokio::test]
+async fn an_etcd_that_is_slow_for_a_minute_fails_no_call_and_mints_nothing() {
+    let mut fleet = Fleet::start("etcd").await;
+    let before = fleet.begin().await;
+    slow_etcd(Duration::from_secs(60)).await;
+    fleet.until_one_leads().await;
+    fleet.until_followed().await;
+    fleet.until_served().await;
+    let row = fleet
+        .finish(before, "etcd stands still for 1.5 s of each 1.75 s, for 60 s")
+        .await;
+    assert_eq!(row.minted, 0);
+    // Nor does a pod that starts meanwhile go without its token.
+    let slow = tokio::spawn(slow_etcd(Duration::from_secs(600)));
+    fleet.new_pod_is_served("litellm-new").await;
+    slow.abort();
+    let _ = slow.await;
+    signal("MCPAUTH_TEST_ETCD_PROCESS", "-CONT").await;
+}
+
+async fn slow_etcd(time: Duration) {
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < time {
+        signal("MCPAUTH_TEST_ETCD_PROCESS", "-STOP").await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        signal("MCPAUTH_TEST_ETCD_PROCESS", "-CONT").await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+async fn signal_api_server(signal: &str) {
+    self::signal("MCPAUTH_TEST_API_SERVER_PROCESS", signal).await;
+}
+
+/// To the process that a setting names.
+pub async fn signal(process: &str, signal: &str) {
+    let status = Command::new("kill")
+        .args([signal, &setting(process)])
+        .status()
+        .await;
     assert!(status.unwrap().success());
 }

@@ -7,7 +7,6 @@
 mod api_server;
 mod objects;
 mod phases;
-mod process;
 mod results;
 mod sidecars;
 mod silent;

@@ -1,6 +1,8 @@
 //! Namespaces with pods and resources.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use std::ops::Range;
+
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, ListParams, ResourceExt};
 use mcp_auth_protocol::pod::AUDIENCE;
@@ -23,13 +25,11 @@ pub struct PodWithToken {
     pub token: String,
 }
 
-/// A namespace with so many resources, each with a Secret of its own. `first` is the number of its first resource.
-pub async fn namespace(name: &str, resources: usize, first: usize, endpoints: &TokenEndpoints) -> World {
-    let world = World::new(name, false).await;
-    let world_ref = &world;
+/// Resources with these numbers in the namespace, each with a Secret of its own. `first` is the number of its first resource among all.
+pub async fn resources(world: &World, numbers: Range<usize>, first: usize, endpoints: &TokenEndpoints) {
     let create = |index: usize| async move {
         let (name, secret) = (format!("tools-{index:03}"), format!("oauth-{index:03}"));
-        world_ref
+        world
             .secret(&secret, "client-secret", "scale-client-s3cret")
             .await;
         let mut spec = oauth2(&endpoints.url(first + index));
@@ -41,17 +41,16 @@ pub async fn namespace(name: &str, resources: usize, first: usize, endpoints: &T
                 "cookiePassthrough": {"enabled": true, "cookieNames": ["session_id", "user_id"]},
             }),
         );
-        world_ref
+        world
             .apply(&resource(&name, &server_name(index), spec))
             .await
             .unwrap();
     };
-    stream::iter(0..resources)
+    stream::iter(numbers)
         .map(create)
         .buffer_unordered(CONCURRENCY)
         .for_each(async |()| {})
         .await;
-    world
 }
 
 /// Of the MCP server of the resource with this number in its namespace.
@@ -97,12 +96,11 @@ pub async fn operator_kubeconfig(world: &World) -> String {
     path
 }
 
-/// Namespaces of this name and a number, a few at a time.
-pub async fn namespaces(count: usize, resources: usize, endpoints: &TokenEndpoints) -> Vec<World> {
-    let make = |index: usize| async move {
-        let name = format!("scale-{index:03}");
-        Ok::<_, std::convert::Infallible>(namespace(&name, resources, index * resources, endpoints).await)
-    };
-    let worlds = stream::iter(0..count).map(make).buffered(4).try_collect().await;
-    worlds.unwrap_or_default()
+/// So many namespaces, each named by its number.
+pub async fn namespaces(count: usize) -> Vec<World> {
+    stream::iter(0..count)
+        .map(async |index| World::new(&format!("scale-{index:03}"), false).await)
+        .buffered(4)
+        .collect()
+        .await
 }

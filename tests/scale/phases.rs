@@ -1,12 +1,16 @@
 //! What is done, one after another.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::RejectionCause;
+use mcp_auth_tests::process;
 use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::{authority_pem, refused, token};
+use mcp_auth_tests::token_reviews::TokenReviews;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::json;
@@ -17,7 +21,7 @@ use crate::results::{Large, Renewals, Restart, Results, Step};
 use crate::sidecars::{Sidecars, Speaker};
 use crate::sizes::Sizes;
 use crate::token_endpoint::TokenEndpoints;
-use crate::{process, say, silent};
+use crate::{say, silent};
 
 /// Shares of all sidecars that are measured, in percent.
 const STEPS: [usize; 3] = [10, 50, 100];
@@ -49,35 +53,36 @@ pub async fn run(sizes: &Sizes) -> Results {
     scene.rest().await;
     let empty_memory = scene.memory();
 
-    say(&format!(
-        "{} namespaces, {} resources",
-        sizes.namespaces,
-        sizes.all_resources()
-    ));
-    let worlds = objects::namespaces(sizes.namespaces, sizes.resources, &endpoints).await;
-    let wanted = sizes.all_resources();
-    until(
-        "all tokens to be issued",
-        async || endpoints.served(),
-        |served| *served >= wanted,
-    )
-    .await;
-
-    let mut steps = vec![scene.step(sizes, 0.0).await];
+    let worlds = objects::namespaces(sizes.namespaces).await;
+    let mut steps = Vec::new();
     let mut speakers = Vec::new();
-    let mut of_namespace = vec![0; worlds.len()];
-    for share in STEPS {
-        let pods = sizes.pods * share / 100;
-        say(&format!("{} pods", pods * sizes.namespaces));
+    let mut there = Amounts::default();
+    for amounts in Amounts::steps(sizes) {
+        let Amounts { resources, pods } = amounts;
+        say(&format!(
+            "{} namespaces with {resources} resources and {pods} pods each",
+            sizes.namespaces
+        ));
+        for (number, world) in worlds.iter().enumerate() {
+            let first = number * sizes.resources;
+            objects::resources(world, there.resources..resources, first, &endpoints).await;
+        }
+        let wanted = sizes.namespaces * resources;
+        until(
+            "all tokens to be issued",
+            async || endpoints.served(),
+            |served| *served >= wanted,
+        )
+        .await;
         let mut new = Vec::new();
-        for (world, there) in worlds.iter().zip(&mut of_namespace) {
-            new.extend(objects::pods_from(world, *there, pods).await);
-            *there = pods;
+        for world in &worlds {
+            new.extend(objects::pods_from(world, there.pods, pods).await);
         }
         let began = Instant::now();
         speakers.extend(scene.connect(&new).await);
         let seconds = began.elapsed().as_secs_f64();
-        steps.push(scene.step(sizes, seconds).await);
+        there = amounts;
+        steps.push(scene.step(sizes, wanted, seconds).await);
     }
 
     say("renewing tokens one after another");
@@ -99,6 +104,25 @@ pub async fn run(sizes: &Sizes) -> Results {
         restart,
         large,
         silent,
+    }
+}
+
+/// In each namespace.
+#[derive(Clone, Copy, Default)]
+struct Amounts {
+    resources: usize,
+    pods: usize,
+}
+
+impl Amounts {
+    /// A tenth of the resources, without pods and with the first of them; then all, with ever more pods.
+    fn steps(sizes: &Sizes) -> Vec<Self> {
+        let few = (sizes.resources / 10).max(1);
+        let share = |percent| sizes.pods * percent / 100;
+        let of = |resources, pods| Self { resources, pods };
+        let few = [of(few, 0), of(few, share(STEPS[0]))];
+        let all = STEPS.map(|percent| of(sizes.resources, share(percent)));
+        few.into_iter().chain(all).collect()
     }
 }
 
@@ -170,19 +194,19 @@ impl Scene {
     }
 
     /// Measures at rest. That may take a while to come: a status is looked at again when a pod is a minute old.
-    async fn step(&self, sizes: &Sizes, connect_seconds: f64) -> Step {
-        let mut step = self.measure(sizes, connect_seconds).await;
+    async fn step(&self, sizes: &Sizes, resources: usize, connect_seconds: f64) -> Step {
+        let mut step = self.measure(sizes, resources, connect_seconds).await;
         for _ in 1..REST_ATTEMPTS {
             if step.api_writes == 0 {
                 break;
             }
-            step = self.measure(sizes, connect_seconds).await;
+            step = self.measure(sizes, resources, connect_seconds).await;
         }
         say(&format!("{step:?}"));
         step
     }
 
-    async fn measure(&self, sizes: &Sizes, connect_seconds: f64) -> Step {
+    async fn measure(&self, sizes: &Sizes, resources: usize, connect_seconds: f64) -> Step {
         self.rest().await;
         let client = &self.operator_world.client;
         let requests = Requests::count(client).await;
@@ -191,10 +215,10 @@ impl Scene {
         tokio::time::sleep(Duration::from_secs(sizes.rest_seconds as u64)).await;
         let seconds = began.elapsed().as_secs_f64();
         let processor = self.processor_seconds().into_iter().zip(processor);
-        let port = api_server_port();
+        let port = process::api_server_port();
         Step {
             sidecars: self.sidecars.connected(),
-            resources: sizes.all_resources(),
+            resources,
             memory: self.memory(),
             peak_memory: self
                 .replicas
@@ -279,7 +303,8 @@ impl Scene {
     async fn restart_leader(&mut self) -> Restart {
         let leader_leads = self.replicas[0].leads().await;
         let leader = self.replicas.remove(usize::from(!leader_leads));
-        let before = Requests::count(&self.operator_world.client).await;
+        let reviews = TokenReviews::begin();
+        let connections = MostConnections::watch(self.replicas[0].id());
         self.sidecars
             .lead_to(self.replicas.iter().map(|replica| &*replica.address));
         let all = self.sidecars.connected();
@@ -303,12 +328,12 @@ impl Scene {
         .await;
         let seconds = began.elapsed().as_secs_f64();
         self.replicas[0].until_leads().await;
+        let reviews = reviews.counts();
         let restart = Restart {
             seconds,
-            token_reviews: Requests::count(&self.operator_world.client)
-                .await
-                .since(&before)
-                .token_reviews,
+            token_reviews: reviews.all,
+            token_reviews_at_once: reviews.at_once,
+            connections_to_api_server: connections.finish(),
             memory_of_the_other: process::memory(self.replicas[0].id()),
         };
         let replica = start_replica(
@@ -329,7 +354,8 @@ impl Scene {
     async fn large(&self, sizes: &Sizes) -> Large {
         let before = self.endpoints.served();
         let first = sizes.all_resources();
-        let world = objects::namespace("scale-large", sizes.large_resources, first, &self.endpoints).await;
+        let world = World::new("scale-large", false).await;
+        objects::resources(&world, 0..sizes.large_resources, first, &self.endpoints).await;
         let wanted = before + sizes.large_resources;
         until(
             "its tokens to be issued",
@@ -382,6 +408,35 @@ impl Scene {
     }
 }
 
+/// The greatest number of connections to the API server that a process has at any look.
+struct MostConnections {
+    is_over: Arc<AtomicBool>,
+    watching: std::thread::JoinHandle<usize>,
+}
+
+impl MostConnections {
+    fn watch(process: u32) -> Self {
+        let is_over = Arc::<AtomicBool>::default();
+        let told = is_over.clone();
+        let port = process::api_server_port();
+        let watching = std::thread::spawn(move || {
+            let mut most = 0;
+            while !told.load(Ordering::Relaxed) {
+                most = most.max(process::connections_to(process, port));
+                // Each look reads the sockets of the whole machine.
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            most
+        });
+        Self { is_over, watching }
+    }
+
+    fn finish(self) -> usize {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.watching.join().expect("it reads files")
+    }
+}
+
 async fn start_replica(operator: &Operator, world: &World, kubeconfig: &str, number: usize) -> Replica {
     let name = format!("operator-{number}");
     let pod = world.pod(&name, json!({"app": "operator"})).await;
@@ -395,14 +450,4 @@ async fn start_replica(operator: &Operator, world: &World, kubeconfig: &str, num
     operator
         .start_with(&name, Some(token_file.as_ref()), Some(&log), change)
         .await
-}
-
-fn api_server_port() -> u16 {
-    let kubeconfig = std::fs::read_to_string(setting("KUBECONFIG")).unwrap();
-    let rest = kubeconfig
-        .split("https://127.0.0.1:")
-        .nth(1)
-        .expect("its address");
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap()
 }

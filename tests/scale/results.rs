@@ -48,6 +48,9 @@ pub struct Restart {
     /// From the first stream that ended until all sidecars had one again.
     pub seconds: f64,
     pub token_reviews: usize,
+    /// The greatest number of TokenReviews at once meanwhile, and of connections to the API server.
+    pub token_reviews_at_once: usize,
+    pub connections_to_api_server: usize,
     pub memory_of_the_other: f64,
 }
 

@@ -2,24 +2,20 @@
 //! one does. It reads deltas, reports every server that it has, and acknowledges what changes. Of a line it reads the
 //! revision alone, and looks for the token that all wait for.
 
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
-use mcp_auth_protocol::sync::{Capability, PATH, Report, Snapshot, SnapshotLine};
+use mcp_auth_protocol::sync::{Capability, Report, Snapshot, SnapshotLine};
 use mcp_auth_tests::sidecar::{learned, report};
+use mcp_auth_tests::upgraded_stream::{self, Answer};
 use parking_lot::{Mutex, RwLock};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -31,6 +27,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// First and longest wait between two attempts, and after how long a stream counts as a good one: as the sidecar's.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 const SETTLED: Duration = Duration::from_secs(30);
+/// Room for what arrives at once.
+const READ_BYTES: usize = 4096;
 /// Longest wait where the operator answered and another of its replicas will serve.
 const OTHER_REPLICA: Duration = Duration::from_secs(1);
 
@@ -138,19 +136,9 @@ impl Speaker {
 
 impl Sidecars {
     pub fn new(authority: &str) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-            roots.add(certificate.expect("PEM")).expect("a certificate");
-        }
-        let mut tls = rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Each would have a cache of its own.
-        tls.resumption = rustls::client::Resumption::disabled();
         Self(Arc::new(Inner {
             replicas: RwLock::default(),
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: upgraded_stream::tls(authority),
             connected: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
             received_bytes: AtomicUsize::new(0),
@@ -241,40 +229,45 @@ impl Sidecars {
         let stream = socket.connect(replica).await?;
         stream.set_nodelay(true)?;
         let stream = self.0.tls.connect(ServerName::from(replica.ip()), stream).await?;
-        let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let (reports, receiver) = mpsc::unbounded_channel::<Bytes>();
-        let _ = reports.send(line(&identity.report));
-        let body = futures::stream::unfold(receiver, |mut receiver| async move {
-            let line = receiver.recv().await?;
-            Some((Ok::<_, Infallible>(Frame::data(line)), receiver))
-        });
-        let request = http::Request::post(PATH)
-            .header(http::header::HOST, replica.to_string())
-            .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))
-            .body(StreamBody::new(body).boxed_unsync())?;
-        let response = requests.send_request(request).await?;
-        if !response.status().is_success() {
+        let first = line(&identity.report);
+        let opened = upgraded_stream::open(stream, &replica.to_string(), &identity.token, first).await?;
+        let Answer::Stream(stream) = opened else {
             return Err(Ended::Refused);
-        }
+        };
+        let (reports, mut receiver) = mpsc::unbounded_channel::<Bytes>();
         *speaker.reports.lock() = Some(reports.clone());
-        self.read(response.into_body(), identity, &reports, speaker).await
+        let (reader, mut writer) = tokio::io::split(stream);
+        let writing = async {
+            while let Some(line) = receiver.recv().await {
+                writer.write_all(&line).await?;
+                writer.flush().await?;
+            }
+            Ok::<_, Ended>(())
+        };
+        tokio::select! {
+            ended = self.read(reader, identity, &reports, speaker) => ended,
+            ended = writing => ended,
+        }
     }
 
     async fn read(
         &self,
-        mut body: hyper::body::Incoming,
+        mut reader: impl AsyncRead + Unpin,
         identity: &Identity,
         reports: &mpsc::UnboundedSender<Bytes>,
         speaker: &Speaker,
     ) -> Result<(), Ended> {
         let mut buffer = BytesMut::new();
         let mut connected = None;
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            self.0.received_bytes.fetch_add(data.len(), Ordering::Relaxed);
+        let mut servers = 0;
+        loop {
             let searched = buffer.len();
-            buffer.extend_from_slice(&data);
+            buffer.reserve(READ_BYTES);
+            let read = reader.read_buf(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.0.received_bytes.fetch_add(read, Ordering::Relaxed);
             let mut from = searched;
             while let Some(end) = buffer[from..].iter().position(|byte| *byte == b'\n') {
                 let line = buffer.split_to(from + end + 1).freeze();
@@ -282,10 +275,12 @@ impl Sidecars {
                 if line.len() > 1 {
                     self.take_over(&line, speaker);
                     connected.get_or_insert_with(|| Connected::new(self));
-                    let said = match is_whole(&line) {
+                    let known = servers;
+                    servers = servers.max(servers_up_to(&line));
+                    let said = match is_whole(&line) || servers > known {
                         true => Report {
                             applied: Some(revision(&line).to_owned()),
-                            reachability: answered(servers(&line)),
+                            reachability: answered(servers),
                             ..identity.report.clone()
                         },
                         // The rest is as it was.
@@ -296,12 +291,11 @@ impl Sidecars {
                             ..Report::default()
                         },
                     };
-                    speaker.take_over(line);
+                    speaker.take_over(Bytes::copy_from_slice(&line));
                     let _ = reports.send(self::line(&said));
                 }
             }
         }
-        Ok(())
     }
 
     fn take_over(&self, line: &[u8], speaker: &Speaker) {
@@ -360,10 +354,12 @@ fn is_whole(line: &[u8]) -> bool {
     !String::from_utf8_lossy(beginning).contains(r#","base":""#)
 }
 
-/// How many there are in a whole snapshot.
-fn servers(line: &[u8]) -> usize {
+/// One more than the greatest number among the names of its servers.
+fn servers_up_to(line: &[u8]) -> usize {
     let text = std::str::from_utf8(line).expect("lines are UTF-8");
-    text.matches(r#""server":""#).count()
+    let names = text.split(r#""server":""#).skip(1);
+    let numbers = names.filter_map(|name| name.split('"').next()?.rsplit('_').next()?.parse().ok());
+    numbers.max().map_or(0, |greatest: usize| greatest + 1)
 }
 
 /// What a sidecar reports that has all these servers, each of which has answered.

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use k8s_openapi::api::coordination::v1::Lease;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::setting;
 use crate::wait::{LIMIT, until};
+use crate::world::World;
 
 /// All servers of the tests are at loopback.
 pub const ANY_ADDRESS: &str = "--allowed-addresses=Any";
@@ -85,6 +88,16 @@ impl Operator {
         replica
     }
 
+    /// The Lease as an operator that ended in order has left it: the first of an installation would wait for 15 s, since
+    /// somebody may have deleted the Lease of one that leads.
+    async fn make_lease(&self) {
+        let world = World::in_namespace(&self.namespace).await;
+        // Another replica may have been first.
+        let _ = world
+            .create::<Lease>(json!({"metadata": {"name": self.lease}, "spec": {}}))
+            .await;
+    }
+
     async fn launch_with(
         &self,
         name: &str,
@@ -92,6 +105,10 @@ impl Operator {
         log: Option<&PathBuf>,
         change: impl FnOnce(&mut Command),
     ) -> Replica {
+        // Another version makes its own.
+        if self.program.is_none() {
+            self.make_lease().await;
+        }
         let [address, health] = [free_address().await, free_address().await];
         let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
         let program = self.program.clone().unwrap_or_else(Program::of_this_version);

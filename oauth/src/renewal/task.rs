@@ -73,14 +73,14 @@ impl SourceTask {
     }
 
     /// Ends when the handle is gone.
-    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Box<Command>>) {
         loop {
             let changed = tokio::select! {
                 // In this order: a token that arrives in the moment the old one ends leaves no gap between
                 // them.
                 biased;
                 command = commands.recv() => match command {
-                    Some(command) => self.handle(command),
+                    Some(command) => self.handle(*command),
                     None => return,
                 },
                 (sent_at, outcome) = completion(&mut self.in_flight, &self.clock) => {

@@ -99,15 +99,14 @@ async fn every_connection_asks_the_kernel_to_end_it_where_the_peer_acknowledges_
 async fn a_connection_without_a_whole_request_is_closed_in_time() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let beginnings: [&[u8]; 4] = [b"", b"P", b"GET / HTTP/1.1\r\nHost:", preface];
-    let graceful = GracefulShutdown::new();
+    let (_never, closing) = watch::channel(false);
     let beginnings = beginnings
         .map(|beginning| [Protocol::Http1, Protocol::Unknown].map(|protocol| (protocol, beginning)));
     for (protocol, beginning) in beginnings.into_iter().flatten() {
         let (mut near, far) = tokio::io::duplex(1024);
         let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
         let place = bounds.enter("127.0.0.1".parse().unwrap()).unwrap();
-        let watcher = graceful.watcher();
-        let serving = tokio::spawn(connection(far, protocol, place, Router::new(), watcher));
+        let serving = tokio::spawn(connection(far, protocol, place, Router::new(), closing.clone()));
         near.write_all(beginning).await.unwrap();
         tokio::time::timeout(2 * FIRST_REQUEST_TIMEOUT, serving)
             .await
@@ -126,4 +125,75 @@ async fn a_body_that_is_long_or_slow_is_given_up() {
     );
     let slow = futures::stream::pending::<Result<Bytes, std::io::Error>>();
     assert_eq!(read(Body::from_stream(slow)).await, Err(BodyError::Slow));
+}
+
+#[tokio::test]
+async fn a_connection_that_leaves_http_keeps_its_place_until_its_stream_ends() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: lines\r\n\r\n";
+    for protocol in [Protocol::Http1, Protocol::Unknown] {
+        let bounds = ConnectionBounds::new(ConnectionLimits {
+            total: 1,
+            ..MAX_CONNECTIONS
+        });
+        let (to_test, mut upgrades) = tokio::sync::mpsc::unbounded_channel();
+        let upgrade = get(move |mut request: axum::extract::Request| async move {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let place = request.extensions_mut().remove::<Arc<Place>>().unwrap();
+            to_test.send((upgrade, place)).unwrap();
+            let switched = [
+                (http::header::CONNECTION, "upgrade"),
+                (http::header::UPGRADE, "lines"),
+            ];
+            (StatusCode::SWITCHING_PROTOCOLS, switched)
+        });
+        let router = Router::new().route("/", upgrade);
+        let address = std::net::IpAddr::from([127, 0, 0, 1]);
+        let place = bounds.enter(address).unwrap();
+        let (_never, closing) = watch::channel(false);
+        let (mut near, far) = tokio::io::duplex(1024);
+        let serving = tokio::spawn(connection(far, protocol, place, router, closing));
+        near.write_all(REQUEST).await.unwrap();
+        let (upgrade, place) = upgrades.recv().await.unwrap();
+        let stream = upgrade.await.unwrap();
+        serving.await.unwrap();
+        assert!(
+            bounds.enter(address).is_none(),
+            "HTTP is over, and the stream is not"
+        );
+        drop((stream, place));
+        assert!(bounds.enter(address).is_some());
+    }
+}
+
+#[tokio::test]
+async fn after_the_word_to_close_a_connection_answers_what_is_under_way_and_no_more() {
+    for protocol in [Protocol::Http1, Protocol::Unknown] {
+        let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
+        let place = bounds.enter(std::net::IpAddr::from([127, 0, 0, 1])).unwrap();
+        let (close, closing) = watch::channel(false);
+        let (started, mut under_way) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, answered) = watch::channel(false);
+        let slow = get(move || {
+            let (started, mut answered) = (started.clone(), answered.clone());
+            async move {
+                started.send(()).unwrap();
+                stopped(&mut answered).await;
+                "answered"
+            }
+        });
+        let (mut near, far) = tokio::io::duplex(1024);
+        let router = Router::new().route("/", slow);
+        let serving = tokio::spawn(connection(far, protocol, place, router, closing));
+        near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        under_way.recv().await.unwrap();
+        close.send_replace(true);
+        answer.send_replace(true);
+        let mut text = String::new();
+        near.read_to_string(&mut text).await.unwrap();
+        assert!(text.ends_with("answered"), "{text}");
+        serving.await.unwrap();
+        close.closed().await;
+    }
 }

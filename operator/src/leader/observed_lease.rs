@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tokio::time::Instant;
 
 /// Longest time that a replica waits because of what the Lease says of its duration: somebody who writes a
-/// greater one by hand does not stop all replicas for longer.
+/// greater one by hand does not stop all replicas for longer. The shortest is its own, which a leader relies on.
 const MAX_LEASE_DURATION: Duration = Duration::from_secs(60);
 
 /// How much longer a replica waits that does not know the leader's tokens where another one does.
@@ -24,6 +24,8 @@ const FOLLOWERS: &str = "mcpauth.dev/followers";
 #[derive(Debug, Default)]
 pub struct ObservedLease {
     spec: Option<(LeaseSpec, Instant)>,
+    /// Since when there is none.
+    absent_since: Option<Instant>,
     annotations: LeaseAnnotations,
 }
 
@@ -56,7 +58,11 @@ pub enum Action {
 impl ObservedLease {
     /// Takes note of what was found. A Lease that is gone says nothing of its holder, who makes it anew.
     pub fn observe(&mut self, found: Option<&Lease>, now: Instant) {
-        let Some(found) = found else { return };
+        let Some(found) = found else {
+            self.absent_since.get_or_insert(now);
+            return;
+        };
+        self.absent_since = None;
         self.annotations = LeaseAnnotations::read(found.metadata.annotations.as_ref());
         let spec = found.spec.clone().unwrap_or_default();
         if self.spec.as_ref().is_none_or(|(seen, _)| *seen != spec) {
@@ -70,10 +76,18 @@ impl ObservedLease {
     }
 
     /// What may be done with the Lease after it was observed. A replica that knows no tokens lets those go
-    /// first that do, be it after a crash of its own.
+    /// first that do, be it after a crash of its own. Where there is none, somebody may have deleted it: a replica that leads
+    /// makes it anew at its next renewal, and each other one waits for as long as such a one could lead on without.
     pub fn action(&self, contender: Contender<'_>, now: Instant) -> Action {
+        let absent_until = self.absent_since.map(|since| since + contender.lease_duration);
+        let may_be_led = absent_until.is_some_and(|until| now < until);
         let Some((spec, since)) = &self.spec else {
-            return Action::Write { acquires: true };
+            return match may_be_led {
+                true => Action::Wait {
+                    holder: String::new(),
+                },
+                false => Action::Write { acquires: true },
+            };
         };
         let is_followed = self.annotations.followers > 0;
         let holder = holder(spec);
@@ -85,13 +99,14 @@ impl ObservedLease {
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map_or(contender.lease_duration, Duration::from_secs)
                 .min(MAX_LEASE_DURATION)
+                .max(contender.lease_duration)
         };
         let wait = holder.map_or(Duration::ZERO, |_| stated());
         let patience = match is_followed && !contender.knows_tokens {
             true => FOLLOWERS_FIRST,
             false => Duration::ZERO,
         };
-        match now < *since + wait + patience {
+        match may_be_led || now < *since + wait + patience {
             true => Action::Wait {
                 holder: holder.unwrap_or_default().to_owned(),
             },

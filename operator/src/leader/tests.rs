@@ -274,6 +274,66 @@ async fn a_deleted_lease_comes_back_and_its_holder_leads_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_starts_while_the_lease_is_deleted_does_not_lead_beside_its_holder() {
+    let cluster = Cluster::default();
+    let mut first = cluster.replica("first");
+    first.until(true).await;
+    tokio::time::sleep(20 * SECOND).await;
+    cluster.delete();
+    let second = cluster.replica("second");
+    let mut leads = second.leads.clone();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(first.leads() && !second.leads());
+    assert!(!leads.has_changed().unwrap(), "nor did it in between");
+    assert_eq!(cluster.holder().as_deref(), Some("first"));
+
+    // Nor where the holder cannot make it anew: then it stops by its own clock first.
+    first.path.send_replace(Path::Silent);
+    let cut = Instant::now();
+    cluster.delete();
+    let mut third = cluster.replica("third");
+    tokio::select! {
+        biased;
+        () = first.until(false) => {}
+        _ = leads.wait_for(|leads| *leads) => panic!("two lead"),
+        () = third.until(true) => panic!("two lead"),
+    }
+    assert!(cut.elapsed() <= Timing::default().renew_deadline);
+    tokio::time::sleep(20 * SECOND).await;
+    assert!(second.leads() != third.leads(), "one of them leads now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_could_not_look_for_a_while_does_not_take_a_deleted_lease_from_its_holder() {
+    let cluster = Cluster::default();
+    let mut first = cluster.replica("first");
+    first.until(true).await;
+    let second = cluster.replica("second");
+    tokio::time::sleep(5 * SECOND).await;
+    second.path.send_replace(Path::Failing);
+    tokio::time::sleep(60 * SECOND).await;
+    cluster.delete();
+    second.path.send_replace(Path::Open);
+    let leads = second.leads.clone();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(first.leads() && !leads.has_changed().unwrap());
+    assert_eq!(cluster.holder().as_deref(), Some("first"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_replica_of_all_leads_after_the_time_of_a_lease() {
+    let cluster = Cluster::default();
+    let began = Instant::now();
+    cluster.replica("first").until(true).await;
+    let lease = Timing::default().lease_duration;
+    assert!(
+        began.elapsed() >= lease && began.elapsed() <= lease + 2 * SECOND,
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_stops_when_the_lease_is_somebody_else_s() {
     let cluster = Cluster::default();
     let mut first = cluster.replica("first");
@@ -302,7 +362,7 @@ async fn a_lease_of_a_year_stops_nobody_for_a_year() {
 async fn of_replicas_that_start_together_one_leads() {
     let cluster = Cluster::default();
     let replicas: Vec<_> = ["a", "b", "c", "d", "e"].map(|name| cluster.replica(name)).into();
-    tokio::time::sleep(5 * SECOND).await;
+    tokio::time::sleep(Timing::default().lease_duration + 5 * SECOND).await;
     let leading = replicas.iter().filter(|replica| replica.leads()).count();
     assert_eq!(leading, 1);
     tokio::time::sleep(60 * SECOND).await;

@@ -1,7 +1,7 @@
 //! The workloads that LiteLLM's pods belong to: which one, whether it is at rest, what it was restarted for, and the
 //! restart itself.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
@@ -141,7 +141,7 @@ impl Workload {
         ))
     }
 
-    fn template_labels(&self) -> std::collections::BTreeMap<String, String> {
+    fn template_labels(&self) -> BTreeMap<String, String> {
         let labels = self.object.pointer("/spec/template/metadata/labels");
         labels
             .and_then(|labels| serde_json::from_value(labels.clone()).ok())
@@ -218,15 +218,8 @@ impl Workloads {
         let budgets =
             budgets.map_err(|error| format!("PodDisruptionBudgets could not be listed: {error}"))?;
         let labels = workload.template_labels();
-        let blocking = budgets.items.into_iter().find(|budget| {
-            let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
-            let is_exhausted = budget
-                .status
-                .as_ref()
-                .is_some_and(|status| status.disruptions_allowed <= 0);
-            is_exhausted && selector.is_some_and(|selector| selects(&selector, &labels))
-        });
-        Ok(blocking.map(|budget| budget.name_any()))
+        let blocking = budgets.items.iter().find(|budget| blocks(budget, &labels));
+        Ok(blocking.map(ResourceExt::name_any))
     }
 
     /// Replaces the pods, by a pod template that differs in two annotations. Nothing is written where somebody else has
@@ -257,6 +250,17 @@ impl Workloads {
             .map(|_| ())
             .map_err(|error| failed("restart", name, &error))
     }
+}
+
+/// Whether the budget is of pods with these labels and allows no disruption. One that no controller has looked at yet, as it is
+/// now, allows none: so it is with evictions.
+fn blocks(budget: &PodDisruptionBudget, labels: &BTreeMap<String, String>) -> bool {
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let status = budget.status.as_ref();
+    let allowed = status.map_or(0, |status| status.disruptions_allowed);
+    let observed = status.and_then(|status| status.observed_generation);
+    let is_observed = observed.unwrap_or_default() >= budget.metadata.generation.unwrap_or_default();
+    selector.is_some_and(|selector| selects(selector, labels)) && (allowed <= 0 || !is_observed)
 }
 
 fn failed(what: &str, name: &WorkloadName, error: &kube::Error) -> String {
@@ -313,6 +317,28 @@ mod tests {
             assert!(unrecorded(of_that_restart).is_empty(), "{of_that_restart:?}");
         }
         assert_eq!(unrecorded(Some("2026-04-01T00:00:00Z")), ["uninjected:uid-tools"]);
+    }
+
+    #[test]
+    fn a_budget_blocks_where_it_allows_nothing_or_where_nobody_has_counted_yet() {
+        let labels = BTreeMap::from([("app".to_owned(), "litellm".to_owned())]);
+        let budget = |app: &str, status: Value| -> PodDisruptionBudget {
+            serde_json::from_value(json!({
+                "metadata": {"name": "guard", "generation": 2},
+                "spec": {"selector": {"matchLabels": {"app": app}}},
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let counted = |allowed: i32, generation: i64| {
+            json!({"disruptionsAllowed": allowed, "observedGeneration": generation,
+                   "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1})
+        };
+        assert!(!blocks(&budget("litellm", counted(1, 2)), &labels));
+        for status in [counted(0, 2), counted(1, 1), Value::Null] {
+            assert!(blocks(&budget("litellm", status.clone()), &labels), "{status}");
+            assert!(!blocks(&budget("other", status), &labels), "of other pods");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::io;
 use std::marker::PhantomData;
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
 use mcp_auth_protocol::sync::Report;
@@ -33,9 +33,17 @@ pub enum Line<T> {
     Value(T),
 }
 
-/// The reports of a body and the heartbeats between them, as they arrive. Ends at the first error.
-pub fn reports(body: Body) -> impl Stream<Item = Result<Line<Report>, LineError>> + Send {
-    all_lines(body.into_data_stream(), MAX_REPORT_BYTES)
+/// Reports and the heartbeats between them.
+pub type Reports = BoxStream<'static, Result<Line<Report>, LineError>>;
+
+/// The reports of a body, or of a connection that carries nothing else, as they arrive. Ends at the first error.
+pub fn reports(
+    pieces: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>>
+    + Send
+    + Unpin
+    + 'static,
+) -> Reports {
+    all_lines(pieces, MAX_REPORT_BYTES).boxed()
 }
 
 /// The values of a body, one a line, as they arrive; empty lines between them are heartbeats. Ends at the first
@@ -140,7 +148,7 @@ mod tests {
     }
 
     async fn read_all(chunks: Vec<Result<Bytes, axum::Error>>) -> Vec<Result<Option<String>, String>> {
-        let body = Body::from_stream(stream::iter(chunks));
+        let body = stream::iter(chunks);
         let read = |line: Result<Line<Report>, LineError>| match line {
             Ok(Line::Heartbeat) => Ok(Some("a heartbeat".to_owned())),
             Ok(Line::Value(report)) => Ok(report.applied),

@@ -166,7 +166,7 @@ impl Snapshots {
         let snapshot = Snapshot {
             revision: String::new(),
             operator_ca: authority.clone(),
-            capabilities: vec![Capability::Acknowledgements],
+            capabilities: vec![Capability::Acknowledgements, Capability::Upgrade],
             fingerprint_key: Some(certificates.fingerprint_key(namespace).into()),
             servers: Vec::new(),
             sent_at: None,

@@ -2,7 +2,7 @@
 //! sidecars that read nothing else.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -21,8 +21,9 @@ use tracing::{Span, debug, info, info_span, warn};
 
 use super::answers::Answers;
 use super::authenticate::agree;
-use super::lines::{Line, LineError, reports};
+use super::lines::{Line, LineError, Reports, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
+use super::upgrade::{StreamUpgrade, pieces, switching_protocols};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
 use crate::pods::WatchedPod;
@@ -53,14 +54,15 @@ pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
 }
 
 async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let upgrade = StreamUpgrade::requested_by(&mut head);
     let pod = sync.authenticator.authenticate(&head.headers).await?;
     let mut knows_tokens = sync.knows_tokens.clone();
     let knowing = knows_tokens.wait_for(|knows| *knows);
     if !matches!(tokio::time::timeout(KNOWING_TIMEOUT, knowing).await, Ok(Ok(_))) {
         return Err(SyncError::NotLeading);
     }
-    let mut reports = Box::pin(reports(body));
+    let mut reports = reports(body.into_data_stream());
     let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, first_report(&mut reports)).await;
     let first = match first {
         Ok(Some(Ok(report))) => report,
@@ -82,14 +84,31 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
     known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
     let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
-    let lines = lines(sync, pod, first, reports, span).map(Ok::<Bytes, Infallible>);
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(lines)).into_response())
+    let Some(upgrade) = upgrade else {
+        let lines = lines(sync, pod, first, reports, span).map(Ok::<Bytes, Infallible>);
+        return Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(lines)).into_response());
+    };
+    // HTTP hands the connection over when it has read the request to its end.
+    if !matches!(
+        tokio::time::timeout(FIRST_REPORT_TIMEOUT, reports.next()).await,
+        Ok(None)
+    ) {
+        return Err(SyncError::NoReport(
+            "a request for an upgrade ends with its first report".into(),
+        ));
+    }
+    drop(tokio::spawn(async move {
+        if let Some((reader, writer)) = upgrade.halves().await {
+            let lines = Box::pin(lines(sync, pod, first, self::reports(pieces(reader)), span));
+            // As a task of its own, since what led here would be part of this one until the end.
+            drop(tokio::spawn(writer.send_all(lines)));
+        }
+    }));
+    Ok(switching_protocols())
 }
 
 /// Heartbeats before it say nothing.
-async fn first_report(
-    reports: &mut (impl Stream<Item = Result<Line<Report>, LineError>> + Unpin),
-) -> Option<Result<Report, LineError>> {
+async fn first_report(reports: &mut Reports) -> Option<Result<Report, LineError>> {
     loop {
         match reports.next().await? {
             Ok(Line::Heartbeat) => {}
@@ -100,14 +119,14 @@ async fn first_report(
 }
 
 /// What a sidecar is sent, until either side ends the stream, the pod is gone, this replica has lost the leader or the time is
-/// up. Its reports are read meanwhile. The connection's own task polls this, and while the connection is slow it does not: the
+/// up. Its reports are read meanwhile. One task polls this and writes, and while the connection is slow it does not: the
 /// next line is then made when the last has gone, from the newest state. A sidecar that takes nothing is disconnected by the
 /// kernel, whose bound of what waits unacknowledged holds for a window that is closed too.
 fn lines(
     sync: Arc<Sync>,
     pod: Pod,
     first: Report,
-    mut reports: Pin<Box<impl Stream<Item = Result<Line<Report>, LineError>> + Send>>,
+    mut reports: Reports,
     span: Span,
 ) -> impl Stream<Item = Bytes> + Send {
     stream! {

@@ -77,6 +77,8 @@ pub enum Capability {
     Acknowledgements,
     /// The sidecar answers a [`QUESTION`](super::QUESTION) with an empty line.
     Answers,
+    /// The operator takes a stream out of HTTP that asks for [`UPGRADE`](super::UPGRADE).
+    Upgrade,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that

@@ -1,11 +1,13 @@
 //! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of
 //! this sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
-//! [`connect`] opens a connection, [`delta`] turns a change into the next snapshot.
+//! [`connect`] opens a connection, [`lines`] reads and writes in HTTP and out of it, [`delta`] turns a change into the next
+//! snapshot.
 
 mod connect;
 mod delta;
 mod error;
+mod lines;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -14,12 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use futures::{StreamExt, stream};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
 use mcp_auth_protocol::sync::{self, Capability, Problem, Report, Snapshot, SnapshotLine};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
@@ -35,6 +38,7 @@ pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
 use connect::{StreamConnection, operator_tls_config};
 use delta::next_snapshot;
 pub use error::{SyncError, UNREACHABLE};
+use lines::{IncomingLines, OutgoingLines, ReportLines};
 
 /// How the operator is reached, and as whom.
 #[derive(Clone, Debug)]
@@ -92,9 +96,22 @@ struct SyncState<'a, A> {
     serving_since: Option<Instant>,
     /// The failure last logged, so that each is told once and not with every attempt.
     last_logged: Option<String>,
+    /// Whether the operator may take a stream out of HTTP. Replicas of two versions may take turns.
+    upgrades: bool,
     reports: &'a watch::Sender<Report>,
     apply: A,
     clock_offset: ClockOffset,
+}
+
+/// A stream that the operator has accepted.
+struct OpenStream {
+    connection: StreamConnection,
+    incoming: IncomingLines,
+    outgoing: OutgoingLines,
+    /// Whoever makes the lines answers each question.
+    asked: watch::Sender<()>,
+    /// Whether they may be acknowledgements.
+    acknowledges: Arc<AtomicBool>,
 }
 
 impl<D: Connector> SyncClient<D> {
@@ -106,6 +123,7 @@ impl<D: Connector> SyncClient<D> {
             failures: 0,
             serving_since: None,
             last_logged: None,
+            upgrades: true,
             reports,
             apply,
             clock_offset: ClockOffset::default(),
@@ -155,74 +173,127 @@ impl<D: Connector> SyncClient<D> {
     }
 
     async fn stream(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<Infallible, SyncError> {
-        let acknowledges = Arc::<AtomicBool>::default();
-        let (asked, questions) = watch::channel(());
-        let request = self
-            .request(state.reports, questions, acknowledges.clone())
-            .await?;
-        let operator_ca = state.operator_ca.get();
-        let address = self.endpoint.to_string();
-        let mut connection = timeout(
-            self.timing.connect,
-            StreamConnection::open(&self.connector, &self.endpoint, &operator_ca),
-        )
-        .await
-        .map_err(|_| SyncError::ConnectTimeout {
-            address,
-            seconds: self.timing.connect.as_secs(),
-        })??;
-        let response = self
-            .within_silence(connection.sender.send_request(request))
-            .await??;
-        if response.status() != StatusCode::OK {
-            return Err(self.read_refusal(response).await);
-        }
-        let mut body = response.into_body();
-        let mut lines = LinesCodec::new_with_max_length(MAX_SNAPSHOT_BYTES);
-        let mut buffer = BytesMut::new();
-        // As it was sent: what a delta changes. The ends of its tokens are by the operator's clock.
-        let mut last = None;
-        loop {
-            let frame = self
-                .within_silence(body.frame())
-                .await?
-                .ok_or(SyncError::Ended)??;
-            let Ok(data) = frame.into_data() else { continue };
-            buffer.extend_from_slice(&data);
-            while let Some(line) = lines.decode(&mut buffer)? {
-                if line == sync::QUESTION {
-                    asked.send_replace(());
-                } else if !line.is_empty() {
-                    let snapshot = match parse(&line)? {
-                        SnapshotLine::Whole(snapshot) => {
-                            let reads = snapshot.capabilities.contains(&Capability::Acknowledgements);
-                            acknowledges.store(reads, Ordering::Relaxed);
-                            snapshot
-                        }
-                        SnapshotLine::Delta(delta) => next_snapshot(last.take(), delta)?,
-                    };
-                    last = Some(snapshot.clone());
-                    take_over(snapshot, state);
+        let OpenStream {
+            // Dropped when the stream has ended.
+            connection: _connection,
+            mut incoming,
+            outgoing,
+            asked,
+            acknowledges,
+        } = self.open(state).await?;
+        let reading = async {
+            let mut lines = LinesCodec::new_with_max_length(MAX_SNAPSHOT_BYTES);
+            let mut buffer = BytesMut::new();
+            // As it was sent: what a delta changes. The ends of its tokens are by the operator's clock.
+            let mut last = None;
+            loop {
+                self.within_silence(incoming.read(&mut buffer)).await??;
+                while let Some(line) = lines.decode(&mut buffer)? {
+                    if line == sync::QUESTION {
+                        asked.send_replace(());
+                    } else if !line.is_empty() {
+                        let snapshot = match parse(&line)? {
+                            SnapshotLine::Whole(snapshot) => {
+                                let reads = |capability| snapshot.capabilities.contains(&capability);
+                                acknowledges.store(reads(Capability::Acknowledgements), Ordering::Relaxed);
+                                state.upgrades |= reads(Capability::Upgrade);
+                                snapshot
+                            }
+                            SnapshotLine::Delta(delta) => next_snapshot(last.take(), delta)?,
+                        };
+                        last = Some(snapshot.clone());
+                        take_over(snapshot, state);
+                    }
                 }
             }
+        };
+        tokio::select! {
+            ended = reading => ended,
+            ended = outgoing.send_all() => ended,
+        }
+    }
+
+    /// Opens a stream, out of HTTP where the operator has that.
+    async fn open(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<OpenStream, SyncError> {
+        loop {
+            let acknowledges = Arc::<AtomicBool>::default();
+            let (asked, questions) = watch::channel(());
+            let mut lines = report_lines(state.reports.subscribe(), questions, acknowledges.clone());
+            let first = match state.upgrades {
+                true => lines.next().await,
+                false => None,
+            };
+            let asks_for_upgrade = first.is_some();
+            let (body, lines) = match first {
+                Some(first) => (Full::new(first).boxed_unsync(), Some(lines)),
+                None => (
+                    BodyExt::boxed_unsync(StreamBody::new(lines.map(|line| Ok(Frame::data(line))))),
+                    None,
+                ),
+            };
+            let request = self.request(body, asks_for_upgrade).await?;
+            let operator_ca = state.operator_ca.get();
+            let address = self.endpoint.to_string();
+            let mut connection = timeout(
+                self.timing.connect,
+                StreamConnection::open(&self.connector, &self.endpoint, &operator_ca),
+            )
+            .await
+            .map_err(|_| SyncError::ConnectTimeout {
+                address,
+                seconds: self.timing.connect.as_secs(),
+            })??;
+            let response = self
+                .within_silence(connection.sender.send_request(request))
+                .await??;
+            let (incoming, outgoing) = match (response.status(), lines) {
+                (StatusCode::SWITCHING_PROTOCOLS, Some(lines)) => {
+                    let upgraded = self.within_silence(hyper::upgrade::on(response)).await??;
+                    let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
+                    (
+                        IncomingLines::Upgraded(reader),
+                        OutgoingLines::Upgraded { writer, lines },
+                    )
+                }
+                // An operator of before: it has read the report, and ends this stream.
+                (StatusCode::OK, Some(_)) => {
+                    debug!("the operator does not take streams out of HTTP");
+                    state.upgrades = false;
+                    continue;
+                }
+                (StatusCode::OK, None) => (
+                    IncomingLines::Http(response.into_body()),
+                    OutgoingLines::InRequest,
+                ),
+                _ => return Err(self.read_refusal(response).await),
+            };
+            return Ok(OpenStream {
+                connection,
+                incoming,
+                outgoing,
+                asked,
+                acknowledges,
+            });
         }
     }
 
     async fn request(
         &self,
-        reports: &watch::Sender<Report>,
-        questions: watch::Receiver<()>,
-        acknowledges: Arc<AtomicBool>,
+        body: UnsyncBoxBody<Bytes, Infallible>,
+        asks_for_upgrade: bool,
     ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, SyncError> {
         let bearer = bearer(&self.token_file).await?;
-        let mut request = Request::new(report_lines(reports.subscribe(), questions, acknowledges));
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static(sync::PATH);
-        request.headers_mut().insert(HOST, self.endpoint.host_header());
-        request.headers_mut().insert(AUTHORIZATION, bearer);
-        request
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static(sync::CONTENT_TYPE));
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.endpoint.host_header());
+        headers.insert(AUTHORIZATION, bearer);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(sync::CONTENT_TYPE));
+        if asks_for_upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(sync::UPGRADE));
+        }
         Ok(request)
     }
 
@@ -303,14 +374,14 @@ fn parse(line: &str) -> Result<SnapshotLine, SyncError> {
     })
 }
 
-/// The body of the request, as lines: the report as it stands, and then each that differs from the one
+/// What goes up, as lines: the report as it stands, and then each that differs from the one
 /// before; of one that differs by what is applied alone no more than that, once `acknowledges` says that the operator
 /// reads it. An empty line answers each of `questions`.
 fn report_lines(
     reports: watch::Receiver<Report>,
     questions: watch::Receiver<()>,
     acknowledges: Arc<AtomicBool>,
-) -> UnsyncBoxBody<Bytes, Infallible> {
+) -> ReportLines {
     let state = (reports, questions, None::<Report>);
     let lines = stream::unfold(state, move |(mut reports, mut questions, sent)| {
         let acknowledges = acknowledges.clone();
@@ -325,19 +396,18 @@ fn report_lines(
                         serde_json::to_vec(line).expect("a report is strings and lists of strings");
                     line.push(b'\n');
                     let state = (reports, questions, Some(report));
-                    return Some((Ok(Frame::data(Bytes::from(line))), state));
+                    return Some((Bytes::from(line), state));
                 }
                 tokio::select! {
                     changed = reports.changed() => changed.ok()?,
                     Ok(()) = questions.changed() => {
-                        let answer = Frame::data(Bytes::from_static(b"\n"));
-                        return Some((Ok(answer), (reports, questions, sent)));
+                        return Some((Bytes::from_static(b"\n"), (reports, questions, sent)));
                     }
                 }
             }
         }
     });
-    BodyExt::boxed_unsync(StreamBody::new(lines))
+    lines.boxed()
 }
 
 /// What says the same as `report` after `sent`, where they differ by what is applied alone.

@@ -58,6 +58,57 @@ async fn of_a_fleet_that_takes_one_snapshot_over_a_leader_that_reads_it_is_told_
     assert!(told.next_messages(&sidecars).is_empty());
 }
 
+fn follower(client: LeaderClient, sidecars: Sidecars, knows_tokens: bool) -> Follower {
+    Follower {
+        client,
+        identity: "follower".to_owned(),
+        credentials: Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
+        sidecars,
+        refused: RefusedPods::new(mpsc::unbounded_channel().0),
+        knows_tokens: watch::channel(knows_tokens).0,
+    }
+}
+
+/// One that has no token file cannot follow anybody.
+fn unable(leader: &watch::Sender<Leader>) -> LeaderClient {
+    LeaderClient::new(Certificates::self_made(), &[], None, leader.subscribe())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_cannot_follow_serves_from_memory_for_a_minute_and_for_longer_where_nobody_leads() {
+    let led_by = |is_confirmed| Leader::Other {
+        address: Some("127.0.0.1:1".parse().unwrap()),
+        is_confirmed,
+    };
+    let second = Duration::from_secs(1);
+    let (leader, _) = watch::channel(led_by(true));
+    let follower = follower(unable(&leader), Sidecars::new().0, true);
+    let mut knows_tokens = follower.knows_tokens.subscribe();
+    let (_requests, mut requests) = mpsc::unbounded_channel();
+    let script = async {
+        sleep(LOST_AFTER - 5 * second).await;
+        assert!(*knows_tokens.borrow(), "its sidecars stay");
+        // Nobody is known to lead: there are no newer tokens than its own, however long that lasts.
+        for nobody in [Leader::Unknown, led_by(false)] {
+            leader.send_replace(nobody);
+            sleep(10 * LOST_AFTER).await;
+            assert!(*knows_tokens.borrow(), "{nobody:?}");
+        }
+        leader.send_replace(led_by(true));
+        let since = Instant::now();
+        knows_tokens.wait_for(|knows| !knows).await.unwrap();
+        let lasted = since.elapsed();
+        assert!(
+            lasted >= LOST_AFTER && lasted <= LOST_AFTER + 2 * BACKOFF.1,
+            "sidecars go to other replicas after {lasted:?}"
+        );
+    };
+    tokio::select! {
+        () = script => {}
+        never = follower.run(&mut requests) => match never {},
+    }
+}
+
 /// A leader as `publisher` is one: it reads nothing before it has sent all, and neither side of the stream holds much.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_sends_first_and_a_follower_with_much_to_tell_come_to_an_end() {
@@ -66,14 +117,7 @@ async fn a_leader_that_sends_first_and_a_follower_with_much_to_tell_come_to_an_e
         .map(|number| sidecars.enter(&format!("uid-{number}"), "apps", "litellm"))
         .collect();
     let (changes, _) = watch::channel(Leader::Unknown);
-    let follower = Follower {
-        client: LeaderClient::new(Certificates::self_made(), &[], None, changes.subscribe()),
-        identity: "follower".to_owned(),
-        credentials: Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
-        sidecars,
-        refused: RefusedPods::new(mpsc::unbounded_channel().0),
-        knows_tokens: watch::channel(false).0,
-    };
+    let follower = follower(unable(&changes), sidecars, false);
     let (down, published) = mpsc::channel::<Result<LeaderLine, LineError>>(1);
     let published = futures::stream::unfold(published, |mut lines| async move {
         let line = lines.recv().await?;

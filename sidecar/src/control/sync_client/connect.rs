@@ -79,8 +79,8 @@ pub struct Connection {
     driver: JoinHandle<()>,
 }
 
-/// For one request, whose body and whose answer both go on. The operator has one of each sidecar, and HTTP/2 would take it twice
-/// the memory to carry a single stream. Closed when dropped.
+/// For one request, whose body and whose answer both go on, in HTTP/1.1 or out of it. The operator has one of each sidecar, and
+/// HTTP/2 would take it twice the memory to carry a single stream. Closed when dropped, unless it has left HTTP.
 pub struct StreamConnection {
     pub sender: http1::SendRequest<Body>,
     driver: JoinHandle<()>,
@@ -217,6 +217,7 @@ impl StreamConnection {
     ) -> Result<Self, SyncError> {
         let tls = connect_tls(connector, endpoint, operator_ca, HTTP1).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        let connection = connection.with_upgrades();
         // Its errors reach the request and the body, too, which say more about them.
         let driver = tokio::spawn(async move {
             let _ = connection.await;

@@ -49,6 +49,18 @@ pub enum SyncError {
     OtherBase,
     #[error("HTTP with the operator failed: {0}")]
     Http(#[from] hyper::Error),
+    #[error("the connection with the operator broke: {0}")]
+    Broken(io::Error),
+}
+
+impl From<io::Error> for SyncError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // Its process has ended without TLS's word of the end.
+            io::ErrorKind::UnexpectedEof => Self::Ended,
+            _ => Self::Broken(error),
+        }
+    }
 }
 
 impl From<LinesCodecError> for SyncError {
@@ -72,7 +84,7 @@ impl SyncError {
             Self::Tls { .. } => UNREACHABLE,
             Self::Refused { .. } => "OperatorRefused",
             Self::Silent { .. } => "OperatorSilent",
-            Self::Ended | Self::Http(_) => "StreamBroken",
+            Self::Ended | Self::Http(_) | Self::Broken(_) => "StreamBroken",
             Self::LineTooLong | Self::NotASnapshot(_) | Self::OtherBase => "StreamInvalid",
         }
     }

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use futures::stream::BoxStream;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -194,7 +195,7 @@ pub async fn serve(authority: &Authority, pipe: DuplexStream) -> Calls {
     });
     let executor = hyper_util::rt::TokioExecutor::new();
     let connection = hyper_util::server::conn::auto::Builder::new(executor)
-        .serve_connection(hyper_util::rt::TokioIo::new(tls), service)
+        .serve_connection_with_upgrades(hyper_util::rt::TokioIo::new(tls), service)
         .into_owned();
     let server = tokio::spawn(async move {
         let _ = connection.await;
@@ -211,9 +212,11 @@ impl Drop for Operator {
 /// A request answered with a stream.
 pub struct Stream {
     down: Down,
-    body: Incoming,
+    pieces: BoxStream<'static, Bytes>,
     up: (LinesCodec, BytesMut),
     server: JoinHandle<()>,
+    /// What carries the lines out of HTTP.
+    carrier: Option<JoinHandle<()>>,
 }
 
 impl Call {
@@ -221,7 +224,45 @@ impl Call {
         self.request.headers()[AUTHORIZATION].to_str().unwrap()
     }
 
-    pub fn accept(self) -> Stream {
+    pub fn asks_for_upgrade(&self) -> bool {
+        self.request
+            .headers()
+            .get(UPGRADE)
+            .is_some_and(|protocol| protocol == sync::UPGRADE)
+    }
+
+    /// As an operator of this version does it.
+    pub fn accept(mut self) -> Stream {
+        if !self.asks_for_upgrade() {
+            return self.accept_in_http();
+        }
+        let upgrade = hyper::upgrade::on(&mut self.request);
+        let mut response = Response::new(http_body_util::Empty::new().boxed_unsync());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response
+            .headers_mut()
+            .insert(UPGRADE, HeaderValue::from_static(sync::UPGRADE));
+        let _ = self.answer.send(response);
+        let (down, frames) = mpsc::channel(16);
+        let (pieces, received) = mpsc::channel(16);
+        let carrier = tokio::spawn(carry(self.request.into_body(), upgrade, frames, pieces));
+        let received = stream::unfold(received, |mut received: mpsc::Receiver<_>| async {
+            received.recv().await.map(|piece| (piece, received))
+        });
+        Stream {
+            down,
+            pieces: received.boxed(),
+            up: self.up,
+            server: self.server,
+            carrier: Some(carrier),
+        }
+    }
+
+    /// As an operator does it that knows of no upgrade: the stream ends where the request's body does.
+    pub fn accept_in_http(self) -> Stream {
         let (down, frames) = mpsc::channel(16);
         let frames = stream::unfold(frames, |mut frames: mpsc::Receiver<_>| async {
             frames.recv().await.map(|frame| (frame, frames))
@@ -229,11 +270,13 @@ impl Call {
         let _ = self
             .answer
             .send(Response::new(BodyExt::boxed_unsync(StreamBody::new(frames))));
+        let pieces = self.request.into_body().into_data_stream();
         Stream {
             down,
-            body: self.request.into_body(),
+            pieces: pieces.filter_map(async |piece| piece.ok()).boxed(),
             up: self.up,
             server: self.server,
+            carrier: None,
         }
     }
 
@@ -275,14 +318,48 @@ impl Stream {
             if let Some(line) = codec.decode(buffer).unwrap() {
                 return line;
             }
-            let frame = self.body.frame().await.unwrap().unwrap();
-            buffer.extend_from_slice(frame.data_ref().unwrap());
+            buffer.extend_from_slice(&self.pieces.next().await.unwrap());
         }
     }
 
     pub fn cut(self) {
         self.server.abort();
+        if let Some(carrier) = self.carrier {
+            carrier.abort();
+        }
     }
+}
+
+/// Carries lines both ways once HTTP has handed the connection over, until one side ends.
+async fn carry(
+    mut first: Incoming,
+    upgrade: hyper::upgrade::OnUpgrade,
+    mut frames: mpsc::Receiver<Result<Frame<Bytes>, Infallible>>,
+    pieces: mpsc::Sender<Bytes>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    while let Some(frame) = first.frame().await {
+        let _ = pieces.send(frame.unwrap().into_data().unwrap()).await;
+    }
+    let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+    let mut room = [0; 4096];
+    loop {
+        tokio::select! {
+            read = reader.read(&mut room) => match read {
+                Ok(length @ 1..) => drop(pieces.send(Bytes::copy_from_slice(&room[..length])).await),
+                _ => return,
+            },
+            frame = frames.recv() => {
+                let Some(Ok(frame)) = frame else { break };
+                let written = writer.write_all(frame.data_ref().unwrap()).await;
+                if written.is_err() || writer.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    let _ = writer.shutdown().await;
 }
 
 pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
