@@ -44,9 +44,9 @@ test-unit: ## unit tests of all crates; no cluster
 test-chart: ## the Helm chart with good and bad sets of values, applied to a real API server on loopback; no cluster
 	@tests/chart/run $(TEST)
 
-test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
+test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster; WRITE=1 for the table of rights
 	cargo test --locked --package mcp-auth-tests --test api --test secrecy --no-run
-	tests/cluster/api/with tests/api/run $(TEST)
+	tests/cluster/api/with tests/api/run $(if $(WRITE),--write) $(TEST)
 
 installations: ## the operator with the arguments and the rights that the chart gives it in its modes: cert-manager, rights by namespace
 	cargo test --locked --package mcp-auth-tests --test installations --no-run

@@ -13,7 +13,7 @@ import pages
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # Pages whose tables say in their last column, *test*, what shows each row.
-PROVEN = ("oauth-reports.md", "providers/README.md")
+PROVEN = ("oauth-reports.md", "providers/README.md", "security-model.md")
 # A test's name is a sentence; other names in code are shorter, or begin with the product's.
 SENTENCE = re.compile(r"`((?!mcpauth_)[a-z0-9]+(?:_[a-z0-9]+){5,})`")
 

@@ -1,5 +1,9 @@
-//! The webhook's endpoint: looks up what the pod is entitled to and lets [`crate::inject`] decide.
+//! The webhook's endpoint: looks up what the pod is entitled to and lets [`crate::inject`] decide. Any pod of the cluster may call
+//! it, within [`review_bounds`].
 
+mod review_bounds;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -17,7 +21,6 @@ use tracing::{info, warn};
 
 use crate::certificates::Certificates;
 use crate::entitlement::entitled;
-use crate::http::read_body;
 use crate::inject::{self, NamespaceLimits, RoutesInPod, Settings};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
@@ -25,11 +28,11 @@ use crate::pod_owners::{PodOwners, controller};
 use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
+pub use review_bounds::ReviewBounds;
+use review_bounds::ReviewBoundsError;
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";
-/// The largest object that Kubernetes stores, and what is around it.
-const MAX_REVIEW_BYTES: usize = 3 * 1024 * 1024;
 
 #[derive(Clone)]
 pub struct Admission {
@@ -42,6 +45,7 @@ pub struct Admission {
     pub refused: RefusedPods,
     pub owners: PodOwners,
     pub namespace_limits: NamespaceLimitsLookup,
+    pub bounds: ReviewBounds,
 }
 
 pub fn router(admission: Admission) -> Router {
@@ -52,35 +56,32 @@ async fn review(
     State(admission): State<Admission>,
     request: Request,
 ) -> Result<Json<AdmissionReview<DynamicObject>>, (StatusCode, String)> {
-    let no_review = |why: String| {
-        (
-            StatusCode::BAD_REQUEST,
-            format!("the body is no AdmissionReview: {why}"),
-        )
+    let beyond = |error: ReviewBoundsError| {
+        warn!(%error, "a review was not looked at");
+        admission.metrics.reviewed("OutOfBounds");
+        (error.status(), error.to_string())
     };
-    let body = read_body(request.into_body(), MAX_REVIEW_BYTES).await;
-    let body = body.map_err(|error| no_review(error.to_string()))?;
-    // An error of serde may quote the pod.
-    let review: AdmissionReview<Pod> = serde_json::from_slice(&body)
-        .map_err(|error| no_review(format!("at line {}, column {}", error.line(), error.column())))?;
-    let request: AdmissionRequest<Pod> = match review.try_into() {
+    let body = admission.bounds.body(request).await.map_err(beyond)?;
+    // Until the answer is made.
+    let _room = admission.bounds.parsed(&body).await.map_err(beyond)?;
+    let address = body.address;
+    let request: AdmissionRequest<Pod> = match parse(&body.bytes)?.try_into() {
         Ok(request) => request,
         Err(error) => return Ok(Json(AdmissionResponse::invalid(error.to_string()).into_review())),
     };
+    drop(body);
     let Some(entitled) = admission.entitled(&request) else {
         return Err(not_listed(&admission.metrics, &request));
     };
     let mut settings = admission.settings.clone();
     settings.operator.ca = admission.certificates.authority();
     // Anybody may ask; who asks for a pod that no workload of the namespace makes hears of no route.
-    let (is_owned, namespace_limits) = match entitled.is_empty() {
-        true => (false, NamespaceLimits::default()),
-        false => tokio::join!(admission.is_owned(&request), admission.namespace_limits(&request)),
+    let found = match entitled.is_empty() {
+        true => None,
+        false => admission.look_up(&request, address).await,
     };
-    // What they say is as little for a stranger.
-    if is_owned {
-        settings.namespace_limits = namespace_limits;
-    }
+    let is_owned = found.is_some();
+    settings.namespace_limits = found.unwrap_or_default();
     settings.routes_in_pod = match is_owned {
         true => RoutesInPod::Told,
         false => RoutesInPod::Withheld,
@@ -95,6 +96,15 @@ async fn review(
     let reason = response.audit_annotations.get(inject::AUDIT_KEY);
     admission.metrics.reviewed(reason.map_or("Other", String::as_str));
     Ok(Json(response.into_review()))
+}
+
+fn parse(body: &[u8]) -> Result<AdmissionReview<Pod>, (StatusCode, String)> {
+    serde_json::from_slice(body).map_err(|error| {
+        // The error itself may quote the pod.
+        let (line, column) = (error.line(), error.column());
+        let message = format!("the body is no AdmissionReview: at line {line}, column {column}");
+        (StatusCode::BAD_REQUEST, message)
+    })
 }
 
 /// What the pod needs is not known. The API server takes that for a webhook that failed, so that the webhook's
@@ -122,6 +132,16 @@ impl Admission {
             .unwrap_or_default();
         let resources = self.resources.in_namespace(namespace)?;
         Some(entitled(&resources, &labels))
+    }
+
+    /// The limits of the namespace, where a workload of it makes the pod: they are as little for a stranger as routes are, and not
+    /// asked for.
+    async fn look_up(&self, request: &AdmissionRequest<Pod>, address: IpAddr) -> Option<NamespaceLimits> {
+        let _turn = self.bounds.lookup(address).await?;
+        match self.is_owned(request).await {
+            true => Some(self.namespace_limits(request).await),
+            false => None,
+        }
     }
 
     /// Whether a workload of the namespace makes the pod.

@@ -1,18 +1,24 @@
-//! Connection bounds: how many a listener keeps at once. Any pod of the cluster can connect; one that sends no
-//! request counts by its address too, so that it cannot take the places of the others.
+//! Connection bounds: how many a listener keeps at once. Any pod of the cluster can connect; a connection by which nobody
+//! has shown a good token counts by its address, and one by which a pod has by that pod, so that none of them can take the
+//! places of the others.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use thiserror::Error;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
     pub total: usize,
-    /// Without a request yet, of all addresses and of one.
+    /// Without a request yet, of all addresses.
     pub without_request: usize,
-    pub without_request_by_address: usize,
+    /// Of one address, without a request yet or with requests that showed no good token.
+    pub unauthenticated_by_address: usize,
+    /// Of one pod that has shown its token.
+    pub by_pod: usize,
 }
 
 /// Cheap to clone; all clones are the same.
@@ -27,14 +33,29 @@ struct Counts {
     total: usize,
     without_request: usize,
     by_address: HashMap<IpAddr, usize>,
+    /// By uid.
+    by_pod: HashMap<Arc<str>, usize>,
 }
 
 /// One connection's place, free again when this is dropped.
 pub struct Place {
     counts: Arc<Mutex<Counts>>,
-    /// Until there is a request.
-    waiting: Mutex<Option<IpAddr>>,
+    address: IpAddr,
+    max_of_pod: usize,
+    state: Mutex<PlaceState>,
 }
+
+enum PlaceState {
+    WithoutRequest,
+    Unauthenticated,
+    /// With the uid.
+    OfPod(Arc<str>),
+}
+
+/// The pod has as many connections as one may have.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("the pod has {0} connections, and may have no more")]
+pub struct TooManyOfPodError(usize);
 
 impl ConnectionBounds {
     pub fn new(limits: ConnectionLimits) -> Self {
@@ -51,7 +72,7 @@ impl ConnectionBounds {
         let limits = &self.limits;
         if counts.total >= limits.total
             || counts.without_request >= limits.without_request
-            || of_address >= limits.without_request_by_address
+            || of_address >= limits.unauthenticated_by_address
         {
             return None;
         }
@@ -60,28 +81,55 @@ impl ConnectionBounds {
         counts.by_address.insert(address, of_address + 1);
         Some(Place {
             counts: self.counts.clone(),
-            waiting: Mutex::new(Some(address)),
+            address,
+            max_of_pod: limits.by_pod,
+            state: Mutex::new(PlaceState::WithoutRequest),
         })
     }
 }
 
 impl Place {
-    /// The connection has sent a request: from now on it counts in total only.
+    /// Where the connection comes from.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The connection has sent a request.
     pub fn has_request(&self) {
-        if let Some(address) = self.waiting.lock().take() {
-            self.counts.lock().leave_waiting(address);
+        let mut state = self.state.lock();
+        if matches!(*state, PlaceState::WithoutRequest) {
+            *state = PlaceState::Unauthenticated;
+            self.counts.lock().without_request -= 1;
         }
+    }
+
+    /// A request of the connection has shown the token of the pod with this uid: from now on it counts as that pod's, and no longer
+    /// by its address, which many pods may have. What shows tokens of several pods, such as a proxy, stays the first one's.
+    pub fn authenticated(&self, uid: &str) -> Result<(), TooManyOfPodError> {
+        self.has_request();
+        let mut state = self.state.lock();
+        if matches!(*state, PlaceState::OfPod(_)) {
+            return Ok(());
+        }
+        let mut counts = self.counts.lock();
+        let of_pod = counts.by_pod.get(uid).copied().unwrap_or(0);
+        if of_pod >= self.max_of_pod {
+            return Err(TooManyOfPodError(of_pod));
+        }
+        let uid: Arc<str> = uid.into();
+        counts.by_pod.insert(uid.clone(), of_pod + 1);
+        leave(&mut counts.by_address, &self.address);
+        *state = PlaceState::OfPod(uid);
+        Ok(())
     }
 }
 
-impl Counts {
-    fn leave_waiting(&mut self, address: IpAddr) {
-        self.without_request -= 1;
-        if let Some(count) = self.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_address.remove(&address);
-            }
+/// One connection less.
+fn leave<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -89,7 +137,14 @@ impl Counts {
 impl Drop for Place {
     fn drop(&mut self) {
         self.has_request();
-        self.counts.lock().total -= 1;
+        let mut counts = self.counts.lock();
+        counts.total -= 1;
+        match self.state.get_mut() {
+            PlaceState::OfPod(uid) => leave(&mut counts.by_pod, uid),
+            PlaceState::WithoutRequest | PlaceState::Unauthenticated => {
+                leave(&mut counts.by_address, &self.address);
+            }
+        }
     }
 }
 
@@ -105,7 +160,8 @@ mod tests {
         ConnectionBounds::new(ConnectionLimits {
             total: 6,
             without_request: 4,
-            without_request_by_address: 2,
+            unauthenticated_by_address: 2,
+            by_pod: 2,
         })
     }
 
@@ -120,13 +176,38 @@ mod tests {
             place.has_request();
             place.has_request();
         }
-        let more = [(); 2].map(|()| bounds.enter(address(1)).unwrap());
-        assert!(bounds.enter(address(4)).is_none(), "too many in total");
-        drop((first, second, more));
-        let counts = bounds.counts.lock();
-        assert_eq!(
-            (counts.total, counts.without_request, counts.by_address.len()),
-            (0, 0, 0)
+        assert!(
+            bounds.enter(address(1)).is_none(),
+            "a request that anybody can send makes no room for more"
         );
+        let third = [(); 2].map(|()| bounds.enter(address(3)).unwrap());
+        assert!(bounds.enter(address(4)).is_none(), "too many in total");
+        drop((first, second, third));
+        assert_nothing_is_left(&bounds);
+    }
+
+    #[test]
+    fn pods_behind_one_address_count_each_for_itself_once_they_have_shown_their_tokens() {
+        let bounds = bounds();
+        let of_one = [(); 2].map(|()| {
+            let place = bounds.enter(address(1)).unwrap();
+            place.authenticated("one").unwrap();
+            place.authenticated("one").unwrap();
+            place
+        });
+        let another = bounds.enter(address(1)).unwrap();
+        assert_eq!(another.authenticated("one"), Err(TooManyOfPodError(2)));
+        another.authenticated("two").unwrap();
+        let more = bounds.enter(address(1)).unwrap();
+        drop(of_one);
+        more.authenticated("one").unwrap();
+        drop((another, more));
+        assert_nothing_is_left(&bounds);
+    }
+
+    fn assert_nothing_is_left(bounds: &ConnectionBounds) {
+        let counts = bounds.counts.lock();
+        assert_eq!((counts.total, counts.without_request), (0, 0));
+        assert!(counts.by_address.is_empty() && counts.by_pod.is_empty());
     }
 }

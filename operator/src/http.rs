@@ -46,20 +46,30 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Each further one's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The whole body of a request that is answered at once; a sidecar's stream has none.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of one HTTP/2 connection at once: a sidecar has one for each user's token that it waits for.
 const MAX_STREAMS: u32 = 256;
-/// Connections with a request, and without one yet. Beyond the bound a new one is closed at once.
+/// Header and first line of a request over HTTP/1.1, in bytes, and what is read ahead of a body. hyper's own bound is 400 kB, which
+/// anybody could leave unfinished on each connection. Over HTTP/2 the headers of a request are bounded by hyper, to 16 KiB.
+const MAX_BUFFER: usize = 64 * 1024;
+/// What a peer may send of the bodies of one HTTP/2 request, and of one connection, before it is read: hyper's own bound is 1 MiB of
+/// each, for whoever connects.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Connections in total, and of one that takes many. Beyond a bound a new one is closed at once. An API server has a few by which it
+/// shows no token; a sidecar has one for its stream, one for users' tokens, and for a moment those that it had before.
 const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits {
     total: 20_000,
     without_request: 4_000,
-    without_request_by_address: 200,
+    unauthenticated_by_address: 200,
+    by_pod: 16,
 };
-/// Of the probes and metrics, which the kubelet and Prometheus ask for, and of published keys.
+/// Of the probes and metrics, which the kubelet and Prometheus ask for, and of published keys: nobody shows a token there.
 const MAX_PLAIN_CONNECTIONS: ConnectionLimits = ConnectionLimits {
-    total: 500,
-    without_request: 200,
-    without_request_by_address: 50,
+    total: 2_000,
+    without_request: 1_000,
+    unauthenticated_by_address: 50,
+    by_pod: 0,
 };
 /// Connections that wait to be accepted, as far as the system allows it: where a replica has gone, thousands of sidecars
 /// come to another at the same moment, and what has no room there is tried again after a second and more.
@@ -253,6 +263,7 @@ fn requests(
             let mut builder = http1::Builder::new();
             builder
                 .timer(TokioTimer::new())
+                .max_buf_size(MAX_BUFFER)
                 .header_read_timeout(HEADER_TIMEOUT);
             let connection = Box::pin(builder.serve_connection(stream, service).with_upgrades());
             let connection = until_closed(connection, closing, |connection| connection.graceful_shutdown());
@@ -263,8 +274,13 @@ fn requests(
             builder
                 .http1()
                 .timer(TokioTimer::new())
+                .max_buf_size(MAX_BUFFER)
                 .header_read_timeout(HEADER_TIMEOUT);
-            builder.http2().max_concurrent_streams(MAX_STREAMS);
+            builder
+                .http2()
+                .max_concurrent_streams(MAX_STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW);
             let connection = builder.serve_connection_with_upgrades(stream, service);
             let connection = Box::pin(connection.into_owned());
             let connection = until_closed(connection, closing, |connection| connection.graceful_shutdown());

@@ -33,6 +33,7 @@ mod replicas;
 mod resources;
 mod restarts;
 mod run;
+mod shares;
 mod sidecars;
 mod status;
 mod sync;

@@ -24,6 +24,7 @@ use tracing::warn;
 
 use crate::api_server::with_deadline;
 use crate::inject::annotations;
+use crate::liveness::{BEAT_INTERVAL, Liveness};
 pub use notices::PodNotices;
 use store::{PodChange, PodEvents, PodStore};
 pub use watched_pod::WatchedPod;
@@ -52,6 +53,7 @@ pub struct Pods {
     /// For sync: what can change a pod's entitlement.
     changes: Changes,
     notices: PodNotices,
+    liveness: Liveness,
     /// Number of the last change in any namespace.
     last_revision: Arc<AtomicU64>,
 }
@@ -75,6 +77,7 @@ impl Pods {
         client: Client,
         changes: Changes,
         notices: PodNotices,
+        liveness: Liveness,
     ) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         let pods = Self {
@@ -83,6 +86,7 @@ impl Pods {
             changed,
             changes,
             notices,
+            liveness,
             last_revision: Arc::default(),
         };
         (pods, receiver)
@@ -192,18 +196,27 @@ impl Watch {
         let config = watcher::Config::default().fields(SERVING_PODS);
         let mut watched = watcher(api, config).default_backoff().boxed();
         let mut events = PodEvents::default();
-        while let Some(event) = watched.next().await {
-            match event {
-                Ok(event) => {
-                    if let Some(change) = events.change(event) {
-                        self.apply(change);
+        let namespace = &self.namespace;
+        let pulse = self
+            .pods
+            .liveness
+            .pulse(format!("the watch of pods in {namespace}"));
+        let mut ticks = tokio::time::interval(BEAT_INTERVAL);
+        loop {
+            tokio::select! {
+                event = watched.next() => match event {
+                    Some(Ok(event)) => {
+                        if let Some(change) = events.change(event) {
+                            self.apply(change);
+                        }
                     }
-                }
-                Err(error) => {
-                    let namespace = &self.namespace;
-                    warn!(%namespace, %error, "watching pods failed; trying again");
-                }
+                    Some(Err(error)) => warn!(%namespace, %error, "watching pods failed; trying again"),
+                    // It never does; were it to, nothing would be known of these pods any more, and a restart helps.
+                    None => std::future::pending::<()>().await,
+                },
+                _ = ticks.tick() => {}
             }
+            pulse.beat();
         }
     }
 
@@ -291,3 +304,6 @@ pub fn starting_until(pod: &WatchedPod, now: Timestamp) -> Option<Timestamp> {
 pub fn is_injected(pod: &impl PodFacts) -> bool {
     pod.annotation(annotations::INJECTED).is_some()
 }
+
+#[cfg(test)]
+mod tests;

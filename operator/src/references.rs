@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::liveness::Liveness;
 use values::Values;
 
 /// Objects that are read at once: each takes a connection.
@@ -69,6 +70,7 @@ pub struct References {
     watched: Arc<Mutex<Watched>>,
     reads: Arc<Semaphore>,
     changed: mpsc::UnboundedSender<ResourceRef>,
+    liveness: Liveness,
 }
 
 #[derive(Default)]
@@ -139,6 +141,7 @@ impl References {
         namespaces: &[String],
         secrets_grant: Option<SecretsGrant>,
         requires_consent: bool,
+        liveness: Liveness,
     ) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         let references = Self {
@@ -149,6 +152,7 @@ impl References {
             watched: Arc::default(),
             reads: Arc::new(Semaphore::new(MAX_READS)),
             changed,
+            liveness,
         };
         (references, receiver)
     }

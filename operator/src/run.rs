@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::admission::{self, Admission};
+use crate::admission::{self, Admission, ReviewBounds};
 use crate::args::Args;
 use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
@@ -40,9 +40,10 @@ use crate::refused_pods::RefusedPods;
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::restarts::{RestartOutcomes, Restarts};
+use crate::shares::Shares;
 use crate::sidecars::Sidecars;
 use crate::status::{EventSinks, KeptSecrets, ObservedPods, StatusWriter};
-use crate::sync::{self, Authenticator, DebouncedChanges, OperatorAccount, Snapshots, Sync};
+use crate::sync::{self, Authenticator, DebouncedChanges, EXCHANGES, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
@@ -129,14 +130,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         &args.watch_namespaces,
         secrets_grant,
         args.policy.require_secret_consent,
+        liveness.clone(),
     );
     let max_events = args.limits.max_events_per_namespace;
     let events = EventRecorder::new(client.clone(), args.identity.clone(), max_events);
-    let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), events.clone());
+    let (workload_events, workload_event_writer) =
+        WorkloadEvents::new(client.clone(), events.clone(), liveness.clone());
     // The lease is released when its receiver is dropped, so all others subscribe to this channel.
     let (lead, leads) = watch::channel(false);
     let pod_notices = PodNotices::new(workload_events.clone(), leads.clone());
-    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), pod_notices);
+    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), pod_notices, liveness.clone());
     let refused = RefusedPods::new(pods.changed());
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
@@ -203,7 +206,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             webhook: webhook_calls.clone(),
             restarts: restart_outcomes.clone(),
         },
-        metrics.clone(),
+        (metrics.clone(), liveness.clone()),
     ));
     let triggers = Triggers {
         references: references_changed,
@@ -245,6 +248,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         refused: refused.clone(),
         owners: PodOwners::new(client.clone()),
         namespace_limits: NamespaceLimitsLookup::new(client.clone()),
+        bounds: ReviewBounds::default(),
     };
     let authenticator = Authenticator::new(client.clone());
     let replicas = Replicas {
@@ -286,6 +290,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         changes: DebouncedChanges::new(changes),
         pods: pods.clone(),
         sidecars,
+        exchanges: Shares::new(EXCHANGES),
         metrics: metrics.clone(),
         longest_stream: Duration::from_secs(args.longest_stream_seconds),
         longest_silence: Duration::from_secs(args.longest_silence_seconds),

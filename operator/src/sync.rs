@@ -27,12 +27,13 @@ use crate::leader_client::LeaderClient;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
+use crate::shares::Shares;
 use crate::sidecars::Sidecars;
 
 pub use authenticate::{Authenticator, OperatorAccount};
 pub use debounced_changes::DebouncedChanges;
 pub use error::SyncError;
-pub use exchange::exchanged;
+pub use exchange::{EXCHANGES, exchanged};
 pub use lines::{LineError, lines};
 pub use snapshots::Snapshots;
 
@@ -52,6 +53,8 @@ pub struct Sync {
     pub changes: DebouncedChanges,
     pub pods: Pods,
     pub sidecars: Sidecars,
+    /// Of users' tokens that are asked for, by the uid of the pod.
+    pub exchanges: Shares<String>,
     pub metrics: Metrics,
     /// A stream ends after this time, so that a pod's identity is looked at anew, with a newer token.
     pub longest_stream: Duration,

@@ -14,11 +14,12 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 use tracing::debug;
 
 use crate::api_server::with_deadline;
 use crate::event_recorder::EventRecorder;
+use crate::liveness::{BEAT_INTERVAL, Liveness, Pulse};
 use crate::pod_owners::controller;
 
 /// Notices that wait to be written; more are dropped, since the pod's annotations and the log say the same.
@@ -70,6 +71,7 @@ pub struct WorkloadEventWriter {
     notices: mpsc::Receiver<Notice>,
     queued: QueuedNotices,
     told: RecentNotices,
+    liveness: Liveness,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -121,7 +123,7 @@ impl NoticeKind {
 }
 
 impl WorkloadEvents {
-    pub fn new(client: Client, events: EventRecorder) -> (Self, WorkloadEventWriter) {
+    pub fn new(client: Client, events: EventRecorder, liveness: Liveness) -> (Self, WorkloadEventWriter) {
         let (sender, notices) = mpsc::channel(MAX_QUEUED);
         let queued = QueuedNotices::default();
         let writer = WorkloadEventWriter {
@@ -130,6 +132,7 @@ impl WorkloadEvents {
             notices,
             queued: queued.clone(),
             told: RecentNotices::default(),
+            liveness,
         };
         (Self { sender, queued }, writer)
     }
@@ -218,21 +221,30 @@ impl QueuedNotices {
 impl WorkloadEventWriter {
     /// Writes for as long as there is anyone to tell it something.
     pub async fn run(mut self) {
-        while let Some(notice) = self.notices.recv().await {
+        let pulse = self.liveness.pulse("the writer of events".to_owned());
+        let mut ticks = interval(BEAT_INTERVAL);
+        loop {
+            pulse.beat();
+            let notice = tokio::select! {
+                notice = self.notices.recv() => notice,
+                _ = ticks.tick() => continue,
+            };
+            let Some(notice) = notice else { return };
             self.queued.remove(&notice);
             if self.told.is_news(&notice, Instant::now()) {
-                self.write(&notice).await;
+                self.write(&notice, &pulse).await;
                 sleep(PAUSE).await;
             }
         }
     }
 
-    async fn write(&self, notice: &Notice) {
+    async fn write(&self, notice: &Notice, pulse: &Pulse) {
         let namespace = &notice.namespace;
         let object = match notice.about.kind.as_str() {
             "ReplicaSet" => self.owner_of_replica_set(namespace, &notice.about).await,
             _ => notice.about.clone(),
         };
+        pulse.beat();
         let mut note = format!("{}: {}", notice.kind.prefix(), notice.text);
         note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
         let event = Event {

@@ -16,6 +16,8 @@ pub const WRONG_AUDIENCE: &str = "WrongAudience";
 pub const NOT_BOUND_TO_POD: &str = "NotBoundToPod";
 /// The message names another pod than the token.
 pub const OTHER_POD: &str = "OtherPod";
+/// The pod has as many connections to the operator as a pod may have.
+pub const TOO_MANY_CONNECTIONS: &str = "TooManyConnections";
 /// The pod does not exist any more.
 pub const NO_SUCH_POD: &str = "NoSuchPod";
 /// The API server could not be asked whose pod this is.
@@ -29,6 +31,8 @@ pub const NOT_A_REPLICA: &str = "NotAReplica";
 /// The stream does not begin with a [`Report`](crate::sync::Report).
 pub const NO_REPORT: &str = "NoReport";
 
+/// Too many users' tokens are asked for at once, by the pod or in total.
+pub const TOO_MANY_EXCHANGES: &str = "TooManyExchanges";
 /// The body is no [`ExchangeRequest`](crate::sync::ExchangeRequest).
 pub const NO_EXCHANGE_REQUEST: &str = "NoExchangeRequest";
 /// No resource with this server name selects the pod.
@@ -52,6 +56,8 @@ pub fn known(reason: &str) -> Option<&'static str> {
         WRONG_AUDIENCE,
         NOT_BOUND_TO_POD,
         OTHER_POD,
+        TOO_MANY_CONNECTIONS,
+        TOO_MANY_EXCHANGES,
         NO_SUCH_POD,
         API_SERVER,
         NOT_LISTED,

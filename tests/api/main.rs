@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod abuse;
 mod admission;
 mod assertions;
 mod certificates;

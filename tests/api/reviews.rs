@@ -111,7 +111,7 @@ async fn a_huge_review_is_refused_and_the_next_one_is_served() {
     huge["metadata"]["annotations"] = json!({"text": "x".repeat(HUGE_BYTES)});
     // It need not be read to its end before the answer.
     if let Ok(answer) = client.post(url()).body(review(huge).to_string()).send().await {
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
         let text = answer.text().await.unwrap();
         assert!(text.contains("AdmissionReview"), "{text}");
     }

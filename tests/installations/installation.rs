@@ -177,6 +177,21 @@ impl Installation {
         folder
     }
 
+    /// Applies once more what was rendered as this object of this namespace.
+    pub async fn apply_again(&self, kind: &str, name: &str, namespace: &str) {
+        let is_it = |object: &&Value| {
+            let metadata = &object["metadata"];
+            object["kind"] == kind && metadata["name"] == name && metadata["namespace"] == namespace
+        };
+        let object = self.objects.iter().find(is_it).expect("it was rendered");
+        apply(&self.world.client, object).await;
+    }
+
+    /// Where webhook and sidecars reach the operator.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
     /// Where the operator logs to.
     pub fn log(&self) -> PathBuf {
         self.folder.join("operator.log")

@@ -5,6 +5,7 @@
 
 mod cert_manager;
 mod installation;
+mod not_listed;
 mod own_namespace;
 mod secrets;
 mod trust_bundle;

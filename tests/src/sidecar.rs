@@ -119,7 +119,22 @@ impl Sidecar {
     }
 
     pub async fn connect(world: &World, token: Option<&str>, report: Report) -> Result<Self, Refused> {
-        let client = client(world).await;
+        Self::connect_to(
+            &setting("MCPAUTH_TEST_OPERATOR"),
+            &client(world).await,
+            token,
+            report,
+        )
+        .await
+    }
+
+    /// The same to the operator at this URL, by a client that trusts it.
+    pub async fn connect_to(
+        operator: &str,
+        client: &reqwest::Client,
+        token: Option<&str>,
+        report: Report,
+    ) -> Result<Self, Refused> {
         let (reports, receiver) = mpsc::unbounded_channel::<Option<Report>>();
         reports.send(Some(report.clone())).expect("the receiver is there");
         let body = futures::stream::unfold(receiver, |mut receiver| async move {
@@ -130,7 +145,7 @@ impl Sidecar {
             line.push(b'\n');
             Some((Ok::<_, std::io::Error>(line), receiver))
         });
-        let url = format!("{}{}", setting("MCPAUTH_TEST_OPERATOR"), sync::PATH);
+        let url = format!("{operator}{}", sync::PATH);
         let mut request = client.post(url).body(reqwest::Body::wrap_stream(body));
         if let Some(token) = token {
             request = request.bearer_auth(token);

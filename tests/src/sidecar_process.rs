@@ -28,6 +28,24 @@ pub struct SidecarProcess {
     _process: Child,
 }
 
+/// Where a sidecar finds the operator.
+#[derive(Clone, Debug)]
+pub struct OperatorEndpoint {
+    pub url: String,
+    /// What it trusts the operator by, in PEM.
+    pub authority: String,
+}
+
+impl OperatorEndpoint {
+    /// Of the operator that all tests share.
+    async fn shared(world: &World) -> Self {
+        Self {
+            url: setting("MCPAUTH_TEST_OPERATOR"),
+            authority: authority_pem(world).await,
+        }
+    }
+}
+
 /// What LiteLLM reads of its MCP server in the overlay.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Endpoint {
@@ -66,16 +84,29 @@ impl SidecarProcess {
         folder: &Path,
         server: &str,
     ) -> Self {
+        let operator = OperatorEndpoint::shared(world).await;
+        Self::start_at(&operator, program, world, name, (server, folder)).await
+    }
+
+    /// The same at another operator.
+    pub async fn start_at(
+        operator: &OperatorEndpoint,
+        program: &str,
+        world: &World,
+        name: &str,
+        (server, folder): (&str, &Path),
+    ) -> Self {
         let pod = world
             .pod(name, json!({"app.kubernetes.io/name": "litellm"}))
             .await;
-        Self::spawn(program, world, (&pod, server), None, folder).await
+        Self::spawn(operator, program, world, (&pod, server), None, folder).await
     }
 
     /// The sidecar of this pod, between its users and a LiteLLM at this address.
     pub async fn beside(world: &World, pod: &Pod, litellm: SocketAddr, folder: &Path) -> Self {
         let program = setting("MCPAUTH_TEST_SIDECAR_BINARY");
-        let sidecar = Self::spawn(&program, world, (pod, "tools"), Some(litellm), folder).await;
+        let operator = OperatorEndpoint::shared(world).await;
+        let sidecar = Self::spawn(&operator, &program, world, (pod, "tools"), Some(litellm), folder).await;
         let inbound = sidecar.inbound.expect("it is beside a LiteLLM");
         let open = async || TcpStream::connect(inbound).await.is_ok();
         until("the sidecar to take users' requests", open, |open| *open).await;
@@ -83,6 +114,7 @@ impl SidecarProcess {
     }
 
     async fn spawn(
+        operator: &OperatorEndpoint,
         program: &str,
         world: &World,
         (pod, server): (&Pod, &str),
@@ -105,8 +137,8 @@ impl SidecarProcess {
             .env("MCPAUTH_OUTBOUND", &outbound)
             .env("MCPAUTH_HEALTH", &health)
             .env("MCPAUTH_OVERLAY", files.join("overlay.yaml"))
-            .env("MCPAUTH_OPERATOR", setting("MCPAUTH_TEST_OPERATOR"))
-            .env("MCPAUTH_OPERATOR_CA", authority_pem(world).await)
+            .env("MCPAUTH_OPERATOR", &operator.url)
+            .env("MCPAUTH_OPERATOR_CA", &operator.authority)
             .env("MCPAUTH_TOKEN_FILE", files.join("token"))
             .envs(identity(pod))
             .env("MCPAUTH_AUDIT_LOG", files.join("audit"))

@@ -53,6 +53,7 @@ async fn admission() -> Admission {
         refused: RefusedPods::new(mpsc::unbounded_channel().0),
         owners: PodOwners::new(client.clone()),
         namespace_limits: NamespaceLimitsLookup::new(client),
+        bounds: ReviewBounds::default(),
     }
 }
 

@@ -62,7 +62,7 @@ async fn silent_connections_of_one_address_keep_no_other_address_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let bounds = ConnectionBounds::new(ConnectionLimits {
-        without_request_by_address: 1,
+        unauthenticated_by_address: 1,
         ..MAX_CONNECTIONS
     });
     let _silent = TcpStream::connect(address).await.unwrap();
@@ -196,4 +196,109 @@ async fn after_the_word_to_close_a_connection_answers_what_is_under_way_and_no_m
         serving.await.unwrap();
         close.closed().await;
     }
+}
+
+/// One that nothing listens at.
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A connection from this address, once somebody listens.
+async fn connect(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    loop {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        match socket.connect(to).await {
+            Ok(stream) => return stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+
+#[tokio::test(start_paused = true)]
+async fn each_listener_closes_a_connection_that_does_not_send_a_whole_request() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // That of the probes and of published keys, and that of the webhook and the sidecars, which share one.
+    let (plain, tls) = (free_address(), free_address());
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(serve_plain(plain, Router::new()));
+    tokio::spawn(serve_tls(tls, Certificates::self_made(), Router::new(), stopped));
+    let half_a_request = b"GET / HTTP/1.1\r\nhost:";
+    let hello = b"\x16\x03\x01";
+    for (address, sent) in [
+        (plain, &b""[..]),
+        (plain, half_a_request),
+        (plain, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        (tls, b""),
+        (tls, hello),
+    ] {
+        let mut stream = connect(LOOPBACK, address).await;
+        stream.write_all(sent).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{address} {:?}", String::from_utf8_lossy(sent));
+    }
+}
+
+/// Sends a request over HTTP/1.1 and reads the answer's first bytes; none: the connection was closed. It stays open.
+async fn ask(stream: &mut TcpStream) -> String {
+    if stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .is_err()
+    {
+        return String::new();
+    }
+    let mut answer = [0; 12];
+    match stream.read_exact(&mut answer).await {
+        Ok(_) => String::from_utf8_lossy(&answer).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+#[tokio::test]
+async fn one_address_that_sends_requests_and_stays_keeps_the_kubelet_from_no_probe() {
+    let address = free_address();
+    tokio::spawn(serve_plain(address, Router::new()));
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    for _ in 0..2 * MAX_PLAIN_CONNECTIONS.unauthenticated_by_address {
+        let mut stream = connect(LOOPBACK, address).await;
+        match ask(&mut stream).await.as_str() {
+            "HTTP/1.1 404" => kept.push(stream),
+            "" => refused += 1,
+            answer => panic!("{answer}"),
+        }
+    }
+    assert_eq!(kept.len(), MAX_PLAIN_CONNECTIONS.unauthenticated_by_address);
+    assert_eq!(refused, MAX_PLAIN_CONNECTIONS.unauthenticated_by_address);
+    let mut kubelet = connect([127, 0, 0, 2], address).await;
+    assert_eq!(ask(&mut kubelet).await, "HTTP/1.1 404");
+}
+
+#[tokio::test]
+async fn a_header_that_never_ends_is_refused_at_64_kib() {
+    let address = free_address();
+    tokio::spawn(serve_plain(address, Router::new()));
+    let mut stream = connect(LOOPBACK, address).await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nx: ")
+        .await
+        .unwrap();
+    let mut sent = 0;
+    let chunk = [b'x'; 4096];
+    while sent < 4 * MAX_BUFFER && stream.write_all(&chunk).await.is_ok() {
+        sent += chunk.len();
+        tokio::task::yield_now().await;
+    }
+    // It may have been reset meanwhile, with bytes of ours unread.
+    let mut answer = [0; 12];
+    if stream.read_exact(&mut answer).await.is_ok() {
+        assert_eq!(&answer, b"HTTP/1.1 431");
+    }
+    let mut next = connect(LOOPBACK, address).await;
+    assert_eq!(ask(&mut next).await, "HTTP/1.1 404");
 }

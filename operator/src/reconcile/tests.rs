@@ -39,8 +39,14 @@ fn scene(
     let (resources, resource_watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
-    let (references, references_changed) = References::new(client.clone(), &[], None, false);
-    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), PodNotices::none());
+    let (references, references_changed) =
+        References::new(client.clone(), &[], None, false, Liveness::default());
+    let (pods, pods_changed) = Pods::new(
+        client.clone(),
+        changes.clone(),
+        PodNotices::none(),
+        Liveness::default(),
+    );
     let credentials = Credentials::new(changes, status_due.clone());
     let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, None, Clock::system());
     let reconciler = Reconciler {

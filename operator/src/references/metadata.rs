@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{Object, References, Scope};
 use crate::api_server::is_forbidden;
+use crate::liveness::BEAT_INTERVAL;
 
 impl References {
     pub(super) async fn watch_metadata<K>(self, scope: Scope)
@@ -28,7 +29,24 @@ impl References {
         };
         let mut events = watcher(api, Config::default()).default_backoff().boxed();
         let mut was_listed = false;
-        while let Some(event) = events.next().await {
+        let place = namespace.unwrap_or("all namespaces");
+        let pulse = self
+            .liveness
+            .pulse(format!("the watch of every {kind} in {place}"));
+        let mut ticks = tokio::time::interval(BEAT_INTERVAL);
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                _ = ticks.tick() => {
+                    pulse.beat();
+                    continue;
+                }
+            };
+            let Some(event) = event else {
+                // It never ends; were it to, changes would be missed from then on, and a restart helps.
+                std::future::pending::<()>().await;
+                return;
+            };
             match event {
                 Ok(Event::Init) => self.begin_list(&scope),
                 Ok(Event::InitApply(found) | Event::Apply(found)) => self.note(&scope, &found),

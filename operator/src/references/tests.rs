@@ -180,7 +180,7 @@ async fn hundreds_of_secrets_take_one_watch_and_each_is_read_once_and_when_it_ch
         server.put(namespace, name, "first");
     }
     server.put("team-0", "of-somebody-else", "unread");
-    let (references, mut changed) = References::new(server.client(), &[], None, false);
+    let (references, mut changed) = References::new(server.client(), &[], None, false, Liveness::default());
     for (namespace, name) in &objects {
         references.set(&resource_ref(namespace, name), &[reference(name)]);
     }
@@ -215,7 +215,13 @@ async fn where_only_names_may_be_watched_each_is_watched_by_its_name() {
     let server = ApiServer::default();
     server.0.lock().only_by_name = true;
     server.put("apps", "one", "first");
-    let (references, _changed) = References::new(server.client(), &["apps".to_owned()], None, false);
+    let (references, _changed) = References::new(
+        server.client(),
+        &["apps".to_owned()],
+        None,
+        false,
+        Liveness::default(),
+    );
     references.set(&resource_ref("apps", "a"), &[reference("one")]);
     server.until_watched(1).await;
     server.put("apps", "one", "second");
@@ -229,7 +235,7 @@ async fn where_only_names_may_be_watched_each_is_watched_by_its_name() {
 async fn an_object_is_forgotten_with_the_last_resource_that_refers_to_it() {
     let server = ApiServer::default();
     server.put("apps", "shared", "first");
-    let (references, _changed) = References::new(server.client(), &[], None, false);
+    let (references, _changed) = References::new(server.client(), &[], None, false, Liveness::default());
     let (a, b) = (resource_ref("apps", "a"), resource_ref("apps", "b"));
     for resource in [&a, &b] {
         references.set(resource, &[reference("shared")]);

@@ -28,7 +28,7 @@ async fn answer(replicas: &Replicas, request: Request) -> Result<ExchangeRespons
     let (head, body) = request.into_parts();
     replicas
         .authenticator
-        .authenticate_replica(&head.headers, &replicas.account)
+        .authenticate_replica(&head, &replicas.account)
         .await?;
     if !*replicas.leads.borrow() {
         return Err(SyncError::NotLeading);

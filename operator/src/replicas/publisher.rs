@@ -50,7 +50,7 @@ async fn accept(replicas: Replicas, request: Request) -> Result<Response, SyncEr
     let (head, body) = request.into_parts();
     let authenticated = replicas
         .authenticator
-        .authenticate_replica(&head.headers, &replicas.account)
+        .authenticate_replica(&head, &replicas.account)
         .await?;
     if !*replicas.leads.borrow() {
         return Err(SyncError::NotLeading);

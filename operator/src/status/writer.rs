@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use crate::api_server::{STATUS_MANAGER, with_deadline};
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
 use crate::event_recorder::EventRecorder;
+use crate::liveness::{BEAT_INTERVAL, Liveness, Pulse};
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::{NamespaceInjection, Namespaces};
@@ -88,6 +90,7 @@ pub struct StatusWriter {
     events: EventSinks,
     records: WriteRecords,
     views: NamespaceViews,
+    liveness: Liveness,
 }
 
 #[derive(Debug, Error)]
@@ -114,6 +117,9 @@ pub async fn run(
     // Since this replica led before, another may have written statuses: the watch shows them.
     writer.records.forget_all();
     let due = stream::poll_fn(move |context| due.poll_recv(context));
+    // The items that are looked at have a pulse each.
+    let pulse = writer.liveness.pulse("the writer of statuses".to_owned());
+    let mut ticks = tokio::time::interval(BEAT_INTERVAL);
     let results = applier(
         |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {
             async move { writer.write_status(&resource).await }.boxed()
@@ -124,19 +130,28 @@ pub async fn run(
         due.map(|resource| Ok::<_, Infallible>(object_ref(&resource))),
         controller::Config::default().concurrency(CONCURRENCY),
     );
-    results
-        .for_each(|result| {
-            // All other errors have been dealt with by `retry`.
-            if let Err(controller::Error::ObjectNotFound(deleted)) = result {
+    let mut results = pin!(results);
+    loop {
+        let result = tokio::select! {
+            result = results.next() => result,
+            _ = ticks.tick() => {
+                pulse.beat();
+                continue;
+            }
+        };
+        match result {
+            None => return,
+            Some(Err(controller::Error::ObjectNotFound(deleted))) => {
                 let (namespace, name) = (deleted.namespace.unwrap_or_default(), deleted.name);
                 writer.records.forget(&ResourceRef { namespace, name });
                 // It may have been the last one of its namespace.
                 let pods = &writer.observed.pods;
                 writer.views.retain(|namespace| pods.is_watched(namespace));
             }
-            std::future::ready(())
-        })
-        .await;
+            // All other errors have been dealt with by `retry`.
+            Some(_) => {}
+        }
+    }
 }
 
 impl StatusWriter {
@@ -147,7 +162,7 @@ impl StatusWriter {
         credentials: Credentials,
         secrets: KeptSecrets,
         observed: ObservedPods,
-        metrics: Metrics,
+        (metrics, liveness): (Metrics, Liveness),
     ) -> Self {
         Self {
             events,
@@ -159,6 +174,7 @@ impl StatusWriter {
             metrics,
             records: WriteRecords::default(),
             views: NamespaceViews::default(),
+            liveness,
         }
     }
 
@@ -166,6 +182,8 @@ impl StatusWriter {
     async fn write_status(&self, watched: &McpServerAuth) -> Result<Action, StatusError> {
         let resource = &*self.with_last_status(watched);
         let resource_ref = ResourceRef::from(resource);
+        let ResourceRef { namespace, name } = &resource_ref;
+        let pulse = self.liveness.pulse(format!("the status of {namespace}/{name}"));
         let state = self.credentials.published(resource);
         // The resource has changed: once that is reconciled, its status is due again.
         let Some(state) = state.filter(|state| state.generation == resource.metadata.generation) else {
@@ -216,7 +234,7 @@ impl StatusWriter {
         // Where the watch shows another one, somebody else has written it, unless it has not come that far yet.
         let is_shown = watched.status.as_ref() == Some(&new_status) || self.records.is_unseen(watched);
         if !(is_written && is_shown) {
-            self.write(resource, &resource_ref, new_status).await?;
+            self.write(resource, &resource_ref, new_status, &pulse).await?;
         }
         self.records.succeeded(resource);
         let needs_requeue = was_any_taking_over || is_any_taking_over();
@@ -339,6 +357,7 @@ impl StatusWriter {
         resource: &McpServerAuth,
         resource_ref: &ResourceRef,
         new_status: McpServerAuthStatus,
+        pulse: &Pulse,
     ) -> Result<(), StatusError> {
         let api = Api::<McpServerAuth>::namespaced(self.client.clone(), &resource_ref.namespace);
         let patch = serde_json::json!({
@@ -356,6 +375,7 @@ impl StatusWriter {
         let events = events(resource.status.as_ref(), &new_status);
         self.records.written(resource, new_status);
         for event in events {
+            pulse.beat();
             let object = resource.object_ref(&());
             self.events.resources.publish(&event, &object).await;
         }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use futures::FutureExt;
 use jiff::Timestamp;
@@ -17,12 +18,13 @@ use mcp_auth_protocol::sync::Pod;
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::SyncError;
 use super::issuer_keys::{IssuerKeys, Signature};
 use super::token_claims::look_at;
+use crate::connection_bounds::Place;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -33,8 +35,11 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 /// server.
 const MAX_REVIEWS: usize = 50;
 /// Of tokens that name a key which the cluster is not known to have. Its keys are read anew when one comes; until then genuine ones
-/// find a turn, and forged ones take none from the others.
+/// find a turn, and forged ones take none from the others. Each takes its turn for [`UNKNOWN_KEY_TURN`], so that whoever makes up
+/// thousands has the API server asked once a second, and no more than a few wait.
 const MAX_REVIEWS_OF_UNKNOWN_KEYS: usize = 2;
+const UNKNOWN_KEY_TURN: Duration = Duration::from_secs(2);
+const REVIEWS_OF_UNKNOWN_KEYS_QUEUE: usize = 64;
 /// Longest wait for a turn, such as of the last of thousands after a replica has gone: one that is sent away comes back
 /// later, and costs another TLS handshake.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,7 +73,9 @@ struct AuthenticatorInner {
     client: Client,
     keys: IssuerKeys,
     turns: Semaphore,
-    turns_of_unknown_keys: Semaphore,
+    turns_of_unknown_keys: Arc<Semaphore>,
+    /// Of those that have such a turn or wait for one.
+    queue_of_unknown_keys: Semaphore,
     remembered: Mutex<HashMap<TokenDigest, Remembered>>,
 }
 
@@ -94,27 +101,36 @@ impl Authenticator {
             keys: IssuerKeys::new(client.clone()),
             client,
             turns: Semaphore::new(MAX_REVIEWS),
-            turns_of_unknown_keys: Semaphore::new(MAX_REVIEWS_OF_UNKNOWN_KEYS),
+            turns_of_unknown_keys: Arc::new(Semaphore::new(MAX_REVIEWS_OF_UNKNOWN_KEYS)),
+            queue_of_unknown_keys: Semaphore::new(REVIEWS_OF_UNKNOWN_KEYS_QUEUE),
             remembered: Mutex::default(),
         }))
     }
 
-    /// The pod that the request's bearer token is bound to.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Pod, SyncError> {
-        Ok(self.identify(headers).await?.pod)
+    /// The pod that the request's bearer token is bound to. The connection that it came by is that pod's from now on.
+    pub async fn authenticate(&self, head: &Parts) -> Result<Pod, SyncError> {
+        Ok(self.authenticate_connection(head).await?.pod)
     }
 
     /// The pod of another replica: one of the operator's own namespace and ServiceAccount.
     pub async fn authenticate_replica(
         &self,
-        headers: &HeaderMap,
+        head: &Parts,
         operator: &OperatorAccount,
     ) -> Result<Pod, SyncError> {
-        let Identity { pod, account } = self.identify(headers).await?;
+        let Identity { pod, account } = self.authenticate_connection(head).await?;
         if (&pod.namespace, &account) != (&operator.namespace, &operator.name) {
             return Err(SyncError::NotAReplica(format!("{}/{account}", pod.namespace)));
         }
         Ok(pod)
+    }
+
+    async fn authenticate_connection(&self, head: &Parts) -> Result<Identity, SyncError> {
+        let identity = self.identify(&head.headers).await?;
+        if let Some(place) = head.extensions.get::<Arc<Place>>() {
+            place.authenticated(&identity.pod.uid)?;
+        }
+        Ok(identity)
     }
 
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, SyncError> {
@@ -125,13 +141,12 @@ impl Authenticator {
         if let Some(answer) = self.0.remembered(&digest) {
             return answer;
         }
-        let turns = match self.0.keys.look_at(token) {
+        let turn = match self.0.keys.look_at(token) {
             Signature::Forged => return Err(SyncError::InvalidToken(FORGED.to_owned())),
-            Signature::OfUnknownKey => &self.0.turns_of_unknown_keys,
-            Signature::Genuine | Signature::NotLookedAt => &self.0.turns,
+            Signature::OfUnknownKey => self.0.turn_of_unknown_key().await.map(|()| None),
+            Signature::Genuine | Signature::NotLookedAt => self.0.turn().await.map(Some),
         };
-        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
+        let Some(_turn) = turn else {
             return Err(SyncError::ApiServer(
                 "too many tokens wait for its answer".to_owned(),
             ));
@@ -160,6 +175,29 @@ impl Authenticator {
 }
 
 impl AuthenticatorInner {
+    /// Nothing where there was none in time.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(TURN_TIMEOUT, self.turns.acquire())
+            .await
+            .ok()?
+            .ok()
+    }
+
+    /// The same for a token that names an unknown key. The turn ends by itself.
+    async fn turn_of_unknown_key(&self) -> Option<()> {
+        let _place = self.queue_of_unknown_keys.try_acquire().ok()?;
+        let turns = Arc::clone(&self.turns_of_unknown_keys);
+        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire_owned())
+            .await
+            .ok()?
+            .ok()?;
+        tokio::spawn(async move {
+            tokio::time::sleep(UNKNOWN_KEY_TURN).await;
+            drop(turn);
+        });
+        Some(())
+    }
+
     fn remembered(&self, digest: &TokenDigest) -> Option<Result<Identity, SyncError>> {
         let remembered = self.remembered.lock();
         let answer = remembered.get(digest)?;

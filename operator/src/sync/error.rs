@@ -8,6 +8,7 @@ use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Problem;
 use thiserror::Error;
 
+use crate::connection_bounds::TooManyOfPodError;
 use crate::http::BodyError;
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -22,6 +23,8 @@ pub enum SyncError {
     NotBoundToPod,
     #[error("the request is for pod {claimed}, but its token is bound to pod {bound}")]
     OtherPod { claimed: String, bound: String },
+    #[error("{0}: close some of them")]
+    TooManyConnections(#[from] TooManyOfPodError),
     #[error("pod {0} does not exist any more")]
     NoSuchPod(String),
     #[error(
@@ -41,6 +44,8 @@ pub enum SyncError {
     OfLeader { status: StatusCode, problem: Problem },
     #[error("the API server could not be asked: {0}")]
     ApiServer(String),
+    #[error("too many users' tokens are asked for at once, by this pod or in total")]
+    TooManyExchanges,
     #[error("the body is no exchange request: {0}")]
     NoExchangeRequest(&'static str),
     #[error("the body is no exchange request: {0}")]
@@ -66,6 +71,7 @@ impl SyncError {
             Self::WrongAudience(_) => reasons::WRONG_AUDIENCE,
             Self::NotBoundToPod => reasons::NOT_BOUND_TO_POD,
             Self::OtherPod { .. } => reasons::OTHER_POD,
+            Self::TooManyConnections(_) => reasons::TOO_MANY_CONNECTIONS,
             Self::NoSuchPod(_) => reasons::NO_SUCH_POD,
             Self::NotListed(_) => reasons::NOT_LISTED,
             Self::NoReport(_) => reasons::NO_REPORT,
@@ -76,6 +82,7 @@ impl SyncError {
             }
             Self::ApiServer(_) => reasons::API_SERVER,
             Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => reasons::NO_EXCHANGE_REQUEST,
+            Self::TooManyExchanges => reasons::TOO_MANY_EXCHANGES,
             Self::NotEntitled(_) => reasons::NOT_ENTITLED,
             Self::OtherUrl => reasons::OTHER_URL,
             Self::NoExchange(_) => reasons::NO_EXCHANGE,
@@ -89,6 +96,7 @@ impl SyncError {
             Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) | Self::NotAReplica(_) => {
                 StatusCode::FORBIDDEN
             }
+            Self::TooManyConnections(_) | Self::TooManyExchanges => StatusCode::TOO_MANY_REQUESTS,
             Self::OfLeader { status, .. } => *status,
             Self::NotEntitled(_) => StatusCode::FORBIDDEN,
             Self::NoReport(_) | Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => {

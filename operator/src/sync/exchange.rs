@@ -23,7 +23,17 @@ use crate::entitlement::entitled;
 use crate::http::read_body;
 use crate::leader_client::{ForwardedExchange, LeaderError};
 use crate::metrics::ExchangeOutcome;
+use crate::shares::ShareLimits;
 
+/// Requests of one pod that are answered at once, which are as many as a sidecar has on its connection, and of all pods: each may hold
+/// [`MAX_EXCHANGE_REQUEST_BYTES`].
+pub const EXCHANGES: ShareLimits = ShareLimits {
+    total: 2_048,
+    of_one: 256,
+};
+/// Longest wait for a turn among them: the sidecar waits for the answer no longer than for a change of the lead and an authorization
+/// server.
+const TURN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a new leader is waited for to read what a resource refers to, and how often it is looked whether it has.
 const READING_TIMEOUT: Duration = Duration::from_secs(3);
 const READING_INTERVAL: Duration = Duration::from_millis(50);
@@ -44,7 +54,9 @@ pub async fn exchange(State(sync): State<Arc<Sync>>, request: Request) -> Respon
 
 async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncError> {
     let (head, body) = request.into_parts();
-    let pod = sync.authenticator.authenticate(&head.headers).await?;
+    let pod = sync.authenticator.authenticate(&head).await?;
+    let turn = sync.exchanges.take(pod.uid.clone(), 1, TURN_TIMEOUT).await;
+    let _turn = turn.ok_or(SyncError::TooManyExchanges)?;
     let body = read_body(body, MAX_EXCHANGE_REQUEST_BYTES).await;
     let exchange_request = parse(&body.map_err(SyncError::UnreadableBody)?)?;
     agree(&exchange_request.pod, &pod)?;

@@ -55,8 +55,8 @@ pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
 
 async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError> {
     let (mut head, body) = request.into_parts();
+    let pod = sync.authenticator.authenticate(&head).await?;
     let upgrade = StreamUpgrade::requested_by(&mut head);
-    let pod = sync.authenticator.authenticate(&head.headers).await?;
     let mut knows_tokens = sync.knows_tokens.clone();
     let knowing = knows_tokens.wait_for(|knows| *knows);
     if !matches!(tokio::time::timeout(KNOWING_TIMEOUT, knowing).await, Ok(Ok(_))) {

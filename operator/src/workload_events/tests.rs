@@ -52,7 +52,7 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
         let recorder = EventRecorder::new(client.clone(), "replica".into(), usize::MAX);
-        let (events, writer) = WorkloadEvents::new(client, recorder);
+        let (events, writer) = WorkloadEvents::new(client, recorder, Liveness::default());
         tokio::spawn(writer.run());
         Self { events, written }
     }
@@ -214,4 +214,19 @@ async fn a_namespace_with_a_thousand_notices_leaves_room_for_those_of_others() {
         events.queued.0.lock().is_empty(),
         "what was taken out counts no more"
     );
+}
+
+#[tokio::test]
+async fn liveness_notices_a_writer_of_events_that_moves_no_more() {
+    let client = Client::new(Router::new(), "default");
+    let recorder = EventRecorder::new(client.clone(), "replica".into(), usize::MAX);
+    let liveness = Liveness::default();
+    let (events, writer) = WorkloadEvents::new(client, recorder, liveness.clone());
+    let writing = tokio::spawn(writer.run());
+    while liveness.watched() != ["the writer of events"] {
+        tokio::task::yield_now().await;
+    }
+    drop(events);
+    writing.await.unwrap();
+    assert!(liveness.watched().is_empty());
 }

@@ -31,6 +31,8 @@ struct ApiServer {
     statuses: mpsc::UnboundedSender<McpServerAuthStatus>,
     events: mpsc::UnboundedSender<String>,
     refuses: Arc<AtomicBool>,
+    /// It answers nothing while a test holds this.
+    silence: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct World {
@@ -40,6 +42,8 @@ struct World {
     /// Their reasons.
     events: mpsc::UnboundedReceiver<String>,
     refuses: Arc<AtomicBool>,
+    silence: Arc<tokio::sync::Mutex<()>>,
+    liveness: Liveness,
 }
 
 async fn put_status(
@@ -47,6 +51,7 @@ async fn put_status(
     Path((namespace, name)): Path<(String, String)>,
     body: String,
 ) -> Response {
+    drop(server.silence.lock().await);
     if server.refuses.load(Ordering::SeqCst) {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
@@ -103,10 +108,12 @@ impl World {
         let (statuses, written) = mpsc::unbounded_channel();
         let (events, published) = mpsc::unbounded_channel();
         let refuses = Arc::new(AtomicBool::new(false));
+        let silence = Arc::new(tokio::sync::Mutex::default());
         let server = ApiServer {
             statuses,
             events,
             refuses: Arc::clone(&refuses),
+            silence: Arc::clone(&silence),
         };
         let statuses_path = "/apis/mcpauth.dev/v1alpha1/namespaces/{namespace}/mcpserverauths/{name}/status";
         let events_path = "/apis/events.k8s.io/v1/namespaces/apps/events";
@@ -119,9 +126,9 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
 
         let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
-        let changes = Changes::default();
+        let (changes, liveness) = (Changes::default(), Liveness::default());
         let credentials = Credentials::new(changes.clone(), mpsc::unbounded_channel().0);
-        let (pods, _) = Pods::new(client.clone(), changes, PodNotices::none());
+        let (pods, _) = Pods::new(client.clone(), changes, PodNotices::none(), liveness.clone());
         let writer = StatusWriter::new(
             client.clone(),
             EventSinks {
@@ -131,7 +138,7 @@ impl World {
             Clock::system(),
             credentials.clone(),
             KeptSecrets {
-                references: References::new(client.clone(), &[], None, false).0,
+                references: References::new(client.clone(), &[], None, false, liveness.clone()).0,
                 managed_keys: ManagedKeys::new(&client, None, Clock::system()).0,
             },
             ObservedPods {
@@ -142,7 +149,7 @@ impl World {
                 namespaces: Arc::new(Namespaces::new(client, ExcludedNamespaces::default())),
                 webhook: WebhookCalls::new(Timestamp::now(), 10250),
             },
-            Metrics::default(),
+            (Metrics::default(), liveness.clone()),
         );
         Self {
             writer: Arc::new(writer),
@@ -150,6 +157,8 @@ impl World {
             statuses: written,
             events: published,
             refuses,
+            silence,
+            liveness,
         }
     }
 
@@ -376,4 +385,26 @@ async fn with_a_new_lead_nothing_is_remembered_of_the_one_before() {
     let running = tokio::spawn(run(Arc::clone(&world.writer), resources, statuses_due));
     world.forgotten().await;
     running.abort();
+}
+
+#[tokio::test]
+async fn a_status_that_does_not_get_written_is_named_by_liveness_for_as_long_as_that_lasts() {
+    let mut world = World::new().await;
+    world.publish_issued();
+    let (silence, liveness) = (world.silence.clone(), world.liveness.clone());
+    let silent = silence.lock().await;
+    let resource = resource("1");
+    let writing = world.write(&resource);
+    let looking = async {
+        while !liveness
+            .watched()
+            .contains(&"the status of apps/tools".to_owned())
+        {
+            tokio::task::yield_now().await;
+        }
+        drop(silent);
+    };
+    let ((written, _), ()) = tokio::join!(writing, looking);
+    assert!(written.is_some());
+    assert!(liveness.watched().is_empty(), "{:?}", liveness.watched());
 }

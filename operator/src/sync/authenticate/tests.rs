@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::http::Request;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::issuer_keys::tests::{Issuer, key_set, looked_at};
 use super::super::token_claims::unsigned;
 use super::*;
+use crate::connection_bounds::{ConnectionBounds, ConnectionLimits};
 
 /// An API server that counts its reviews, all and at once, and takes every token whose pod is not `stranger`.
 #[derive(Clone, Default)]
@@ -62,10 +64,10 @@ fn token(uid: &str) -> String {
     unsigned(&json!({"aud": [AUDIENCE], "kubernetes.io": {"pod": {"name": "litellm-0", "uid": uid}}}))
 }
 
-fn headers(token: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-    headers
+/// A request with this token.
+fn head(token: &str) -> Parts {
+    let request = Request::post("/").header(header::AUTHORIZATION, format!("Bearer {token}"));
+    request.body(()).unwrap().into_parts().0
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +80,7 @@ async fn junk_tokens_cost_the_api_server_nothing() {
             1 => unsigned(&json!({"aud": ["elsewhere"], "number": number})),
             _ => unsigned(&json!({"aud": [AUDIENCE], "exp": number})),
         };
-        assert!(authenticator.authenticate(&headers(&junk)).await.is_err());
+        assert!(authenticator.authenticate(&head(&junk)).await.is_err());
     }
     assert_eq!(reviews.count(), 0);
 }
@@ -97,25 +99,25 @@ async fn a_forged_token_costs_no_review_and_one_of_an_unknown_key_takes_no_other
     );
     for number in 0..1_000 {
         let forged = stranger.token("1", &claims(&number.to_string()));
-        let refused = authenticator.authenticate(&headers(&forged)).await.unwrap_err();
+        let refused = authenticator.authenticate(&head(&forged)).await.unwrap_err();
         assert_eq!(refused, SyncError::InvalidToken(FORGED.to_owned()));
     }
     assert_eq!(reviews.count(), 0);
-    authenticator.authenticate(&headers(&genuine)).await.unwrap();
+    authenticator.authenticate(&head(&genuine)).await.unwrap();
     assert_eq!(reviews.count(), 1, "what is genuine is still reviewed");
     // Whoever forges may name any key: few at a time are asked about, and no sidecar waits behind them.
     let unknown = |number: usize| {
         let (authenticator, stranger, claims) = (&authenticator, &stranger, &claims);
         async move {
             let token = stranger.token("2", &claims(&format!("s{number}")));
-            authenticator.authenticate(&headers(&token)).await
+            authenticator.authenticate(&head(&token)).await
         }
     };
     let crowd = futures::future::join_all((0..100).map(unknown));
     let sidecar = async {
         tokio::task::yield_now().await;
         let token = cluster.token("1", &claims("u2"));
-        authenticator.authenticate(&headers(&token)).await.unwrap();
+        authenticator.authenticate(&head(&token)).await.unwrap();
         reviews.count()
     };
     let (_, counted) = tokio::join!(crowd, sidecar);
@@ -127,24 +129,94 @@ async fn a_forged_token_costs_no_review_and_one_of_an_unknown_key_takes_no_other
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_thousand_tokens_a_second_that_name_unknown_keys_cost_the_api_server_one_call_a_second() {
+    let (cluster, stranger) = (Issuer::new(), Issuer::new());
+    let reviews = Reviews::default();
+    let authenticator = reviews.with_keys(key_set(json!([cluster.jwk("1")])));
+    let genuine = cluster.token("1", &json!({}));
+    assert_eq!(
+        looked_at(&authenticator.0.keys, &genuine).await,
+        Signature::Genuine
+    );
+    let mut answers = tokio::task::JoinSet::new();
+    for second in 0..10 {
+        for number in 0..1_000 {
+            let uid = format!("s{second}-{number}");
+            let claims = json!({"aud": [AUDIENCE], "kubernetes.io": {"pod": {"name": "a", "uid": uid}}});
+            // Not signed: it need not be by a key that nobody knows.
+            let token = format!(
+                "{}.c2lnbmF0dXJl",
+                stranger.token("2", &claims).rsplit_once('.').unwrap().0
+            );
+            let authenticator = authenticator.clone();
+            answers.spawn(async move { authenticator.authenticate(&head(&token)).await });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(
+        reviews.count() <= 10 + 2 * MAX_REVIEWS_OF_UNKNOWN_KEYS,
+        "{} in ten seconds",
+        reviews.count()
+    );
+    // Most are refused at once, and the others in time.
+    let refused = answers
+        .join_all()
+        .await
+        .into_iter()
+        .filter(Result::is_err)
+        .count();
+    assert!(
+        refused >= 10_000 - 10 - REVIEWS_OF_UNKNOWN_KEYS_QUEUE,
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_shows_its_token_by_many_connections_is_told_so_and_keeps_those_that_it_has() {
+    let authenticator = Reviews::default().authenticator();
+    let bounds = ConnectionBounds::new(ConnectionLimits {
+        total: 10,
+        without_request: 10,
+        unauthenticated_by_address: 10,
+        by_pod: 2,
+    });
+    let by_new_connection = async |kept: &mut Vec<Arc<Place>>| {
+        let place = Arc::new(bounds.enter([10, 0, 0, 1].into()).unwrap());
+        kept.push(place.clone());
+        let mut head = head(&token("u1"));
+        head.extensions.insert(place);
+        authenticator.authenticate(&head).await
+    };
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        by_new_connection(&mut kept).await.unwrap();
+    }
+    let refused = by_new_connection(&mut kept).await.unwrap_err();
+    assert_eq!(refused.reason(), "TooManyConnections");
+    kept.pop();
+    kept.pop();
+    by_new_connection(&mut kept).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_is_reviewed_once_a_minute_and_one_that_is_refused_once_a_second() {
     let reviews = Reviews::default();
     let authenticator = reviews.authenticator();
     for _ in 0..100 {
-        let pod = authenticator.authenticate(&headers(&token("u1"))).await.unwrap();
+        let pod = authenticator.authenticate(&head(&token("u1"))).await.unwrap();
         assert_eq!((pod.name.as_str(), pod.uid.as_str()), ("litellm-0", "u1"));
     }
     assert_eq!(reviews.count(), 1);
     tokio::time::sleep(ACCEPTED_FOR).await;
-    authenticator.authenticate(&headers(&token("u1"))).await.unwrap();
+    authenticator.authenticate(&head(&token("u1"))).await.unwrap();
     assert_eq!(reviews.count(), 2);
     for _ in 0..100 {
-        let refused = authenticator.authenticate(&headers(&token("stranger"))).await;
+        let refused = authenticator.authenticate(&head(&token("stranger"))).await;
         assert_eq!(refused.unwrap_err().reason(), "InvalidToken");
     }
     assert_eq!(reviews.count(), 3);
     tokio::time::sleep(REFUSED_FOR).await;
-    let refused = authenticator.authenticate(&headers(&token("stranger"))).await;
+    let refused = authenticator.authenticate(&head(&token("stranger"))).await;
     assert_eq!(refused.unwrap_err().reason(), "InvalidToken");
     assert_eq!(reviews.count(), 4);
 }
@@ -157,7 +229,7 @@ async fn many_sidecars_that_come_together_wait_for_one_another() {
         let authenticator = authenticator.clone();
         async move {
             authenticator
-                .authenticate(&headers(&token(&format!("u{number}"))))
+                .authenticate(&head(&token(&format!("u{number}"))))
                 .await
         }
     };
@@ -212,8 +284,8 @@ async fn a_replica_is_a_pod_of_the_operators_own_account_and_namespace() {
             namespace: namespace.into(),
             name: name.into(),
         };
-        let headers = headers(&token("u1"));
-        let answer = authenticator.authenticate_replica(&headers, &operator).await;
+        let head = head(&token("u1"));
+        let answer = authenticator.authenticate_replica(&head, &operator).await;
         match is_replica {
             true => assert_eq!(answer.unwrap().name, "litellm-0"),
             false => assert_eq!(answer.unwrap_err().reason(), "NotAReplica"),

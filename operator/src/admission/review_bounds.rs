@@ -1,0 +1,299 @@
+//! Review bounds: how much memory and how many requests to the API server reviews may take, in total and by the address that
+//! asks. Any pod of the cluster can send a review, and before it is parsed nobody knows whose it is: a megabyte of
+//! `"containers":[{},{},…]` is hundreds of megabytes as a `Pod`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use bytes::BytesMut;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Volume};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::connection_bounds::Place;
+use crate::http::{BODY_TIMEOUT, BodyError};
+use crate::shares::{Share, ShareLimits, Shares};
+
+/// The largest object that Kubernetes stores, and what is around it.
+const MAX_REVIEW_BYTES: usize = 3 * 1024 * 1024;
+/// In KiB, of bodies that are being read or have been.
+const BODIES: ShareLimits = ShareLimits {
+    total: 32 * 1024,
+    of_one: 12 * 1024,
+};
+/// In KiB, of reviews as they are once they are parsed. A pod of LiteLLM takes one MiB, so that an API server has dozens under way.
+const PARSED: ShareLimits = ShareLimits {
+    total: 96 * 1024,
+    of_one: 48 * 1024,
+};
+/// Reviews at once for which the API server is asked.
+const LOOKUPS: ShareLimits = ShareLimits {
+    total: 16,
+    of_one: 12,
+};
+/// Longest wait for each of these, within the webhook's own timeout.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The largest thing that a pod has in a list. A list has room for twice as many as it holds, beside what it was copied from.
+const LIST_OBJECT_BYTES: usize = 3 * max(
+    max(size_of::<Container>(), size_of::<EphemeralContainer>()),
+    max(size_of::<Volume>(), size_of::<ContainerStatus>()),
+);
+/// The same of a number or text in a list.
+const LIST_ELEMENT_BYTES: usize = 3 * size_of::<serde_json::Value>();
+/// A map has room for eleven entries at least, and while it grows for three times as many as it has, each with its key.
+const MAP_BYTES: usize = 11 * (size_of::<String>() + size_of::<serde_json::Value>()) + 16;
+const MAP_ENTRY_BYTES: usize = 3 * (size_of::<String>() + size_of::<serde_json::Value>()) + 16;
+
+/// Lists and maps within one another that serde_json reads.
+const MAX_DEPTH: usize = 128;
+
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct ReviewBounds {
+    bodies: Shares<IpAddr>,
+    parsed: Shares<IpAddr>,
+    lookups: Shares<IpAddr>,
+}
+
+/// A body, within the share of whoever sent it.
+pub struct BoundedBody {
+    pub bytes: Bytes,
+    pub address: IpAddr,
+    _shares: Vec<Share>,
+}
+
+#[derive(Debug, Error)]
+pub enum ReviewBoundsError {
+    #[error("the body is no AdmissionReview: {0}")]
+    Body(BodyError),
+    #[error("the body is no AdmissionReview: it is longer than {MAX_REVIEW_BYTES} bytes")]
+    TooLong,
+    #[error("the review has more parts than any pod has: parsed it might take {0} KiB")]
+    TooManyParts(u32),
+    #[error("there are too many reviews from {0} at once, or in total")]
+    Busy(IpAddr),
+}
+
+impl ReviewBoundsError {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::TooLong | Self::TooManyParts(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl Default for ReviewBounds {
+    fn default() -> Self {
+        Self {
+            bodies: Shares::new(BODIES),
+            parsed: Shares::new(PARSED),
+            lookups: Shares::new(LOOKUPS),
+        }
+    }
+}
+
+impl ReviewBounds {
+    /// The whole body of a request, with room for each part of it that has arrived: one that stalls takes no more than that.
+    pub async fn body(&self, request: Request) -> Result<BoundedBody, ReviewBoundsError> {
+        let place = request.extensions().get::<Arc<Place>>();
+        // Without a connection there is a test that calls this.
+        let address = place.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |place| place.address());
+        let body = request.into_body();
+        if body.size_hint().lower() > MAX_REVIEW_BYTES as u64 {
+            return Err(ReviewBoundsError::TooLong);
+        }
+        let reading = timeout(BODY_TIMEOUT, self.read(body, address)).await;
+        reading.unwrap_or(Err(ReviewBoundsError::Body(BodyError::Slow)))
+    }
+
+    async fn read(&self, body: Body, address: IpAddr) -> Result<BoundedBody, ReviewBoundsError> {
+        let mut parts = body.into_data_stream();
+        let (mut bytes, mut shares, mut taken) = (BytesMut::new(), Vec::new(), 0);
+        while let Some(part) = parts.next().await {
+            let broken = BodyError::TooLongOrBroken(MAX_REVIEW_BYTES);
+            let part = part.map_err(|_| ReviewBoundsError::Body(broken))?;
+            if bytes.len() + part.len() > MAX_REVIEW_BYTES {
+                return Err(ReviewBoundsError::TooLong);
+            }
+            let needed = kibibytes(bytes.len() + part.len());
+            if needed > taken {
+                let share = self.bodies.take(address, needed - taken, PATIENCE).await;
+                shares.push(share.ok_or(ReviewBoundsError::Busy(address))?);
+                taken = needed;
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(BoundedBody {
+            bytes: bytes.freeze(),
+            address,
+            _shares: shares,
+        })
+    }
+
+    /// Room for what a body becomes once it is parsed.
+    pub async fn parsed(&self, body: &BoundedBody) -> Result<Share, ReviewBoundsError> {
+        let kibibytes = kibibytes(parsed_bytes(&body.bytes));
+        if kibibytes > PARSED.of_one {
+            return Err(ReviewBoundsError::TooManyParts(kibibytes));
+        }
+        let share = self.parsed.take(body.address, kibibytes, PATIENCE).await;
+        share.ok_or(ReviewBoundsError::Busy(body.address))
+    }
+
+    /// A turn to ask the API server about a review of this address.
+    pub async fn lookup(&self, address: IpAddr) -> Option<Share> {
+        self.lookups.take(address, 1, PATIENCE).await
+    }
+}
+
+fn kibibytes(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1)
+}
+
+/// The most memory that a JSON text may take as whatever it is parsed into: by its lists and maps, wherever they are. A text that
+/// is no JSON has any number.
+fn parsed_bytes(json: &[u8]) -> usize {
+    let (mut bytes, mut is_text, mut is_escaped) = (2 * json.len(), false, false);
+    // Whether each that is open is a list.
+    let mut open: Vec<bool> = Vec::new();
+    for byte in json {
+        if is_text {
+            (is_text, is_escaped) = (is_escaped || *byte != b'"', !is_escaped && *byte == b'\\');
+            continue;
+        }
+        let is_in_list = open.last() == Some(&true);
+        bytes += match byte {
+            b'"' => {
+                is_text = true;
+                0
+            }
+            b'{' => {
+                open.push(false);
+                if is_in_list { LIST_OBJECT_BYTES } else { MAP_BYTES }
+            }
+            b'[' => {
+                open.push(true);
+                // It has room for four at least.
+                4 * LIST_ELEMENT_BYTES
+            }
+            b'}' | b']' => {
+                open.pop();
+                0
+            }
+            b',' if is_in_list => LIST_ELEMENT_BYTES,
+            b':' => MAP_ENTRY_BYTES,
+            _ => 0,
+        };
+        // serde_json goes no deeper, and gives up there.
+        if open.len() > MAX_DEPTH {
+            break;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use serde_json::json;
+
+    use super::*;
+    use crate::connection_bounds::{ConnectionBounds, ConnectionLimits};
+
+    fn request(body: impl Into<Body>) -> Request {
+        Request::new(body.into())
+    }
+
+    /// A request of another address.
+    fn request_from(address: [u8; 4], body: impl Into<Body>) -> Request {
+        let bounds = ConnectionBounds::new(ConnectionLimits {
+            total: 1,
+            without_request: 1,
+            unauthenticated_by_address: 1,
+            by_pod: 1,
+        });
+        let mut request = request(body);
+        let place = bounds.enter(address.into()).unwrap();
+        request.extensions_mut().insert(Arc::new(place));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_review_whose_pod_would_take_hundreds_of_megabytes_is_refused_before_it_is_parsed() {
+        let bounds = ReviewBounds::default();
+        for part in ["{}", "[{}]", "{\"a\":{}}", "[[0,0,0,0,0,0,0,0]]"] {
+            let parts = vec![part; 2_900_000 / (part.len() + 1)].join(",");
+            let text = format!(r#"{{"request":{{"object":{{"spec":{{"containers":[{parts}]}}}}}}}}"#);
+            let body = bounds.body(request(text)).await.unwrap();
+            let error = bounds.parsed(&body).await.unwrap_err();
+            assert!(
+                matches!(error, ReviewBoundsError::TooManyParts(_)),
+                "{part}: {error}"
+            );
+            assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_with_hundreds_of_variables_and_long_annotations_is_small() {
+        let variables: Vec<_> = (0..500)
+            .map(|number| json!({"name": format!("V{number}"), "value": "{[,:\\\"]}".repeat(10)}))
+            .collect();
+        // In a text braces are no objects.
+        let annotations = json!({"last-applied": "{\"a\":[{},{},{}]}".repeat(10_000)});
+        let pod =
+            json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"env": variables}]}});
+        let bounds = ReviewBounds::default();
+        let body = json!({"request": {"object": pod}}).to_string();
+        let estimate = parsed_bytes(body.as_bytes());
+        assert!(estimate < 8 * 1024 * 1024, "{estimate}");
+        let body = bounds.body(request(body)).await.unwrap();
+        let _several: Vec<_> = futures::future::try_join_all([(); 6].map(|()| bounds.parsed(&body)))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_never_end_take_no_more_than_the_share_of_their_address() {
+        let bounds = ReviewBounds::default();
+        let megabyte = Bytes::from(vec![b' '; 1024 * 1024]);
+        let endless = || {
+            let begun = stream::iter([Ok::<_, std::io::Error>(megabyte.clone())]);
+            Body::from_stream(begun.chain(stream::pending()))
+        };
+        let crowd = (0..100).map(|_| bounds.body(request_from([10, 0, 0, 1], endless())));
+        let crowd = futures::future::join_all(crowd);
+        let other = async {
+            // The crowd has begun.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            bounds.body(request_from([10, 0, 0, 2], "{}")).await.is_ok()
+        };
+        let (answers, is_served) = tokio::join!(crowd, other);
+        assert!(is_served, "another address waits for nobody");
+        let busy = answers
+            .iter()
+            .filter(|answer| matches!(answer, Err(ReviewBoundsError::Busy(_))));
+        assert_eq!(busy.count(), 88, "twelve megabytes are one address's");
+        let of_the_same = bounds.body(request_from([10, 0, 0, 1], "{}")).await;
+        assert!(of_the_same.is_ok(), "what they had is free again");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_says_that_it_is_too_long_is_not_read() {
+        let body = Body::from(vec![b' '; MAX_REVIEW_BYTES + 1]);
+        let error = ReviewBounds::default().body(request(body)).await.err().unwrap();
+        assert!(matches!(error, ReviewBoundsError::TooLong), "{error}");
+    }
+}
