@@ -4,6 +4,7 @@ pub mod audit;
 pub mod clock;
 pub mod error;
 pub mod fingerprint;
+mod header_denylist;
 mod hex;
 pub mod inbound;
 mod jwt;

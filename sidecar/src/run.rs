@@ -3,7 +3,7 @@
 //! the token sources of the same process (`mcp-auth exec`).
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -184,6 +184,10 @@ impl DataPath for DataPathState {
 
     fn set_aliases(&self, aliases: BTreeMap<String, String>) {
         self.routes.set_aliases(aliases);
+    }
+
+    fn set_access_groups(&self, access_groups: BTreeSet<String>) {
+        self.routes.set_access_groups(access_groups);
     }
 }
 

@@ -2,7 +2,7 @@
 //! routes, LiteLLM's overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when
 //! something has happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,6 +46,8 @@ pub trait DataPath {
     fn notices(&self) -> Vec<Problem>;
     /// What LiteLLM calls these servers beside their names, and their names.
     fn set_aliases(&self, aliases: BTreeMap<String, String>);
+    /// The access groups of LiteLLM that any of them is in.
+    fn set_access_groups(&self, access_groups: BTreeSet<String>);
 }
 
 /// Paths and addresses that the controller works with.
@@ -204,6 +206,7 @@ impl<P: DataPath> Controller<P> {
         log_changes(&self.overlay_notices, &overlay.notices);
         self.overlay_notices = overlay.notices.clone();
         self.data_path.set_aliases(overlay.aliases.clone());
+        self.data_path.set_access_groups(overlay.access_groups.clone());
         let in_place =
             match mirrored.and_then(|()| self.write_overlay(overlay)) {
                 Ok(()) => true,

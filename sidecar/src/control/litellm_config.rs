@@ -77,6 +77,8 @@ pub struct Overlay {
     pub servers: BTreeMap<String, Address>,
     /// What LiteLLM calls them beside their names, and their names.
     pub aliases: BTreeMap<String, String>,
+    /// The access groups that they are in.
+    pub access_groups: BTreeSet<String>,
     pub problems: Vec<Problem>,
     /// What keeps nothing from working and should be known all the same, such as what resources and the user's
     /// configuration contradict each other in.
@@ -116,6 +118,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
             include_candidates: Some(include_candidates),
             servers,
             aliases: remarks.aliases,
+            access_groups: remarks.access_groups,
             problems: remarks.problems,
             notices: remarks.notices,
         },
@@ -142,6 +145,7 @@ impl fmt::Debug for Overlay {
 struct Remarks {
     /// Of the managed ones, and their names.
     aliases: BTreeMap<String, String>,
+    access_groups: BTreeSet<String>,
     problems: Vec<Problem>,
     notices: Vec<Problem>,
 }
@@ -155,6 +159,7 @@ impl Overlay {
             include_candidates: None,
             servers: BTreeMap::new(),
             aliases: BTreeMap::new(),
+            access_groups: BTreeSet::new(),
             problems: vec![Problem::new(reason, message)],
             notices: Vec::new(),
         }
@@ -214,6 +219,7 @@ fn merge(
             Ok((managed, address)) => {
                 let alias = managed.alias.map(|alias| (alias, route.server.clone()));
                 remarks.aliases.extend(alias);
+                remarks.access_groups.extend(managed.access_groups);
                 remarks.problems.extend(managed.problems);
                 remarks.notices.extend(managed.notices);
                 servers.insert(route.server.clone(), address);

@@ -1,14 +1,20 @@
 //! Progress of a request's body, for load shedding: whether the rest of it is waited for, and how much came since somebody
 //! asked. Nobody who sends one is authenticated before its end, since LiteLLM reads it first.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Shared by whoever reads the body and whoever asks how it gets on. Both are on one thread.
+/// A body of which less comes between two looks gets on too slowly to be left alone where others need its place.
+const MIN_BYTES: usize = 1024;
+
+/// Shared by whoever reads the body and whoever looks how it gets on, both on one thread, and by those on other threads who
+/// need the place of one that does not.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
     /// The client was asked for more, and nothing has come since.
     is_awaited: AtomicBool,
     received: AtomicUsize,
+    /// Since when next to nothing comes; 0 where it does.
+    slow_since: AtomicU64,
 }
 
 impl BodyProgress {
@@ -27,14 +33,29 @@ impl BodyProgress {
         self.is_awaited.store(false, Relaxed);
     }
 
-    pub fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Relaxed)
+    /// Another body begins.
+    pub fn renew(&self) {
+        self.slow_since.store(0, Relaxed);
     }
 
-    /// Bytes that came since the last call; `None` unless the client is waited for.
-    pub fn take(&self) -> Option<usize> {
+    /// Looks how much has come since the last look.
+    pub fn look(&self, now: impl FnOnce() -> u64) {
         let received = self.received.swap(0, Relaxed);
-        self.is_awaited().then_some(received)
+        if !self.is_awaited() || received >= MIN_BYTES {
+            self.slow_since.store(0, Relaxed);
+        } else if self.slow_since.load(Relaxed) == 0 {
+            self.slow_since.store(now(), Relaxed);
+        }
+    }
+
+    /// Since when next to nothing comes, by the clock of whoever looks; `None` where something does, or nothing is waited for.
+    pub fn slow_since(&self) -> Option<u64> {
+        let since = self.slow_since.load(Relaxed);
+        (since > 0 && self.is_awaited()).then_some(since)
+    }
+
+    pub fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Relaxed)
     }
 }
 
@@ -43,18 +64,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_body_that_is_waited_for_has_progress_to_tell_of() {
+    fn only_a_body_that_is_waited_for_and_does_not_come_is_slow() {
         let progress = BodyProgress::default();
-        assert_eq!(progress.take(), None);
+        let looked = |at| {
+            progress.look(|| at);
+            progress.slow_since()
+        };
+        assert_eq!(looked(1), None, "whoever takes it has not asked for more");
         progress.awaits();
-        assert_eq!(progress.take(), Some(0));
+        assert_eq!(looked(2), Some(2));
         progress.received(5);
-        progress.received(2);
-        assert_eq!(progress.take(), None, "whoever takes it has not asked for more");
-        progress.received(3);
+        assert_eq!(progress.slow_since(), None, "it is not waited for");
         progress.awaits();
-        assert_eq!(progress.take(), Some(3));
+        assert_eq!(looked(3), Some(2), "it drips");
+        progress.received(MIN_BYTES);
+        progress.awaits();
+        assert_eq!(looked(4), None, "it gets on");
+        assert_eq!(looked(5), Some(5));
         progress.ended();
-        assert_eq!(progress.take(), None);
+        assert_eq!(looked(6), None);
+        progress.awaits();
+        progress.look(|| 7);
+        progress.renew();
+        assert_eq!(progress.slow_since(), None);
     }
 }

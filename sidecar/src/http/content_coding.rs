@@ -1,35 +1,35 @@
 //! Content coding of a request's body (RFC 9110 section 8.4): LiteLLM decodes gzip and zstd before it reads a body
-//! (`RequestBodyDecompressionMiddleware` of 1.110.2), and the key filter would find nothing in what is encoded. A body in gzip
-//! passes as it is, and is decoded beside that only to be looked into: what names our header as a key, and what cannot be
-//! decoded, is an error before LiteLLM has the whole of it. One in zstd is refused: a decoder that is written in Rust and
-//! bounds what one block may become was not found.
+//! (`RequestBodyDecompressionMiddleware` of 1.110.2), and the key filter would find nothing in what is encoded. A body in
+//! either passes as it is, and is decoded beside that only to be looked into: what names our header as a key, and what cannot
+//! be decoded, is an error before LiteLLM has the whole of it.
 //!
 //! A body is taken for encoded by the rules of LiteLLM: one `Content-Encoding`, and bytes that begin like it. What is decoded
-//! is not kept, and what the decoders need is bounded in all.
+//! is not kept, and what the decoders need is bounded in all ([`DecoderLimit`]).
 
-use std::io::{self, BufRead, ErrorKind, Read};
+mod decoder;
+mod decoder_limit;
+mod zstd;
+
 use std::sync::Arc;
+use std::task::Context;
 
-use bytes::{Buf, Bytes, BytesMut};
-use flate2::bufread::GzDecoder;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, HeaderMap};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::body_progress::BodyProgress;
 use super::idle_timeout::BodyError;
 use super::json_encoding::{EncodingCheck, FormCheck};
 use super::json_key_filter::KeyFilter;
+use decoder::{Decoder, Step, Undecodable};
+pub use decoder_limit::DecoderLimit;
+use decoder_limit::{Lease, Need, NoRoom};
 
-/// Decoded at once. Deflate grows by a thousand times at the most, so whoever looks for longer lets others have their turn.
+/// Decoded at once. What it becomes may be a thousand times as long, so whoever looks for longer lets others have their turn.
 const PIECE_BYTES: usize = 16 * 1024;
 const PIECES_A_TURN: usize = 8;
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
-const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
-/// A frame of zstd that decoders skip begins with one of sixteen bytes and these (RFC 8878 section 3.1.2).
-const SKIPPABLE_FIRST: std::ops::RangeInclusive<u8> = 0x50..=0x5f;
-const SKIPPABLE_MAGIC: &[u8] = b"\x2a\x4d\x18";
-/// What a decoder holds, rounded up: window, tables and the optional fields of the header.
-const DECODER_BYTES: usize = 128 * 1024;
-const DEFAULT_DECODERS_BYTES: usize = 16 * 1024 * 1024;
+/// What a decoder of gzip holds, rounded up: window, tables and the optional fields of the header.
+const GZIP_BYTES: usize = 128 * 1024;
 
 /// A coding that LiteLLM decodes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,14 +38,11 @@ pub enum ContentCoding {
     Zstd,
 }
 
-/// How many bodies may be decoded at the same time. Cheap to clone; all clones are the same.
-#[derive(Clone, Debug)]
-pub struct DecoderLimit(Arc<Semaphore>);
-
 /// Looks into one body.
 pub struct CodedBody {
     coding: ContentCoding,
     limit: DecoderLimit,
+    progress: Arc<BodyProgress>,
     state: State,
     search: KeySearch,
 }
@@ -53,18 +50,14 @@ pub struct CodedBody {
 enum State {
     /// The bytes so far do not tell yet whether the body is encoded.
     Beginning(BytesMut),
+    /// It is, but they do not tell yet what decoding it takes.
+    Header(BytesMut),
     /// The body is not encoded, whatever its header says: LiteLLM reads it as it is.
     Identity,
-    Decoding {
-        decoder: Box<GzDecoder<Input>>,
-        _permit: OwnedSemaphorePermit,
-    },
+    Decoding(Lease),
     /// Nothing may follow.
     Ended,
 }
-
-/// The bytes that have come. Where there are none, more may follow.
-struct Input(Bytes);
 
 /// How far a look has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,10 +98,26 @@ impl ContentCoding {
         match (self, body) {
             (_, []) => None,
             (Self::Gzip, _) => begins_with(GZIP_MAGIC, body),
-            (Self::Zstd, [first, rest @ ..]) if SKIPPABLE_FIRST.contains(first) => {
-                begins_with(SKIPPABLE_MAGIC, rest)
+            (Self::Zstd, [first, rest @ ..]) if zstd::SKIPPABLE_FIRST.contains(first) => {
+                begins_with(zstd::SKIPPABLE_MAGIC, rest)
             }
-            (Self::Zstd, _) => begins_with(ZSTD_MAGIC, body),
+            (Self::Zstd, _) => begins_with(zstd::MAGIC, body),
+        }
+    }
+
+    /// What decoding a body takes that begins so. `None`: more of it is needed to tell.
+    fn need(self, body: &[u8]) -> Option<Need> {
+        let (bytes, is_windowed) = match self {
+            Self::Gzip => (GZIP_BYTES, false),
+            Self::Zstd => (zstd::decoder_bytes(body)?, true),
+        };
+        Some(Need { bytes, is_windowed })
+    }
+
+    fn decoder(self) -> Decoder {
+        match self {
+            Self::Gzip => Decoder::gzip(),
+            Self::Zstd => Decoder::zstd(),
         }
     }
 }
@@ -120,31 +129,33 @@ fn begins_with(magic: &[u8], body: &[u8]) -> Option<bool> {
     }
 }
 
-impl DecoderLimit {
-    /// As many as hold so many bytes, and one in any case.
-    pub fn within(bytes: usize) -> Self {
-        let decoders = (bytes / DECODER_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(decoders)))
-    }
-}
-
-impl Default for DecoderLimit {
-    fn default() -> Self {
-        Self::within(DEFAULT_DECODERS_BYTES)
-    }
-}
-
 impl CodedBody {
-    pub fn new(coding: ContentCoding, limit: DecoderLimit, form: FormCheck, filter: KeyFilter) -> Self {
+    /// `progress` tells how the body comes.
+    pub fn new(
+        coding: ContentCoding,
+        limit: DecoderLimit,
+        progress: Arc<BodyProgress>,
+        form: FormCheck,
+        filter: KeyFilter,
+    ) -> Self {
         Self {
             coding,
             limit,
+            progress,
             state: State::Beginning(BytesMut::new()),
             search: KeySearch {
                 form,
                 encoding: EncodingCheck::default(),
                 filter,
             },
+        }
+    }
+
+    /// An error once the room of its decoder was needed for another body, which wakes whoever asks.
+    pub fn check(&self, cx: &Context<'_>) -> Result<(), BodyError> {
+        match &self.state {
+            State::Decoding(lease) if lease.has_ended(cx.waker()) => Err(NoRoom.into()),
+            _ => Ok(()),
         }
     }
 
@@ -157,19 +168,22 @@ impl CodedBody {
                 match self.coding.begins(first) {
                     None => {}
                     Some(false) => self.state = State::Identity,
-                    Some(true) if self.coding == ContentCoding::Zstd => return Err(BodyError::Zstd),
                     Some(true) => {
-                        let permit = self.limit.0.clone().try_acquire_owned();
-                        let permit = permit.map_err(|_| BodyError::NoDecoder)?;
-                        let decoder = GzDecoder::new(Input(first.split().freeze()));
-                        self.state = State::Decoding {
-                            decoder: Box::new(decoder),
-                            _permit: permit,
-                        };
+                        self.state = State::Header(std::mem::take(first));
+                        return self.push(&Bytes::new());
                     }
                 }
             }
-            State::Decoding { decoder, .. } => decoder.get_mut().0 = chunk.clone(),
+            State::Header(first) => {
+                first.extend_from_slice(chunk);
+                if let Some(need) = self.coding.need(first) {
+                    let lease = self.limit.take(need, &self.progress, || self.coding.decoder())?;
+                    let first = first.split().freeze();
+                    lease.with(|decoder| decoder.push(first))?;
+                    self.state = State::Decoding(lease);
+                }
+            }
+            State::Decoding(lease) => lease.with(|decoder| decoder.push(chunk.clone()))?,
             State::Ended if chunk.is_empty() => {}
             State::Ended => return Err(BodyError::Undecodable),
         }
@@ -180,20 +194,30 @@ impl CodedBody {
     pub fn look(&mut self) -> Result<Look, BodyError> {
         let mut piece = [0; PIECE_BYTES];
         for _ in 0..PIECES_A_TURN {
-            let decoder = match &mut self.state {
-                State::Decoding { decoder, .. } => decoder,
-                State::Ended => return Ok(Look::Encoded),
+            let lease = match &mut self.state {
+                State::Decoding(lease) => lease,
+                State::Header(_) | State::Ended => return Ok(Look::Encoded),
                 State::Beginning(_) | State::Identity => return Ok(Look::Identity),
             };
-            match decoder.read(&mut piece) {
-                Ok(0) if decoder.get_ref().0.is_empty() => self.state = State::Ended,
-                Ok(0) => return Err(BodyError::Undecodable),
-                Ok(length) => self.search.look_at(&piece[..length])?,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Look::Encoded),
-                Err(_) => return Err(BodyError::Undecodable),
+            match lease.with(|decoder| decoder.step(&mut piece))?? {
+                Step::Decoded(length) => self.search.look_at(&piece[..length])?,
+                Step::NeedsMore => return Ok(Look::Encoded),
+                Step::Ended => self.state = State::Ended,
             }
         }
         Ok(Look::Unfinished)
+    }
+}
+
+impl From<NoRoom> for BodyError {
+    fn from(_: NoRoom) -> Self {
+        Self::NoDecoder
+    }
+}
+
+impl From<Undecodable> for BodyError {
+    fn from(_: Undecodable) -> Self {
+        Self::Undecodable
     }
 }
 
@@ -209,29 +233,6 @@ impl KeySearch {
             true => Err(BodyError::NamesHeaders),
             false => Ok(()),
         }
-    }
-}
-
-impl Read for Input {
-    fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(output.len());
-        output[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
-    }
-}
-
-impl BufRead for Input {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        match self.0.is_empty() {
-            true => Err(ErrorKind::WouldBlock.into()),
-            false => Ok(&self.0),
-        }
-    }
-
-    fn consume(&mut self, length: usize) {
-        self.0.advance(length);
     }
 }
 

@@ -38,8 +38,6 @@ pub enum BodyError {
     Undecodable,
     #[error("as many compressed bodies are looked into as there is memory for")]
     NoDecoder,
-    #[error("the body is compressed by zstd")]
-    Zstd,
 }
 
 impl<B> IdleTimeout<B> {

@@ -98,10 +98,11 @@ impl RequestBody {
         } = settings;
         let form = || FormCheck::new(is_said_to_be_form);
         let filter = || KeyFilter::new(servers.clone());
+        let coded = |(coding, limit)| CodedBody::new(coding, limit, progress.clone(), form(), filter());
         Self::Filtered(Box::new(Filtered {
-            body: Watched::new(body, progress),
             form: form(),
-            coded: coding.map(|(coding, limit)| CodedBody::new(coding, limit, form(), filter())),
+            coded: coding.map(coded),
+            body: Watched::new(body, progress),
             coded_chunk: None,
             encoding: EncodingCheck::default(),
             filter: filter(),
@@ -189,6 +190,9 @@ impl Drop for Watched {
 
 impl Filtered {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(coded) = &self.coded {
+            coded.check(cx)?;
+        }
         loop {
             if let Some(frame) = self.next.take() {
                 return Poll::Ready(Some(Ok(frame)));

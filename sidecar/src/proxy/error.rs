@@ -128,14 +128,10 @@ pub enum ProxyError {
     BodyNamesHeaders,
     #[error(
         "the request's body cannot be decoded as its Content-Encoding says, so the sidecar cannot check what LiteLLM would \
-         read of it; send one gzip member and nothing behind it, or send it without Content-Encoding"
+         read of it; send one gzip member, or one zstd frame with a window of 8 MiB at most, and nothing behind it, or send it \
+         without Content-Encoding"
     )]
     BodyUndecodable,
-    #[error(
-        "the request's body is compressed by zstd, which the sidecar cannot decode, and so cannot check what LiteLLM would read \
-         of it; send it in gzip, or without Content-Encoding"
-    )]
-    EncodingNotSupported,
     #[error("LiteLLM is not reachable; it may be starting")]
     LiteLlmUnreachable,
     #[error("LiteLLM closed the connection without an answer")]
@@ -271,7 +267,6 @@ impl ProxyError {
                 | Self::BodyNotUtf8
                 | Self::BodyNamesHeaders
                 | Self::BodyUndecodable
-                | Self::EncodingNotSupported
                 | Self::RequestAmbiguous(_)
                 | Self::MethodNotSupported
         )
@@ -303,7 +298,6 @@ impl ProxyError {
             Self::BodyNotUtf8 => ("body_not_utf8", StatusCode::BAD_REQUEST, 0),
             Self::BodyNamesHeaders => ("body_names_headers", StatusCode::BAD_REQUEST, 0),
             Self::BodyUndecodable => ("body_undecodable", StatusCode::BAD_REQUEST, 0),
-            Self::EncodingNotSupported => ("encoding_not_supported", StatusCode::UNSUPPORTED_MEDIA_TYPE, 0),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (

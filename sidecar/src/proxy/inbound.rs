@@ -211,7 +211,7 @@ impl Inbound {
         }
         let table = self.routes.table();
         hop_by_hop::strip_request(headers, |name| is_forgeable(name, &table));
-        let servers = table.server_names().clone();
+        let servers = table.names_in_bodies().clone();
         drop(table);
         if let Some(context) = context {
             let now = unix_now();
@@ -314,7 +314,6 @@ fn litellm_error(cause: &UpstreamError) -> ProxyError {
             Some(BodyError::NotUtf8) => ProxyError::BodyNotUtf8,
             Some(BodyError::NamesHeaders) => ProxyError::BodyNamesHeaders,
             Some(BodyError::Undecodable) => ProxyError::BodyUndecodable,
-            Some(BodyError::Zstd) => ProxyError::EncodingNotSupported,
             Some(BodyError::NoDecoder) => ProxyError::Overloaded,
             Some(BodyError::Broken(_) | BodyError::IdleTimeout(_)) => ProxyError::BodyUnreadable,
             None => ProxyError::LiteLlmFailed,

@@ -9,7 +9,7 @@
 //! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -85,12 +85,6 @@ fn answer(error: &ProxyError, content_type: &'static str, body: &Value) -> Respo
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    // What a client may send instead (RFC 9110 section 12.5.3).
-    if error.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        response
-            .headers_mut()
-            .insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
 }
@@ -172,7 +166,6 @@ mod tests {
             ProxyError::BodyNotUtf8,
             ProxyError::BodyNamesHeaders,
             ProxyError::BodyUndecodable,
-            ProxyError::EncodingNotSupported,
             ProxyError::LiteLlmUnreachable,
             ProxyError::LiteLlmFailed,
             ProxyError::ContextTooLarge(ContextTooLargeError { bytes: 9000 }),
@@ -205,7 +198,6 @@ mod tests {
             ProxyError::BodyNotUtf8
             | ProxyError::BodyNamesHeaders
             | ProxyError::BodyUndecodable
-            | ProxyError::EncodingNotSupported
             | ProxyError::LiteLlmUnreachable
             | ProxyError::LiteLlmFailed
             | ProxyError::ContextTooLarge(_) => "inbound",

@@ -16,7 +16,7 @@ mod sessions;
 mod target;
 mod tool_calls;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::http::json_key_filter::ServerNames;
 use crate::http::tls::TlsConfigs;
+use crate::proxy::header_denylist::is_not_for_servers;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::{Allowlist, Context};
 
@@ -58,11 +59,17 @@ struct RoutesInner {
     changes: watch::Sender<()>,
     /// What LiteLLM calls the servers beside their names. Serializes writers, so that each sees the table it replaces;
     /// readers never lock it.
-    aliases: Mutex<Aliases>,
+    called: Mutex<Called>,
 }
 
-/// What LiteLLM calls the servers beside their names, and their names. Spaces are `_`, as LiteLLM writes them.
-type Aliases = BTreeMap<String, String>;
+/// What LiteLLM's configuration says of the servers.
+#[derive(Clone, Default, PartialEq)]
+struct Called {
+    /// What LiteLLM calls them beside their names, and their names. Spaces are `_`, as LiteLLM writes them.
+    aliases: Arc<BTreeMap<String, String>>,
+    /// The access groups that any of them is in.
+    access_groups: BTreeSet<String>,
+}
 
 /// All routes at one point in time.
 #[derive(Clone, Default)]
@@ -78,9 +85,11 @@ pub struct RouteTable {
     is_audited: bool,
     /// How the headers begin that LiteLLM sends to one of these servers: `x-mcp-SERVER-`, by the server's name or alias.
     server_prefixes: Box<[Box<str>]>,
-    /// The same names, for which no body may set headers.
-    server_names: ServerNames,
-    aliases: Arc<Aliases>,
+    /// The same of access groups: LiteLLM 1.110.2 sends such headers to all servers of the group for which there are none.
+    group_prefixes: Box<[Box<str>]>,
+    /// The names of both, for which no body may set headers.
+    names_in_bodies: ServerNames,
+    aliases: Arc<BTreeMap<String, String>>,
 }
 
 impl Routes {
@@ -95,7 +104,7 @@ impl Routes {
             rejections: RejectionReports::new(reports),
             cookie_arrivals: CookieArrivals::default(),
             changes: watch::Sender::new(()),
-            aliases: Mutex::default(),
+            called: Mutex::default(),
         }))
     }
 
@@ -103,7 +112,7 @@ impl Routes {
     /// them are answered with their problem, the others are not affected. Connections to servers whose origin
     /// and CA bundle are the same as before are kept.
     pub fn apply(&self, servers: &[sync::Server]) -> Vec<sync::Problem> {
-        let aliases = self.0.aliases.lock();
+        let called = self.0.called.lock();
         let previous = self.0.table.load();
         let build = |server: &sync::Server| {
             let previous_server = previous.server(&server.route.server).map(Arc::as_ref);
@@ -132,16 +141,15 @@ impl Routes {
             })
             .collect();
         context_headers.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-        let (server_prefixes, server_names) = names_in_headers(&servers, &aliases);
-        self.0.table.store(Arc::new(RouteTable {
+        let mut table = RouteTable {
             servers,
-            server_prefixes,
-            server_names,
-            aliases: Arc::new(aliases.clone()),
             allowed,
             context_headers: context_headers.into(),
             is_audited,
-        }));
+            ..RouteTable::default()
+        };
+        table.set_called(&called);
+        self.0.table.store(Arc::new(table));
         self.0
             .rejections
             .retain(|server, token| self.is_in_use(server, token));
@@ -188,13 +196,23 @@ impl Routes {
     /// Takes over what LiteLLM calls the servers beside their names: the server of each alias.
     pub fn set_aliases(&self, aliases: BTreeMap<String, String>) {
         let as_litellm_writes = |(alias, server): (String, String)| (alias.replace(' ', "_"), server);
-        let aliases: Aliases = aliases.into_iter().map(as_litellm_writes).collect();
-        let mut current = self.0.aliases.lock();
-        if *current != aliases {
+        let aliases = Arc::new(aliases.into_iter().map(as_litellm_writes).collect());
+        self.change_called(|called| called.aliases = aliases);
+    }
+
+    /// Takes over the access groups that any of the servers is in.
+    pub fn set_access_groups(&self, access_groups: BTreeSet<String>) {
+        self.change_called(|called| called.access_groups = access_groups);
+    }
+
+    fn change_called(&self, change: impl FnOnce(&mut Called)) {
+        let mut current = self.0.called.lock();
+        let mut called = current.clone();
+        change(&mut called);
+        if *current != called {
             let mut table = RouteTable::clone(&self.0.table.load());
-            (table.server_prefixes, table.server_names) = names_in_headers(&table.servers, &aliases);
-            table.aliases = Arc::new(aliases.clone());
-            *current = aliases;
+            table.set_called(&called);
+            *current = called;
             self.0.table.store(Arc::new(table));
         }
     }
@@ -265,18 +283,39 @@ impl RouteTable {
     }
 
     /// Whether LiteLLM sends this header of a client to one of these servers, under the name behind the prefix. Servers that
-    /// are not in the table are none of our business.
+    /// are not in the table are none of our business. To those of a group that are, a credential for the others does not
+    /// get, since the outbound half lets none pass.
     pub fn is_for_server(&self, name: &str) -> bool {
+        let is_for_group = |prefix: &str| {
+            let header = name.strip_prefix(prefix);
+            header.is_some_and(|header| !is_not_for_servers(header))
+        };
         let is_listed = self
             .server_prefixes
             .iter()
-            .any(|prefix| name.starts_with(&**prefix));
+            .any(|prefix| name.starts_with(&**prefix))
+            || self.group_prefixes.iter().any(|prefix| is_for_group(prefix));
         is_listed && !LITELLM_HEADERS.contains(&name)
     }
 
-    /// What LiteLLM calls these servers in the names of headers.
-    pub fn server_names(&self) -> &ServerNames {
-        &self.server_names
+    /// What LiteLLM calls these servers, and their access groups, in the names of headers.
+    pub fn names_in_bodies(&self) -> &ServerNames {
+        &self.names_in_bodies
+    }
+
+    fn set_called(&mut self, called: &Called) {
+        let names = self.servers.keys().map(|name| &**name);
+        let names: Vec<String> = names
+            .chain(called.aliases.keys().map(String::as_str))
+            .flat_map(header_names)
+            .collect();
+        let groups = called.access_groups.iter();
+        let groups: Vec<String> = groups.flat_map(|group| header_names(group)).collect();
+        self.server_prefixes = prefixes(&names);
+        self.group_prefixes = prefixes(&groups);
+        let all = names.iter().chain(&groups);
+        self.names_in_bodies = ServerNames::new(all.map(String::as_str));
+        self.aliases = called.aliases.clone();
     }
 
     /// Union of the names that the servers allow, or exchange for a token.
@@ -310,29 +349,21 @@ fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
 /// Names that LiteLLM reads itself, whatever a server is called.
 const LITELLM_HEADERS: [&str; 2] = ["x-mcp-servers", "x-mcp-access-groups"];
 
-/// What LiteLLM calls the server of this name, or alias, in the names of headers: as it is, and as LiteLLM writes it for
-/// headers (`sanitize_mcp_alias_for_header` of 1.109.1).
+/// What LiteLLM calls the server of this name, or alias, or the access group, in the names of headers: as it is, and as
+/// LiteLLM writes it for headers (`sanitize_mcp_alias_for_header` of 1.110.2).
 fn header_names(name: &str) -> [String; 2] {
-    let lower = name.trim().to_ascii_lowercase();
+    let lower = name.trim().to_lowercase();
     let words = lower.split(|character: char| !character.is_ascii_alphanumeric());
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     let sanitized = words.join("_");
     [lower, sanitized]
 }
 
-/// How headers for the servers begin, and what the servers are called in there.
-fn names_in_headers(
-    servers: &HashMap<Box<str>, Arc<McpServer>>,
-    aliases: &Aliases,
-) -> (Box<[Box<str>]>, ServerNames) {
-    let names = servers.keys().map(|name| &**name);
-    let names = names.chain(aliases.keys().map(String::as_str));
-    let names: Vec<String> = names.flat_map(header_names).collect();
-    let prefixes = names.iter().map(|name| format!("x-mcp-{name}-").into_boxed_str());
-    (
-        prefixes.collect(),
-        ServerNames::new(names.iter().map(String::as_str)),
-    )
+/// How headers for these begin.
+fn prefixes(names: &[String]) -> Box<[Box<str>]> {
+    let names = names.iter().filter(|name| !name.is_empty());
+    let prefixes = names.map(|name| format!("x-mcp-{name}-").into_boxed_str());
+    prefixes.collect()
 }
 
 /// Never `None`: a server's name is made of letters, digits and `_`.

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use http::header::{CONTENT_LENGTH, HeaderMap, LOCATION};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::http::body_progress::BodyProgress;
+use crate::http::hop_by_hop;
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::ClientPeer;
 use crate::proxy::outbound::Outbound;
+use crate::proxy::outbound::headers::strip_response;
 use crate::proxy::response_body::ResponseBody;
 
 #[derive(Clone)]
@@ -37,6 +40,17 @@ impl Half {
             Self::Inbound(inbound) => inbound.answer(worker, peer, request, progress).await,
             // LiteLLM is the client, and shows that it is before its body is waited for.
             Self::Outbound(outbound) => outbound.answer(worker, request).await,
+        }
+    }
+
+    /// Removes from an interim answer the headers that the client is not to see.
+    pub fn strip_interim_answer(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Inbound(_) => hop_by_hop::strip_response(headers, |name| name == CONTENT_LENGTH),
+            Self::Outbound(_) => {
+                strip_response(headers);
+                hop_by_hop::remove(headers, |name| name == CONTENT_LENGTH || name == LOCATION);
+            }
         }
     }
 

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 
 use super::bounds::MAX_HEADERS;
 use super::half::Half;
-use super::load::{Connection, Signal, WatchedBody};
+use super::load::{Connection, InterimAnswers, Signal, WatchedBody};
 use crate::http::spurious_wakes::WakeFilter;
 use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
 use crate::proxy::inbound::client_address::ClientPeer;
@@ -109,17 +110,41 @@ async fn answer(
     connection: &Connection,
     worker: usize,
     peer: &ClientPeer,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
     let (in_progress, response) = match connection.request() {
         Ok(in_progress) => {
+            let interim = pass_interim_answers(half, connection, &mut request);
             let response = half.answer(worker, peer, request, in_progress.body_progress());
-            let response = response.await;
+            let response = match interim {
+                Some(interim) => interim.before(response).await,
+                None => response.await,
+            };
             (in_progress, response)
         }
         Err(refused) => (refused, half.refuse(request.method(), &ProxyError::Overloaded)),
     };
     Ok(in_progress.answer(response))
+}
+
+/// Has interim answers passed on, of a GET: they prepare a client for a document, and every request would pay for that.
+/// HTTP/1.0 knows none (RFC 9110 section 15.2).
+fn pass_interim_answers(
+    half: &Half,
+    connection: &Connection,
+    request: &mut Request<Incoming>,
+) -> Option<Arc<InterimAnswers>> {
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let interim = connection.interim_answers();
+    let (half, passed) = (half.clone(), interim.clone());
+    hyper::ext::on_informational(request, move |answer| {
+        let mut headers = answer.headers().clone();
+        half.strip_interim_answer(&mut headers);
+        passed.push(answer.status(), &headers);
+    });
+    Some(interim)
 }
 
 /// The reason for which the parser has answered by itself, if it has.

@@ -7,6 +7,7 @@
 //! requests under way come to their end; only where there is nobody to end instead is a new one refused.
 
 mod entry;
+mod interim;
 mod parked;
 mod request;
 mod watched_io;
@@ -23,6 +24,7 @@ use tokio::net::TcpStream;
 use super::bounds::Bounds;
 pub use entry::Signal;
 use entry::{Entry, Waiting};
+pub use interim::InterimAnswers;
 pub use request::{RequestInProgress, WatchedBody};
 pub use watched_io::WatchedIo;
 
@@ -130,7 +132,7 @@ impl Load {
             if entry.client_has_gone() {
                 gone.push(entry.clone());
             }
-            entry.look_at_body(|| self.now());
+            entry.body_progress().look(|| self.now());
         }
         for entry in gone {
             self.end(&entry);
@@ -295,6 +297,11 @@ impl Connection {
 
     fn watch_io<T>(&self, io: Arc<Mutex<T>>) -> WatchedIo<T> {
         WatchedIo::new(io, self.load.clone(), self.entry.clone())
+    }
+
+    /// Those of the request that is being answered, over HTTP/1.1.
+    pub fn interim_answers(&self) -> Arc<InterimAnswers> {
+        self.entry.interim_answers().clone()
     }
 
     /// The client speaks HTTP/2. `false`: there is no memory for that.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    Body, Scripted, Sidecar, TEST_TIMEOUT, as_litellm, bytes, get, listed, raw, read_head, received, server,
+    Body, Scripted, Sidecar, TEST_TIMEOUT, as_litellm, bytes, get, listed, read_head, received, server,
     streamed, unused_address, whole,
 };
 use crate::wires::{BOTH, Secure, ask};
@@ -425,27 +425,57 @@ async fn a_client_that_waits_for_100_continue_gets_it_and_the_server_is_not_aske
     }
 }
 
-/// They are for the connection that they come over; what counts is the answer behind them.
+/// Those that are for the connection which they come over do not, nor do any to clients that may not know them.
 #[tokio::test]
-async fn informational_answers_are_not_taken_for_the_answer() {
+async fn interim_answers_pass_and_are_not_taken_for_the_answer() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mcp", upstream.local_addr().unwrap());
     let sidecar = Sidecar::start(upstream.local_addr().unwrap(), &[server(&url)]);
-    for address in [sidecar.outbound, sidecar.inbound] {
-        let request = b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        let answer = tokio::spawn(async move { raw(address, request).await });
-        let (mut server, _) = upstream.accept().await.unwrap();
-        read_head(&mut server).await;
-        let informational = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
-        server.write_all(informational.as_bytes()).await.unwrap();
-        server
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            .await
-            .unwrap();
-        let answer = answer.await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"),
-            "{answer}"
-        );
+    // As of an answer, LiteLLM gets no cookie of a server.
+    for (address, cookie) in [(sidecar.outbound, ""), (sidecar.inbound, "set-cookie: a=b\r\n")] {
+        let expected = format!("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n{cookie}\r\n");
+        for (line, passes) in [
+            ("GET /tools/mcp HTTP/1.1", true),
+            ("GET /tools/mcp HTTP/1.0", false),
+            ("POST /tools/mcp HTTP/1.1", false),
+        ] {
+            let (client, mut read) = (TcpStream::connect(address).await.unwrap(), Vec::new());
+            let (mut reading, mut writing) = client.into_split();
+            let request =
+                format!("{line}\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            writing.write_all(&as_litellm(request.as_bytes())).await.unwrap();
+            let (mut server, _) = upstream.accept().await.unwrap();
+            read_head(&mut server).await;
+            let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\nSet-Cookie: a=b\r\n\
+                           Connection: x-hop\r\nX-Hop: 1\r\nContent-Length: 9\r\n\r\n";
+            server.write_all(interim.as_bytes()).await.unwrap();
+            if passes {
+                // Before there is an answer.
+                while read.len() < expected.len() {
+                    let more = timeout(TEST_TIMEOUT, reading.read_buf(&mut read)).await;
+                    assert_ne!(more.expect("it comes at once").unwrap(), 0, "{line}");
+                }
+            }
+            // With the next one comes the answer itself.
+            let last = "HTTP/1.1 103 Early Hints\r\nLink: </y>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            server.write_all(last.as_bytes()).await.unwrap();
+            timeout(TEST_TIMEOUT, reading.read_to_end(&mut read))
+                .await
+                .expect("an end in time")
+                .unwrap();
+            let read = String::from_utf8(read).unwrap();
+            let second = "HTTP/1.1 103 Early Hints\r\nlink: </y>\r\n\r\n";
+            let answer = match passes {
+                true => read
+                    .strip_prefix(&expected)
+                    .and_then(|read| read.strip_prefix(second))
+                    .unwrap_or_else(|| panic!("{line}: {read}")),
+                false => &read,
+            };
+            assert!(
+                answer[8..].starts_with(" 200 OK\r\n") && answer.ends_with("\r\n\r\nok"),
+                "{line}: {answer}"
+            );
+        }
     }
 }

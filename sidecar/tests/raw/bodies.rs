@@ -200,3 +200,66 @@ async fn streams_of_http2_that_drip_end_and_the_others_of_their_connection_go_on
     drops.abort();
     workers.stop(Duration::ZERO);
 }
+
+/// Beginning of a body in gzip: its header, and a block of 65,535 bytes as they are.
+const GZIP_BEGINNING: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\0\xff\xff\0\0";
+/// `{}`.
+const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0";
+/// More than are decoded at a time.
+const COMPRESSED: usize = 160;
+
+/// Each would keep the decoder that looks into it.
+#[tokio::test]
+async fn compressed_bodies_that_drip_give_up_their_decoder_to_a_user() {
+    let litellm = LiteLlm::start().await;
+    let (workers, [inbound, _]) = bounded(litellm.address, Bounds::default());
+    let mut dripping = Vec::new();
+    let mut refused = 0;
+    for _ in 0..COMPRESSED {
+        let mut stream = TcpStream::connect(inbound).await.unwrap();
+        let head =
+            b"POST /drip HTTP/1.1\r\nHost: llm\r\nContent-Encoding: gzip\r\nContent-Length: 60000\r\n\r\n";
+        stream.write_all(&[head, GZIP_BEGINNING].concat()).await.unwrap();
+        dripping.push(stream);
+    }
+    let drops = tokio::spawn(async move {
+        let mut open = dripping;
+        loop {
+            for stream in &mut open {
+                let _ = stream.write_all(b"x").await;
+            }
+            sleep(DROP_INTERVAL).await;
+        }
+    });
+    let ask = async || {
+        let mut stream = TcpStream::connect(inbound).await.unwrap();
+        let head = format!(
+            "POST /user HTTP/1.1\r\nHost: llm\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            GZIP.len()
+        );
+        stream.write_all(&[head.as_bytes(), GZIP].concat()).await.unwrap();
+        read_head(&mut stream).await
+    };
+    let asking = async {
+        loop {
+            let answer = ask().await;
+            if answer.starts_with("HTTP/1.1 200") {
+                return;
+            }
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            refused += 1;
+            sleep(DROP_INTERVAL).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, asking)
+        .await
+        .unwrap_or_else(|_| panic!("a user's body is looked into in time"));
+    for _ in 0..3 {
+        assert!(
+            ask().await.starts_with("HTTP/1.1 200"),
+            "after {refused} refusals"
+        );
+    }
+    drops.abort();
+    workers.stop(Duration::ZERO);
+}

@@ -182,10 +182,15 @@ impl Client {
     }
 
     async fn answer(&mut self) -> Option<String> {
-        // Whether the head of an answer that breaks off still comes is a matter of moments.
-        let Some(message) = self.peer.message().await.filter(|message| message.whole) else {
-            self.ended = true;
-            return None;
+        let message = loop {
+            // Whether the head of an answer that breaks off still comes is a matter of moments.
+            let Some(message) = self.peer.message().await.filter(|message| message.whole) else {
+                self.ended = true;
+                return None;
+            };
+            if !message.head.starts_with("HTTP/1.1 103 ") {
+                break message;
+            }
         };
         self.ended |= values(&message.head, "connection").contains(&"close");
         let status = message.head.split(' ').nth(1).unwrap_or_default().to_owned();

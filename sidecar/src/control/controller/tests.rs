@@ -12,11 +12,16 @@ use crate::control::outbound_secret::OutboundSecret;
 struct Applied(
     Rc<RefCell<Vec<Vec<Server>>>>,
     Rc<RefCell<BTreeMap<String, String>>>,
+    Rc<RefCell<BTreeSet<String>>>,
 );
 
 impl DataPath for Applied {
     fn set_aliases(&self, aliases: BTreeMap<String, String>) {
         *self.1.borrow_mut() = aliases;
+    }
+
+    fn set_access_groups(&self, access_groups: BTreeSet<String>) {
+        *self.2.borrow_mut() = access_groups;
     }
 
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
@@ -205,6 +210,18 @@ fn a_later_snapshot_is_rendered_and_needs_a_restart() {
         exposed: None,
     });
     assert!(pod.report().restart_needed_for.is_empty());
+}
+
+#[test]
+fn the_data_path_learns_what_litellm_calls_the_servers() {
+    let mut pod = pod();
+    let config = "mcp_servers: {a: {url: 'http://a', alias: search, access_groups: [staff]}, other: {url: 'http://o', \
+                  alias: others, access_groups: [guests]}}";
+    fs::write(pod.folder.path().join("config.yaml"), config).unwrap();
+    pod.control.render();
+    let aliases = BTreeMap::from([("search".to_owned(), "a".to_owned())]);
+    assert_eq!(*pod.applied.1.borrow(), aliases);
+    assert_eq!(*pod.applied.2.borrow(), BTreeSet::from(["staff".to_owned()]));
 }
 
 #[test]

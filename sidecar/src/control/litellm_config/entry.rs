@@ -33,6 +33,8 @@ pub struct Managed {
     pub node: Arc<Node>,
     /// What LiteLLM calls the server beside its name.
     pub alias: Option<String>,
+    /// The access groups that it is in.
+    pub access_groups: Vec<String>,
     pub problems: Vec<Problem>,
     /// What the resource and LiteLLM's own entry contradict each other in, and what of the entry does not arrive.
     pub notices: Vec<Problem>,
@@ -138,6 +140,7 @@ const AUTHENTICATION_KEYS: [&str; 39] = [
     "upstream_resource",
     "upstream_token_header",
 ];
+const ACCESS_GROUPS: &str = "access_groups";
 /// Written anew.
 const MANAGED_KEYS: [&str; 5] = ["url", "transport", "extra_headers", "static_headers", "server_id"];
 
@@ -175,7 +178,11 @@ pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>
     let context_header = vec![Node::text(CONTEXT_HEADER)];
     let static_headers = static_headers(Vec::new(), surroundings);
     let server_id = Some(inputs.server_id());
+    let groups = settings
+        .iter()
+        .find(|(key, _)| key.as_str() == Some(ACCESS_GROUPS));
     Managed {
+        access_groups: access_groups(groups.map(|(_, groups)| &**groups)),
         node: entry(address, context_header, static_headers, server_id, settings),
         alias,
         problems,
@@ -256,10 +263,17 @@ pub fn manage(
     let alias = get("alias").and_then(Node::as_str).or(surroundings.mapped_alias);
     Ok(Managed {
         alias: alias.map(ToOwned::to_owned),
+        access_groups: access_groups(get(ACCESS_GROUPS)),
         node: entry(address, extra_headers, static_headers, server_id, kept),
         problems: problem.into_iter().collect(),
         notices,
     })
+}
+
+fn access_groups(groups: Option<&Node>) -> Vec<String> {
+    let groups = groups.and_then(Node::as_sequence).unwrap_or_default();
+    let groups = groups.iter().filter_map(|group| group.as_str());
+    groups.map(ToOwned::to_owned).collect()
 }
 
 fn entry(

@@ -4,18 +4,32 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::HeaderValue;
 
+use futures::task::noop_waker_ref;
+
 use super::ContentCoding::{Gzip, Zstd};
 use super::*;
 use crate::http::json_key_filter::ServerNames;
 
 const FORGED: &str = r#"{"tools":[{"type":"mcp","headers":{"mcpauth-context":"of somebody else"}}]}"#;
 const PLAIN: &str = r#"{"messages":[{"content":"what does mcpauth-context do?"}],"model":"m"}"#;
-const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd\x20\x02\x11\0\0{}";
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(text).unwrap();
     encoder.finish().unwrap()
+}
+
+fn zstd(text: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(text.len()));
+    zstd_safe::compress(&mut frame, text, 3).unwrap();
+    frame
+}
+
+fn encoded(coding: ContentCoding, text: &[u8]) -> Vec<u8> {
+    match coding {
+        Gzip => gzip(text),
+        Zstd => zstd(text),
+    }
 }
 
 fn filter() -> KeyFilter {
@@ -24,7 +38,7 @@ fn filter() -> KeyFilter {
 
 /// What becomes of the last chunk.
 fn look(coding: ContentCoding, form: FormCheck, chunks: &[&[u8]]) -> Result<Look, BodyError> {
-    let mut body = CodedBody::new(coding, DecoderLimit::default(), form, filter());
+    let mut body = CodedBody::new(coding, DecoderLimit::default(), Arc::default(), form, filter());
     let mut last = Look::Identity;
     for chunk in chunks {
         body.push(&Bytes::copy_from_slice(chunk))?;
@@ -36,27 +50,33 @@ fn look(coding: ContentCoding, form: FormCheck, chunks: &[&[u8]]) -> Result<Look
     Ok(last)
 }
 
-fn look_at_gzip(chunks: &[&[u8]]) -> Result<Look, BodyError> {
-    look(Gzip, FormCheck::new(false), chunks)
+fn look_at(coding: ContentCoding, chunks: &[&[u8]]) -> Result<Look, BodyError> {
+    look(coding, FormCheck::new(false), chunks)
 }
 
 #[test]
 fn what_names_our_header_is_found_however_it_is_cut() {
-    let body = gzip(FORGED.as_bytes());
-    for first in 0..=body.len() {
-        let (before, after) = body.split_at(first);
-        let found = look_at_gzip(&[before, after]);
-        assert!(matches!(found, Err(BodyError::NamesHeaders)), "cut at {first}");
+    for coding in [Gzip, Zstd] {
+        let body = encoded(coding, FORGED.as_bytes());
+        for first in 0..=body.len() {
+            let (before, after) = body.split_at(first);
+            let found = look_at(coding, &[before, after]);
+            assert!(
+                matches!(found, Err(BodyError::NamesHeaders)),
+                "{coding:?} cut at {first}"
+            );
+        }
+        let single: Vec<&[u8]> = body.chunks(1).collect();
+        assert!(matches!(look_at(coding, &single), Err(BodyError::NamesHeaders)));
+        let for_server = encoded(coding, br#"{"x-mcp-tools-x-tenant":1}"#);
+        assert!(matches!(
+            look_at(coding, &[&for_server]),
+            Err(BodyError::NamesHeaders)
+        ));
+        let wide: Vec<u8> = FORGED.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let wide = encoded(coding, &wide);
+        assert!(matches!(look_at(coding, &[&wide]), Err(BodyError::NotUtf8)));
     }
-    let single: Vec<&[u8]> = body.chunks(1).collect();
-    assert!(matches!(look_at_gzip(&single), Err(BodyError::NamesHeaders)));
-    let for_server = gzip(br#"{"x-mcp-tools-x-tenant":1}"#);
-    assert!(matches!(
-        look_at_gzip(&[&for_server]),
-        Err(BodyError::NamesHeaders)
-    ));
-    let wide: Vec<u8> = FORGED.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert!(matches!(look_at_gzip(&[&gzip(&wide)]), Err(BodyError::NotUtf8)));
 }
 
 /// Behind what takes more than one turn.
@@ -71,41 +91,163 @@ fn what_names_our_header_is_found_at_the_end_of_a_long_body() {
     text.extend_from_slice(b"\",");
     text.extend_from_slice(FORGED.as_bytes());
     text.push(b']');
-    let body = gzip(&text);
-    let chunks: Vec<&[u8]> = body.chunks(60_000).collect();
-    let (last, before) = chunks.split_last().unwrap();
-    assert_eq!(look_at_gzip(before).unwrap(), Look::Encoded);
-    assert!(matches!(
-        look_at_gzip(&[before, &[*last]].concat()),
-        Err(BodyError::NamesHeaders)
-    ));
+    for coding in [Gzip, Zstd] {
+        let body = encoded(coding, &text);
+        let chunks: Vec<&[u8]> = body.chunks(60_000).collect();
+        let (last, before) = chunks.split_last().unwrap();
+        assert_eq!(look_at(coding, before).unwrap(), Look::Encoded);
+        assert!(matches!(
+            look_at(coding, &[before, &[*last]].concat()),
+            Err(BodyError::NamesHeaders)
+        ));
+    }
     let spaces = [&vec![b' '; 20_000_000][..], FORGED.as_bytes()].concat();
     assert!(matches!(
-        look_at_gzip(&[&gzip(&spaces)]),
+        look_at(Gzip, &[&gzip(&spaces)]),
         Err(BodyError::NamesHeaders)
     ));
 }
 
+/// Deflate cannot do that, and LiteLLM takes less by far.
+#[test]
+fn what_becomes_far_too_long_is_refused_before_it_is_all_looked_at() {
+    let spaces = zstd(&vec![b' '; 200_000_000]);
+    assert!(spaces.len() < 100_000, "{}", spaces.len());
+    assert!(matches!(look_at(Zstd, &[&spaces]), Err(BodyError::Undecodable)));
+}
+
+struct Bodies {
+    limit: DecoderLimit,
+}
+
+impl Bodies {
+    fn begin(&self, coding: ContentCoding, body: &[u8]) -> Result<(CodedBody, Arc<BodyProgress>), BodyError> {
+        let progress = Arc::<BodyProgress>::default();
+        let form = FormCheck::new(false);
+        let mut coded = CodedBody::new(coding, self.limit.clone(), progress.clone(), form, filter());
+        coded.push(&Bytes::copy_from_slice(body))?;
+        while coded.look()? == Look::Unfinished {}
+        Ok((coded, progress))
+    }
+}
+
+fn half(body: &[u8]) -> &[u8] {
+    &body[..body.len() / 2]
+}
+
+fn has_ended(body: &CodedBody) -> bool {
+    body.check(&Context::from_waker(noop_waker_ref())).is_err()
+}
+
 #[test]
 fn what_does_not_name_it_passes_and_its_end_frees_the_decoder() {
-    let limit = DecoderLimit::within(3 * DECODER_BYTES);
-    let begin = |body: &[u8]| {
-        let mut coded = CodedBody::new(Gzip, limit.clone(), FormCheck::new(false), filter());
-        coded.push(&Bytes::copy_from_slice(body))?;
-        Ok((coded.look()?, coded))
+    let bodies = Bodies {
+        limit: DecoderLimit::within(3 * GZIP_BYTES),
     };
     let body = gzip(PLAIN.as_bytes());
-    let half = &body[..body.len() / 2];
-    let begun: Vec<_> = (0..3).map(|_| begin(half).unwrap()).collect();
-    assert!(matches!(begin(half), Err(BodyError::NoDecoder)));
+    let begin = |body: &[u8]| bodies.begin(Gzip, body);
+    let begun: Vec<_> = (0..3).map(|_| begin(half(&body)).unwrap()).collect();
+    assert!(matches!(begin(half(&body)), Err(BodyError::NoDecoder)));
     drop(begun);
     let mut ended: Vec<_> = (0..5).map(|_| begin(&body).unwrap()).collect();
-    let (look, coded) = &mut ended[0];
-    assert_eq!(*look, Look::Encoded);
+    assert_eq!(bodies.limit.held(), 0);
+    let (coded, _) = &mut ended[0];
     assert!(matches!(
         coded.push(&Bytes::from_static(b"x")),
         Err(BodyError::Undecodable)
     ));
+}
+
+#[test]
+fn a_body_that_drips_loses_its_decoder_to_another_and_one_that_comes_does_not() {
+    let bodies = Bodies {
+        limit: DecoderLimit::within(3 * GZIP_BYTES),
+    };
+    let body = gzip(PLAIN.as_bytes());
+    let mut begun: Vec<_> = (0..3).map(|_| bodies.begin(Gzip, half(&body)).unwrap()).collect();
+    // The second one drips for longer than the first one, and the third one comes.
+    for (number, since) in [(1, 5), (0, 7)] {
+        let (_, progress) = &begun[number];
+        progress.awaits();
+        progress.look(|| since);
+    }
+    let (_, coming) = &begun[2];
+    coming.awaits();
+    assert!(
+        begun.iter().all(|(body, _)| !has_ended(body)),
+        "nobody needs their room"
+    );
+
+    let (mut next, _) = bodies.begin(Gzip, half(&body)).unwrap();
+    let ended: Vec<_> = begun.iter().map(|(body, _)| has_ended(body)).collect();
+    assert_eq!(ended, [false, true, false], "the longest first");
+    let rest = Bytes::copy_from_slice(&body[body.len() / 2..]);
+    assert!(matches!(begun[1].0.push(&rest), Err(BodyError::NoDecoder)));
+    for (coded, _) in [&mut begun[0], &mut (next, Arc::default())] {
+        coded.push(&rest).unwrap();
+        assert_eq!(coded.look().unwrap(), Look::Encoded, "its decoder goes on");
+    }
+    next = begun.remove(2).0;
+    next.push(&rest).unwrap();
+    drop((begun, next));
+    assert_eq!(bodies.limit.held(), 0);
+}
+
+#[test]
+fn who_waits_for_the_rest_of_a_body_is_woken_when_its_decoder_is_taken() {
+    let bodies = Bodies {
+        limit: DecoderLimit::within(GZIP_BYTES),
+    };
+    let body = gzip(PLAIN.as_bytes());
+    let (first, progress) = bodies.begin(Gzip, half(&body)).unwrap();
+    let (waker, woken) = waker_with_flag();
+    assert!(first.check(&Context::from_waker(&waker)).is_ok());
+    progress.awaits();
+    progress.look(|| 1);
+    bodies.begin(Gzip, &body).unwrap();
+    assert!(woken.load(std::sync::atomic::Ordering::Relaxed));
+    assert!(matches!(
+        first.check(&Context::from_waker(&waker)),
+        Err(BodyError::NoDecoder)
+    ));
+}
+
+fn waker_with_flag() -> (std::task::Waker, Arc<std::sync::atomic::AtomicBool>) {
+    struct Flag(Arc<std::sync::atomic::AtomicBool>);
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let woken = Arc::<std::sync::atomic::AtomicBool>::default();
+    (Arc::new(Flag(woken.clone())).into(), woken)
+}
+
+/// A window is up to seventy times what gzip needs.
+#[test]
+fn large_windows_leave_room_for_gzip_and_there_is_always_room_for_one() {
+    let large = b"\x28\xb5\x2f\xfd\x00\x68";
+    let bodies = Bodies {
+        limit: DecoderLimit::within(24 << 20),
+    };
+    let first = bodies.begin(Zstd, large).unwrap();
+    let second = bodies.begin(Zstd, large);
+    assert!(first.0.limit.held() > 8 << 20);
+    assert!(second.is_ok(), "two windows of 8 MiB");
+    assert!(matches!(bodies.begin(Zstd, large), Err(BodyError::NoDecoder)));
+    let body = gzip(PLAIN.as_bytes());
+    let small: Vec<_> = (0..48)
+        .map(|_| bodies.begin(Gzip, half(&body)).unwrap())
+        .collect();
+    drop((first, second, small));
+    assert_eq!(bodies.limit.held(), 0);
+
+    let little = Bodies {
+        limit: DecoderLimit::within(1 << 20),
+    };
+    let one = little.begin(Zstd, large).unwrap();
+    assert!(matches!(little.begin(Zstd, large), Err(BodyError::NoDecoder)));
+    drop(one);
 }
 
 #[test]
@@ -125,9 +267,8 @@ fn what_does_not_begin_as_encoded_is_read_as_it_is() {
             assert_eq!(looked.unwrap(), Look::Identity, "{coding:?} {body:?}");
         }
     }
-    let looked = look(Zstd, FormCheck::new(false), &[&gzip(b"{}")]);
-    assert_eq!(looked.unwrap(), Look::Identity);
-    assert_eq!(look_at_gzip(&[ZSTD]).unwrap(), Look::Identity);
+    assert_eq!(look_at(Zstd, &[&gzip(b"{}")]).unwrap(), Look::Identity);
+    assert_eq!(look_at(Gzip, &[&zstd(b"{}")]).unwrap(), Look::Identity);
 }
 
 #[test]
@@ -136,23 +277,26 @@ fn what_cannot_be_decoded_or_goes_on_behind_its_end_is_refused() {
         body[at] ^= 0xff;
         body
     };
-    for body in [
-        [gzip(b"{}"), gzip(FORGED.as_bytes())].concat(),
-        [gzip(b"{}"), b"x".to_vec()].concat(),
-        changed(gzip(PLAIN.as_bytes()), 40),
-        changed(gzip(b"{}"), 3),
+    for (coding, body) in [
+        (Gzip, [gzip(b"{}"), gzip(FORGED.as_bytes())].concat()),
+        (Gzip, [gzip(b"{}"), b"x".to_vec()].concat()),
+        (Gzip, changed(gzip(PLAIN.as_bytes()), 40)),
+        (Gzip, changed(gzip(b"{}"), 3)),
+        (Zstd, [zstd(b"{}"), zstd(FORGED.as_bytes())].concat()),
+        (Zstd, [zstd(b"{}"), b"x".to_vec()].concat()),
+        (
+            Zstd,
+            [b"\x5f\x2a\x4d\x18\0\0\0\0".to_vec(), zstd(FORGED.as_bytes())].concat(),
+        ),
+        (Zstd, changed(zstd(b"{}"), 6)),
     ] {
-        let looked = look_at_gzip(&[&body]);
-        assert!(
-            matches!(looked, Err(BodyError::Undecodable)),
-            "{body:?}: {looked:?}"
-        );
-    }
-    for body in [ZSTD, &[b"\x5f\x2a\x4d\x18\0\0\0\0", ZSTD].concat()] {
         let single: Vec<&[u8]> = body.chunks(1).collect();
-        for chunks in [&[body][..], &single] {
-            let looked = look(Zstd, FormCheck::new(false), chunks);
-            assert!(matches!(looked, Err(BodyError::Zstd)), "{body:?}: {looked:?}");
+        for chunks in [&[&*body][..], &single] {
+            let looked = look_at(coding, chunks);
+            assert!(
+                matches!(looked, Err(BodyError::Undecodable)),
+                "{coding:?} {body:?}: {looked:?}"
+            );
         }
     }
 }

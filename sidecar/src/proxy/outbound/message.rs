@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
+use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use memchr::memmem;
@@ -156,18 +157,40 @@ pub fn may_call_tool(body: &[u8]) -> bool {
     TOOL_CALL.find(body).is_some()
 }
 
-/// The kind of a body's messages; of a batch, of the one that asks for most. `None` is a body too long to read.
-pub fn kind(body: Option<&Bytes>) -> MessageKind {
+/// States the method beside the message (revision 2026-07-28 of MCP), for gateways that do not read bodies.
+const METHOD_HEADER: &str = "mcp-method";
+
+/// The kind of a body's messages; of a batch, of the one that asks for most. `None` is a body too long to read. A request
+/// whose headers state another method than its body is a call: somebody behind us may go by the one or the other.
+pub fn kind(body: Option<&Bytes>, headers: &HeaderMap) -> MessageKind {
     let Some(body) = body else {
         return MessageKind::Call;
     };
     // A field that is stated twice is an error here, since servers disagree about which one counts.
     if let Ok(message) = serde_json::from_slice::<PlainMessage>(body) {
-        return message.kind();
+        return match stated_methods(headers).all(|stated| Some(stated) == message.method.as_deref()) {
+            true => message.kind(),
+            false => MessageKind::Call,
+        };
+    }
+    // Revisions with the header have no batches.
+    if stated_methods(headers).next().is_some() {
+        return MessageKind::Call;
     }
     let batch = serde_json::from_slice::<Vec<PlainMessage>>(body).unwrap_or_default();
     let kinds = batch.iter().map(PlainMessage::kind);
     kinds.max().unwrap_or(MessageKind::Call)
+}
+
+/// What the headers state as the method. Many servers (CGI, WSGI) take `_` in a name for `-`.
+fn stated_methods(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let is_method = |name: &str| {
+        let with_hyphens = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+        name.len() == METHOD_HEADER.len() && with_hyphens.eq(METHOD_HEADER.bytes())
+    };
+    let stated = headers.iter().filter(move |(name, _)| is_method(name.as_str()));
+    // What is no text is no method that is allowed.
+    stated.map(|(_, value)| value.to_str().unwrap_or_default())
 }
 
 impl PlainMessage {
@@ -272,12 +295,54 @@ mod tests {
             ("", Call),
         ] {
             assert_eq!(
-                kind(Some(&Bytes::from_static(body.as_bytes()))),
+                kind(Some(&Bytes::from_static(body.as_bytes())), &HeaderMap::new()),
                 expected,
                 "{body}"
             );
         }
-        assert_eq!(kind(None), Call);
+        assert_eq!(kind(None, &HeaderMap::new()), Call);
+    }
+
+    #[test]
+    fn what_states_another_method_beside_the_message_is_a_call() {
+        use MessageKind::{Call, Discovery, Response};
+        const LIST: &str = r#"{"id":1,"method":"tools/list"}"#;
+        for (headers, body, expected) in [
+            (&[("mcp-method", "tools/list")][..], LIST, Discovery),
+            (&[("mcp-name", "tools/call")], LIST, Discovery),
+            (&[("mcp-method", "tools/call")], LIST, Call),
+            (&[("mcp-method", "Tools/List")], LIST, Call),
+            (&[("mcp-method", "")], LIST, Call),
+            (
+                &[("mcp-method", "tools/list"), ("mcp-method", "tools/call")],
+                LIST,
+                Call,
+            ),
+            (
+                &[("mcp-method", "tools/list"), ("mcp_method", "tools/call")],
+                LIST,
+                Call,
+            ),
+            (
+                &[("mcp-method", "tools/list")],
+                r#"{"id":1,"method":"tools/call"}"#,
+                Call,
+            ),
+            (
+                &[("mcp-method", "tools/list")],
+                r#"[{"id":1,"method":"tools/list"}]"#,
+                Call,
+            ),
+            (&[], r#"{"id":1,"result":{}}"#, Response),
+            (&[("mcp-method", "tools/call")], r#"{"id":1,"result":{}}"#, Call),
+        ] {
+            let headers: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()))
+                .collect();
+            let found = kind(Some(&Bytes::from_static(body.as_bytes())), &headers);
+            assert_eq!(found, expected, "{headers:?} {body}");
+        }
     }
 
     #[test]

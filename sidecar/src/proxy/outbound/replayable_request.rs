@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -36,6 +36,8 @@ pub struct ReplayableRequest {
     headers: HeaderMap,
     /// The same, once they were sent, where the body is kept.
     copy: Option<HeaderCopy>,
+    /// What hears of interim answers, where they are passed on.
+    extensions: Extensions,
     session: Option<HeaderValue>,
     user: headers::UserPart,
     opens_nobodys_session: bool,
@@ -63,7 +65,7 @@ impl ReplayableRequest {
         let has_messages = parts.method == Method::POST;
         let reads_messages = missing.is_some() && has_messages;
         let (body, kind) = match reads_messages || is_short(&body) {
-            true => read_body(body, reads_messages).await?,
+            true => read_body(body, reads_messages.then_some(&parts.headers)).await?,
             false => (
                 ReplayableBody::Streamed(Some(RequestBody::stream(body))),
                 MessageKind::Call,
@@ -86,6 +88,7 @@ impl ReplayableRequest {
             session,
             headers,
             copy: None,
+            extensions: parts.extensions,
             user,
             opens_nobodys_session,
             body,
@@ -201,6 +204,9 @@ impl ReplayableRequest {
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = headers;
+        if !self.extensions.is_empty() {
+            *request.extensions_mut() = self.extensions.clone();
+        }
         Some(request)
     }
 
@@ -225,18 +231,18 @@ fn is_short(body: &Incoming) -> bool {
     stated.is_some_and(|bytes| bytes <= message::MAX_BODY_BYTES as u64)
 }
 
-/// The body, and the kind of its messages where `reads_messages`.
+/// The body, and the kind of its messages where the headers are given.
 async fn read_body(
     body: Incoming,
-    reads_messages: bool,
+    headers: Option<&HeaderMap>,
 ) -> Result<(ReplayableBody, MessageKind), OutboundError> {
-    if body.is_end_stream() && !reads_messages {
+    if body.is_end_stream() && headers.is_none() {
         return Ok((ReplayableBody::Whole(None), MessageKind::Call));
     }
     let read = message::read(body).await;
-    let kind = match reads_messages {
-        true => message::kind(read.bytes()),
-        false => MessageKind::Call,
+    let kind = match headers {
+        Some(headers) => message::kind(read.bytes(), headers),
+        None => MessageKind::Call,
     };
     let body = match read {
         BodyRead::Failed => return Err(ProxyError::BodyUnreadable.into()),

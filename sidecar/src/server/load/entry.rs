@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::interim::InterimAnswers;
 use crate::http::body_progress::BodyProgress;
 use crate::proxy::response_body::ResponseBody;
 
@@ -39,9 +40,6 @@ pub enum Waiting {
     /// The next request.
     Next,
 }
-
-/// A request's body of which less comes between two sweeps gets on too slowly to be left alone where others need its place.
-const MIN_BODY_BYTES: usize = 1024;
 
 const FIRST: u8 = 0;
 const NEXT: u8 = 1;
@@ -75,12 +73,11 @@ pub struct Entry {
     /// The body of the answer, so that ending it frees what is behind it.
     pub body: Mutex<Option<ResponseBody>>,
     body_progress: Arc<BodyProgress>,
-    /// Since when next to nothing of a request's body comes; 0 where it does, or there is none.
-    body_slow_since: AtomicU64,
     /// Of a connection over HTTP/2: its requests that have not been ended.
     streams: AtomicUsize,
     connection: Option<Arc<Entry>>,
     socket: OnceLock<Arc<Mutex<TcpStream>>>,
+    interim: OnceLock<Arc<InterimAnswers>>,
 }
 
 impl Entry {
@@ -114,10 +111,10 @@ impl Entry {
             waker: AtomicWaker::new(),
             body: Mutex::new(None),
             body_progress: Arc::default(),
-            body_slow_since: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             connection,
             socket: OnceLock::new(),
+            interim: OnceLock::new(),
         }
     }
 
@@ -129,9 +126,8 @@ impl Entry {
         if unread_since > 0 {
             return Some((Waiting::Unread, unread_since));
         }
-        let body_slow_since = self.body_slow_since.load(Relaxed);
-        if body_slow_since > 0 && self.body_progress.is_awaited() {
-            return Some((Waiting::Body, body_slow_since));
+        if let Some(since) = self.body_progress.slow_since() {
+            return Some((Waiting::Body, since));
         }
         let waiting = match self.phase.load(Relaxed) {
             FIRST => Waiting::First,
@@ -159,7 +155,7 @@ impl Entry {
     /// The headers of a request have come: returns how long they were.
     pub fn request_began(&self) -> usize {
         self.has_request.store(true, Relaxed);
-        self.body_slow_since.store(0, Relaxed);
+        self.body_progress.renew();
         self.phase.store(SERVING, Relaxed);
         self.head.swap(0, Relaxed)
     }
@@ -206,21 +202,20 @@ impl Entry {
         self.unread_since.load(Relaxed) > 0
     }
 
-    pub fn body_progress(&self) -> &Arc<BodyProgress> {
-        &self.body_progress
+    pub fn interim_answers(&self) -> &Arc<InterimAnswers> {
+        self.interim.get_or_init(Arc::default)
     }
 
-    /// Looks how much of a request's body has come since the last look.
-    pub fn look_at_body(&self, now: impl FnOnce() -> u64) {
-        let is_slow = self
-            .body_progress
-            .take()
-            .is_some_and(|bytes| bytes < MIN_BODY_BYTES);
-        if !is_slow {
-            self.body_slow_since.store(0, Relaxed);
-        } else if self.body_slow_since.load(Relaxed) == 0 {
-            self.body_slow_since.store(now(), Relaxed);
-        }
+    /// Where there are any to be written.
+    pub fn waiting_interim_answers(&self) -> Option<&InterimAnswers> {
+        self.interim
+            .get()
+            .filter(|interim| interim.is_waiting())
+            .map(Arc::as_ref)
+    }
+
+    pub fn body_progress(&self) -> &Arc<BodyProgress> {
+        &self.body_progress
     }
 
     pub fn set_socket(&self, socket: Arc<Mutex<TcpStream>>) {

@@ -104,7 +104,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
         self.io.lock().is_write_vectored()
     }
 
+    /// hyper flushes when it has nothing left to write.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(interim) = self.entry.waiting_interim_answers() {
+            let written = interim.poll_write(Pin::new(&mut *self.io.lock()), cx);
+            ready!(self.written(written))?;
+        }
         Pin::new(&mut *self.io.lock()).poll_flush(cx)
     }
 
