@@ -54,6 +54,37 @@ fn becomes_what_is_expected() {
     }
 }
 
+/// Of managed servers alone, whoever names them.
+#[test]
+fn access_groups_of_managed_servers_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = folder.path().join("config.yaml");
+    let config = "mcp_servers:\n  tools: {url: 'https://a.example.com', access_groups: [staff, 'our guests', 7]}\n  \
+                  other: {url: 'https://b.example.com', access_groups: [others]}\n  \
+                  odd: {url: 'https://c.example.com', access_groups: none}\n";
+    fs::write(&original, config).unwrap();
+    let routes = r#"[
+        {"resource": "tools", "server": "tools", "url": "https://a.example.com/mcp", "transport": "StreamableHttp"},
+        {"resource": "odd", "server": "odd", "url": "https://c.example.com/mcp", "transport": "StreamableHttp"},
+        {"resource": "new", "server": "new", "url": "https://d.example.com/mcp", "transport": "StreamableHttp",
+          "litellm": {"accessGroups": ["of-the-resource"]}}
+    ]"#;
+    let routes: Vec<Route> = serde_json::from_str(routes).unwrap();
+    let overlay = render(&Input {
+        original: Some(&original),
+        overlay: Path::new("/overlay/overlay.yaml"),
+        routes: &routes,
+        outbound: OUTBOUND.parse().unwrap(),
+        outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
+        inbound: true,
+        auth_blocks: false,
+        static_headers: &static_headers(),
+    });
+    assert_eq!(overlay.problems, []);
+    let groups: Vec<_> = overlay.access_groups.iter().map(String::as_str).collect();
+    assert_eq!(groups, ["of-the-resource", "our guests", "staff"]);
+}
+
 #[test]
 fn means_the_same_to_pyyaml() {
     let folder = tempfile::tempdir().unwrap();

@@ -71,6 +71,14 @@ struct ServerMatch {
     first: usize,
     end: usize,
     length: usize,
+    partial: PartialCharacter,
+}
+
+/// The beginning of a character that takes more than one byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct PartialCharacter {
+    value: u32,
+    missing: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -99,7 +107,7 @@ impl ServerNames {
             .into_iter()
             .filter(|name| !name.is_empty() && !name.contains('-'));
         let mut names: Vec<Box<[u8]>> = names
-            .map(|name| name.to_ascii_lowercase().into_bytes().into_boxed_slice())
+            .map(|name| name.to_lowercase().into_bytes().into_boxed_slice())
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -111,13 +119,52 @@ impl ServerNames {
             first: 0,
             end: self.0.len(),
             length: 0,
+            partial: PartialCharacter::default(),
         }
     }
 
-    /// Those that go on with this character.
-    fn narrow(&self, server: ServerMatch, character: u16) -> ServerMatch {
-        let ServerMatch { first, end, length } = server;
-        let byte = u8::try_from(character).unwrap_or(u8::MAX).to_ascii_lowercase();
+    /// Those that go on with this character, as LiteLLM reads it: in lower case, by which the Kelvin sign is a `k`.
+    fn narrow(&self, server: ServerMatch, character: u32) -> ServerMatch {
+        let partial = PartialCharacter::default();
+        let Some(character) = char::from_u32(character) else {
+            return ServerMatch {
+                end: server.first,
+                ..server
+            };
+        };
+        let mut narrowed = ServerMatch { partial, ..server };
+        let mut bytes = [0; 4];
+        for lower in character.to_lowercase() {
+            for byte in lower.encode_utf8(&mut bytes).bytes() {
+                narrowed = self.narrow_by(narrowed, byte);
+            }
+        }
+        narrowed
+    }
+
+    /// The same with a byte as it stands in the text.
+    fn narrow_raw(&self, mut server: ServerMatch, byte: u8) -> ServerMatch {
+        let partial = &mut server.partial;
+        match (partial.missing, byte) {
+            (0, ..0x80) => return self.narrow(server, byte.into()),
+            (0, 0xc0..0xe0) => (partial.value, partial.missing) = (u32::from(byte & 0x1f), 1),
+            (0, 0xe0..0xf0) => (partial.value, partial.missing) = (u32::from(byte & 0x0f), 2),
+            (0, _) => (partial.value, partial.missing) = (u32::from(byte & 0x07), 3),
+            (_, _) => {
+                partial.value = partial.value << 6 | u32::from(byte & 0x3f);
+                partial.missing -= 1;
+                if partial.missing == 0 {
+                    return self.narrow(server, server.partial.value);
+                }
+            }
+        }
+        server
+    }
+
+    fn narrow_by(&self, server: ServerMatch, byte: u8) -> ServerMatch {
+        let ServerMatch {
+            first, end, length, ..
+        } = server;
         let names = &self.0[first..end];
         let below = names.partition_point(|name| name.get(length) < Some(&byte));
         let up_to = names.partition_point(|name| name.get(length) <= Some(&byte));
@@ -125,11 +172,15 @@ impl ServerNames {
             first: first + below,
             end: first + up_to,
             length: length + 1,
+            ..server
         }
     }
 
     /// Whether one of them is named so, and not only begins so.
     fn is_whole(&self, server: ServerMatch) -> bool {
+        if server.partial.missing > 0 {
+            return false;
+        }
         let first = self.0[server.first..server.end].first();
         first.is_some_and(|name| name.len() == server.length)
     }
@@ -312,7 +363,8 @@ impl Nesting {
 fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8, servers: &ServerNames) -> (Position, bool) {
     let compare = |character: u16, escape: Escape| {
         let ends_server = character == u16::from(b'-') && matched.is_server(servers);
-        let position = match matched.with_character(character, servers) {
+        let is_raw = escape == Escape::None;
+        let position = match matched.with_character(character, is_raw, servers) {
             Some(matched) => Position::Key { matched, escape },
             None => Position::Text { escaped: false },
         };
@@ -330,7 +382,7 @@ fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8, servers: &ServerName
             escape: Escape::Hex { digits: 0, value: 0 },
         },
         // No other escape stands for a character of the words.
-        (Escape::Begun, _) => return compare(u16::MAX, Escape::None),
+        (Escape::Begun, _) => return compare(u16::MAX, Escape::Ended),
         (Escape::Hex { digits, value }, _) => match char::from(byte).to_digit(16) {
             Some(digit) => {
                 let value = value << 4 | digit as u16;
@@ -370,8 +422,8 @@ impl KeyMatch {
         matches!(self, Self::NameForServer { server, .. } if servers.is_whole(server))
     }
 
-    /// With one more character. `None`: it cannot become one that is renamed any more.
-    fn with_character(self, character: u16, servers: &ServerNames) -> Option<Self> {
+    /// With one more character, or where it `is_raw` one more byte. `None`: it cannot become one that is renamed any more.
+    fn with_character(self, character: u16, is_raw: bool, servers: &ServerNames) -> Option<Self> {
         let is_character =
             |expected: &u8| u8::try_from(character).is_ok_and(|found| found.eq_ignore_ascii_case(expected));
         let next = |word: &[u8], matched: usize| word.get(matched).is_some_and(is_character);
@@ -391,11 +443,12 @@ impl KeyMatch {
             }),
             Self::ForServer(matched) => Some(Self::ForServer(matched + 1)),
             Self::NameForServer { matched, server } => {
-                let server = match character == u16::from(b'-') {
-                    false => servers.narrow(server, character),
+                let server = match (character == u16::from(b'-'), u8::try_from(character)) {
+                    (false, Ok(byte)) if is_raw => servers.narrow_raw(server, byte),
+                    (false, _) => servers.narrow(server, character.into()),
                     // It becomes another character, and the name goes on.
-                    true if servers.is_whole(server) => servers.narrow(server, b'_'.into()),
-                    true => ServerMatch {
+                    (true, _) if servers.is_whole(server) => servers.narrow(server, b'_'.into()),
+                    (true, _) => ServerMatch {
                         end: server.first,
                         ..server
                     },

@@ -126,6 +126,39 @@ async fn nobody_can_discover_also_in_a_batch() {
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
 }
 
+/// A gateway before the server, or the server itself, may go by the header.
+#[tokio::test]
+async fn a_call_in_the_header_is_a_call_whatever_the_body_says() {
+    let upstream = stateful().await;
+    let sidecar = Sidecar::start(unused_address().await, &demanding(&upstream));
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let stated = |name: &'static str, method: &'static str| (name, HeaderValue::from_static(method));
+    for path in ["/tools/mcp", "/exchanging/mcp"] {
+        for headers in [
+            &[stated("mcp-method", "tools/call")][..],
+            &[stated("mcp_method", "tools/call")],
+            &[
+                stated("mcp-method", "tools/list"),
+                stated("mcp-method", "tools/call"),
+            ],
+        ] {
+            let answer = ask(&sidecar, "POST", path, headers, list).await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path} {headers:?}");
+            assert_eq!(reason(answer).await, "user_context_required");
+        }
+    }
+    assert_eq!(upstream.seen().len(), 0, "nothing of it was sent");
+    let answer = ask(
+        &sidecar,
+        "POST",
+        "/tools/mcp",
+        &[stated("mcp-method", "tools/list")],
+        list,
+    )
+    .await;
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_session_that_discovery_opened_has_its_stream_and_its_end_and_no_other_session_has() {
     let upstream = stateful().await;

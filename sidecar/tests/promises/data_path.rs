@@ -4,11 +4,13 @@
 //!
 //! Each compares with a plain implementation of its own, which shares no code with the one it checks.
 
+mod compressed_body;
 mod context;
 mod cookies;
 mod endpoint;
 mod key_filter;
 mod path;
+mod websocket;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::routes::{McpServer, Routes};
 
+pub use compressed_body::compressed_body;
 pub use context::context;
 #[cfg(test)]
 pub(crate) use cookies::Expected;
@@ -27,6 +30,7 @@ pub use cookies::cookies;
 pub use endpoint::endpoint;
 pub use key_filter::key_filter;
 pub use path::path;
+pub use websocket::websocket;
 
 /// The server `tools` at `url`.
 fn server(url: &str, transport: Transport) -> Arc<McpServer> {
@@ -101,6 +105,8 @@ mod tests {
         repeat("key_filter", key_filter);
         repeat("endpoint", endpoint);
         repeat("path", path);
+        repeat("compressed_body", compressed_body);
+        repeat("websocket", websocket);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::http::json_key_filter::{KeyFilter, ServerNames};
 
-const SERVER: &str = "tools";
+pub const SERVERS: [&str; 2] = ["tools", "desk"];
 
 /// JSON as it is written: every key of an object, in their order, also where one occurs twice.
 #[derive(Debug, PartialEq)]
@@ -49,7 +49,7 @@ pub fn key_filter(data: &[u8]) {
 }
 
 fn filtered(chunks: &[&[u8]]) -> Vec<u8> {
-    let mut filter = KeyFilter::new(ServerNames::new([SERVER]));
+    let mut filter = KeyFilter::new(ServerNames::new(SERVERS));
     let mut out = Vec::new();
     for chunk in chunks {
         let (before, after) = filter.pass(Bytes::copy_from_slice(chunk));
@@ -60,6 +60,11 @@ fn filtered(chunks: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// Whether the text names headers by a key; `None` where it is not JSON.
+pub fn names_headers(text: &[u8]) -> Option<bool> {
+    Some(parse(text)?.names_headers())
+}
+
 fn parse(text: &[u8]) -> Option<Json> {
     serde_json::from_slice(text).ok()
 }
@@ -67,14 +72,28 @@ fn parse(text: &[u8]) -> Option<Json> {
 /// Where letters of a key have to change: behind the name of the server in LiteLLM's `x-mcp-SERVER-HEADER`, and at the end of
 /// the context header's name, alone or for one server, and of the members that hold headers.
 fn letters_to_change(key: &str) -> Vec<usize> {
+    let hyphen = hyphen_behind_server(key);
     let key = key.to_ascii_lowercase();
-    let for_server = format!("x-mcp-{SERVER}-");
     let words = ["mcpauth-context", "mcp_auth_header", "mcp_server_auth_headers"];
     let behind_prefix = key.strip_prefix("x-mcp-").unwrap_or_default();
     let is_name = words.contains(&key.as_str()) || behind_prefix.ends_with("mcpauth-context");
-    let hyphen = key.starts_with(&for_server).then(|| for_server.len() - 1);
     let last = is_name.then(|| key.len() - 1);
     hyphen.into_iter().chain(last).collect()
+}
+
+/// Letters in lower case, as LiteLLM reads them: the Kelvin sign is a `k`.
+fn hyphen_behind_server(key: &str) -> Option<usize> {
+    let hyphen_behind = |server: &str| {
+        let expected = format!("x-mcp-{server}-");
+        let letters = key.char_indices().take(expected.len());
+        let lower: String = letters
+            .clone()
+            .flat_map(|(_, letter)| letter.to_lowercase())
+            .collect();
+        let (hyphen, _) = letters.last()?;
+        (lower == expected).then_some(hyphen)
+    };
+    SERVERS.into_iter().find_map(hyphen_behind)
 }
 
 impl Json {

@@ -158,6 +158,36 @@ fn headers_for_servers_of_ours_go_to_no_server_of_ours() {
     }
 }
 
+/// LiteLLM takes the keys of `tools[].headers` in lower case by Python's rules, and its configuration may call a server anything.
+#[test]
+fn a_name_in_other_letters_that_litellm_reads_as_the_servers_is_the_servers() {
+    let servers = ["desk_k", "Caf\u{c9}", "stra\u{df}e"];
+    for (input, expected) in [
+        ("{\"x-mcp-des\u{212a}_k-a\":1}", "{\"x-mcp-des\u{212a}_k_a\":1}"),
+        (
+            r#"{"x-mcp-des\u212A_\u212a-a":1}"#,
+            r#"{"x-mcp-des\u212A_\u212a_a":1}"#,
+        ),
+        ("{\"x-mcp-caf\u{e9}-a\":1}", "{\"x-mcp-caf\u{e9}_a\":1}"),
+        ("{\"x-mcp-CAF\u{c9}-a\":1}", "{\"x-mcp-CAF\u{c9}_a\":1}"),
+        (r#"{"x-mcp-caf\u00e9-a":1}"#, r#"{"x-mcp-caf\u00e9_a":1}"#),
+        ("{\"x-mcp-stra\u{1e9e}e-a\":1}", "{\"x-mcp-stra\u{1e9e}e_a\":1}"),
+    ] {
+        for cut in 0..=input.len() {
+            let (before, after) = input.as_bytes().split_at(cut);
+            let text = filtered_for(&servers, &[before, after]);
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "cut at {cut}");
+        }
+    }
+    for input in [
+        "{\"x-mcp-des\u{212b}_k-a\":1,\"x-mcp-caf\u{e8}-a\":2,\"x-mcp-des\u{1f600}k-a\":3}",
+        r#"{"x-mcp-des\u00e2\u0084\u00aa_k-a":1,"x-mcp-caf\u00c3\u00a9-a":2,"x-mcp-des\ud83d\ude00-a":3}"#,
+    ] {
+        let text = filtered_for(&servers, &[input.as_bytes()]);
+        assert_eq!(String::from_utf8(text).unwrap(), input);
+    }
+}
+
 /// The members are the arguments of LiteLLM's own function.
 #[test]
 fn members_that_hold_headers_for_servers_are_renamed() {
