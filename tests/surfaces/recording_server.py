@@ -14,6 +14,10 @@ import mcp_server
 from observed import Observed, answer_json, rpc_method
 
 
+# What clients of these tests try to set for the server.
+FORGED_HEADERS = "x-forged"
+
+
 class Recording(Observed):
     def __init__(self, application) -> None:
         super().__init__(application)
@@ -34,7 +38,7 @@ class Recording(Observed):
             "service": token and token.subject,
             "cookies": mcp_server.cookies("; ".join(value for name, value in headers if name == "cookie")),
             "identity": [[name, value] for name, value in headers if name in mcp_server.IDENTITY_HEADERS],
-            "leaked": [name for name, _ in headers if name in mcp_server.NEVER_TO_ARRIVE],
+            "leaked": [name for name, _ in headers if name in mcp_server.NEVER_TO_ARRIVE or name.startswith(FORGED_HEADERS)],
         }
         self.arrived.append(arrived)
 

@@ -2,7 +2,8 @@
 """Two users take every way that LiteLLM offers to an MCP server's tools, at the same time, with the newest LiteLLM and
 the oldest that is supported, each beside a sidecar. Fails if anything arrives at the server that must not, or if what
 arrives differs from the table in docs/surfaces.md; --write writes it anew. It also fails if a call is not a log record and a span
-at an OpenTelemetry Collector (collected.py), or if promtool finds fault with the metrics. Needs what `make surfaces` prepares.
+at an OpenTelemetry Collector (collected.py), if LiteLLM decides otherwise about compressed bodies than without the sidecar
+(compressed.py), or if promtool finds fault with the metrics. Needs what `make surfaces` prepares.
 """
 
 import argparse
@@ -21,6 +22,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS / "loopback"), os.environ["MCPAUTH_TEST_PROGRAMS"]]
 
 import aiohttp
+import compressed
 import exposition
 import kubernetes
 from collected import Collector
@@ -29,7 +31,7 @@ from ground import KEY, Ground, litellm_config, local, setting
 from litellm_calls import Failure, browser
 from matrix import STARTUP, Row, problems, render, row, unequal
 from processes import LIMIT, Broken, Processes
-from users import PASSTHROUGH, USERS, call_of, own_cookies
+from users import GROUP, PASSTHROUGH, USERS, call_of, own_cookies
 from ways import WAYS, take
 
 DOCUMENT = TESTS.parent / "docs" / "surfaces.md"
@@ -59,13 +61,16 @@ class Matrix:
         found = {}
         for version, where in packages.items():
             say(f"LiteLLM {version} (about a minute)")
-            config = litellm_config({"url": servers["mcp"]}, [model])
+            config = litellm_config({"url": servers["mcp"], "access_groups": [GROUP]}, [model])
+            # The first port that is taken is LiteLLM's.
+            own = local(self.ground.next_port)
             url = self.ground.injected_litellm(pods[version], config, where, self.collector.settings)
             metrics = local(self.ground.next_port - 1)
             self.ground.processes.until_up(pods[version], f"{url}/health/readiness")
             os.environ |= {"LITELLM_URL": url, "LITELLM_API_KEY": KEY}
             self.version = version
             found[version] = asyncio.run(self.of_all_ways(servers["mcp"].removesuffix("/mcp")))
+            self.faults += [f"LiteLLM {version}, {fault}" for fault in asyncio.run(compressed.faults(version, url, own))]
             self.faults += exposition.faults("sidecar", f"{metrics}/metrics")
         self.faults += exposition.faults("operator", f"{setting('MCPAUTH_TEST_OPERATOR_HEALTH')}/metrics")
         self.faults += self.collector.faults({pods[version]: self.calls[version] for version in packages})

@@ -12,6 +12,10 @@ PASSTHROUGH = {
 }
 USERS = ["ada", "bob"]
 FORGED = "forged-by-the-client"
+# The access group that the server is in.
+GROUP = "our-staff"
+# Headers for the server, by its name and by its group's.
+FOR_SERVER = {"x-mcp-tools-x-forged-by-name": FORGED, "x-mcp-our_staff-x-forged-by-group": FORGED}
 
 
 def own_cookies(user: str) -> dict[str, str]:
@@ -23,8 +27,8 @@ def call_of(user: str) -> Call:
     context = {"mcpauth-context": FORGED, "x-mcp-tools-mcpauth-context": FORGED}
     return Call(
         cookies={"tracking": "1", **own_cookies(user), "token": f"ui-of-{user}"},
-        headers={HEADER_PASSED: user} | context,
-        tool_headers={"mcpauth-context": FORGED, "Cookie": "session_id=forged", "Authorization": "Bearer forged"},
+        headers={HEADER_PASSED: user} | context | FOR_SERVER,
+        tool_headers=FOR_SERVER | {"mcpauth-context": FORGED, "Cookie": "session_id=forged", "Authorization": "Bearer forged"},
     )
 
 
