@@ -29,8 +29,8 @@ pub struct ZstdDecoder {
 impl ZstdDecoder {
     pub fn new() -> Self {
         let mut context = DCtx::create();
-        // Cannot fail: it is within the library's own bounds.
-        let _ = context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG));
+        let bounded = context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG));
+        bounded.expect("it is within the bounds of the library");
         Self {
             context,
             input: Bytes::new(),
