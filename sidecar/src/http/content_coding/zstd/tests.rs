@@ -66,31 +66,31 @@ fn what_was_compressed_comes_out_however_it_is_cut() {
 
 #[test]
 fn no_decoder_holds_more_than_its_frame_says_beforehand() {
-    let text = random(20 << 20);
+    let text = random(300_000);
+    let long = random(8 << 20);
     for window_log in 10..=23 {
-        for (is_whole, length) in [
-            (false, text.len()),
-            (true, text.len()),
-            (true, 300),
-            (true, 1 << 20),
-        ] {
-            let frame = compressed(&text[..length], window_log, is_whole);
-            let said = decoder_bytes(&frame).unwrap();
-            let (got, held) = decoded(&frame, 64 * 1024);
-            assert!(got.as_deref() == Ok(&text[..length]), "{window_log}");
-            assert!(
-                held <= said,
-                "{window_log} {is_whole} {length}: {held} is more than {said}"
-            );
+        for (is_whole, text) in [(false, &*text), (true, &text), (true, &text[..300])] {
+            holds_what_is_said(text, window_log, is_whole);
         }
     }
+    // A single segment as large as a window may be.
+    holds_what_is_said(&long, 23, true);
+}
+
+fn holds_what_is_said(text: &[u8], window_log: u32, is_whole: bool) {
+    let frame = compressed(text, window_log, is_whole);
+    let said = decoder_bytes(&frame).unwrap();
+    let (got, held) = decoded(&frame, 64 * 1024);
+    let what = format!("{window_log} {is_whole} {}", text.len());
+    assert!(got.as_deref() == Ok(text), "{what}");
+    assert!(held <= said, "{what}: {held} is more than {said}");
 }
 
 #[test]
 fn a_larger_window_than_litellm_takes_is_an_error() {
-    let text = random(20 << 20);
+    let text = random(300_000);
     let frame = compressed(&text, 24, false);
-    assert_eq!(decoded(&frame, 1 << 20).0, Err(Undecodable));
+    assert!(decoded(&frame, 1 << 20).0.is_err());
     assert_eq!(
         decoder_bytes(&frame),
         Some(BASE_BYTES),
