@@ -117,7 +117,8 @@ async fn answer(
             let interim = pass_interim_answers(half, connection, &mut request);
             let response = half.answer(worker, peer, request, in_progress.body_progress());
             let response = match interim {
-                Some(interim) => interim.before(response).await,
+                // In a box: else each connection would keep room for the same once more.
+                Some(interim) => Box::pin(interim.before(response)).await,
                 None => response.await,
             };
             (in_progress, response)
