@@ -202,19 +202,19 @@ fn without_sidecar(
             format!("it cannot be injected: {error}"),
             format!("change the pod's template as said, then {restart}"),
         ),
-        _ if pod.annotations().contains_key(annotations::NOT_INJECTED) => missing(
-            format!(
-                "it would be injected if it were created now; when it was created, the webhook said: {}",
-                pod.annotations()[annotations::NOT_INJECTED]
-            ),
-            restart,
-        ),
-        _ => missing(
-            "it would be injected if it were created now: it is older than its resource or than the \
-             namespace's label, or the webhook did not answer when it was created"
-                .to_owned(),
-            restart,
-        ),
+        _ => {
+            let said = annotations::mark(annotations::NOT_INJECTED, pod.annotations(), pod.labels());
+            let why = match said {
+                Some(said) => format!("; when it was created, the webhook said: {said}"),
+                None => ": it is older than its resource or than the namespace's label, or the webhook did not answer \
+                         when it was created"
+                    .to_owned(),
+            };
+            missing(
+                format!("it would be injected if it were created now{why}"),
+                restart,
+            )
+        }
     }
 }
 

@@ -21,13 +21,14 @@ use tracing::{info, warn};
 
 use crate::certificates::Certificates;
 use crate::entitlement::entitled;
-use crate::inject::{self, NamespaceLimits, RoutesInPod, Settings};
+use crate::inject::{self, NOT_INJECTED_REASONS, NamespaceLimits, RoutesInPod, Settings};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
 use crate::pod_owners::{PodOwners, controller};
 use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
+use crate::workload_events::{NoticeKind, WorkloadEvents};
 pub use review_bounds::ReviewBounds;
 use review_bounds::ReviewBoundsError;
 
@@ -46,6 +47,7 @@ pub struct Admission {
     pub owners: PodOwners,
     pub namespace_limits: NamespaceLimitsLookup,
     pub bounds: ReviewBounds,
+    pub events: WorkloadEvents,
 }
 
 pub fn router(admission: Admission) -> Router {
@@ -93,8 +95,10 @@ async fn review(
         admission.calls.record();
         admission.record_refusal(&request, &response);
     }
-    let reason = response.audit_annotations.get(inject::AUDIT_KEY);
-    admission.metrics.reviewed(reason.map_or("Other", String::as_str));
+    if entitled.is_empty() {
+        admission.tell_owner(&request, &response).await;
+    }
+    admission.metrics.reviewed(decision(&response));
     Ok(Json(response.into_review()))
 }
 
@@ -152,37 +156,70 @@ impl Admission {
         self.owners.exist(namespace, owners.unwrap_or_default()).await
     }
 
+    /// Tells the workload of a pod that no resource selects, such as one with the label that asks for the sidecar in a namespace
+    /// without resources: pods are watched, and told of by the leader, only where resources are.
+    async fn tell_owner(&self, request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {
+        let Some((kind, text)) = notice(response).filter(|_| !request.dry_run) else {
+            return;
+        };
+        if self.is_owned(request).await {
+            self.calls.record();
+            let namespace = request.namespace.as_deref().unwrap_or_default();
+            let metadata = request.object.as_ref().map(|pod| &pod.metadata);
+            let owners = metadata.and_then(|metadata| metadata.owner_references.as_deref());
+            let owner = controller(owners.unwrap_or_default());
+            self.events.tell_owner(namespace, owner, kind, &text);
+        }
+    }
+
     async fn namespace_limits(&self, request: &AdmissionRequest<Pod>) -> NamespaceLimits {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         self.namespace_limits.list(namespace).await
     }
 
-    /// A pod that is refused never exists, and one that has no room for an annotation cannot say why it has no sidecar.
+    /// A pod that is refused never exists, and cannot say why.
     fn record_refusal(&self, request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {
-        let Some(pod) = request.object.as_ref().filter(|_| !request.dry_run) else {
+        let pod = request.object.as_ref();
+        let Some(pod) = pod.filter(|_| !request.dry_run && !response.allowed) else {
             return;
         };
         let Some(owner) = controller(pod.metadata.owner_references.as_deref().unwrap_or_default()) else {
             return;
-        };
-        let reason = response.audit_annotations.get(inject::AUDIT_KEY);
-        let reason = reason.map_or("Other", String::as_str);
-        let (starts, message) = match (response.allowed, response.warnings.as_deref()) {
-            (false, _) => (false, response.result.message.as_str()),
-            (true, Some([first, ..])) if reason == inject::ANNOTATIONS_TOO_LARGE => (true, first.as_str()),
-            (true, _) => return,
         };
         let now = Timestamp::now();
         let refused = RefusedPod {
             namespace: request.namespace.clone().unwrap_or_default(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             owner: owner.clone(),
-            text: format!("{reason}: {message}"),
+            text: format!("{}: {}", decision(response), response.result.message),
             at: now,
-            starts,
         };
         self.refused.record(refused, now);
     }
+}
+
+/// The decision's reason.
+fn decision(response: &AdmissionResponse) -> &str {
+    let reason = response.audit_annotations.get(inject::AUDIT_KEY);
+    reason.map_or("Other", String::as_str)
+}
+
+/// What there is to tell the workload of a pod.
+fn notice(response: &AdmissionResponse) -> Option<(NoticeKind, String)> {
+    let reason = decision(response);
+    if !response.allowed {
+        return Some((
+            NoticeKind::Refused,
+            format!("{reason}: {}", response.result.message),
+        ));
+    }
+    let warnings = response.warnings.as_ref()?.join("; ");
+    let kind = match reason {
+        "Injected" | "AlreadyInjected" => NoticeKind::Warning,
+        _ if NOT_INJECTED_REASONS.contains(&reason) => NoticeKind::NotInjected,
+        _ => NoticeKind::UnknownAnnotation,
+    };
+    Some((kind, format!("{reason}: {warnings}")))
 }
 
 fn note(request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {

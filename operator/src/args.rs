@@ -10,17 +10,13 @@ use mcp_auth_oauth::{AllowedAddresses, Destinations, HostPattern, UserTokenQuota
 
 use crate::inject_command::InjectArgs;
 use crate::managed_keys::PublicUrl;
-use crate::not_watched::NotWatchedArgs;
 use crate::tenant_limits::TenantLimits;
-
-const MARK_NOT_WATCHED: &str = "mark-not-watched";
 
 /// What the program is asked to do: to run, unless a subcommand says otherwise.
 #[derive(Debug)]
 pub enum Command {
     Run(Box<Args>),
     Inject(InjectArgs),
-    MarkNotWatched(NotWatchedArgs),
 }
 
 impl Command {
@@ -34,9 +30,6 @@ impl Command {
     ) -> Result<Self, clap::Error> {
         let matches = command().try_get_matches_from(arguments)?;
         match matches.subcommand() {
-            Some((MARK_NOT_WATCHED, matches)) => {
-                NotWatchedArgs::from_arg_matches(matches).map(Self::MarkNotWatched)
-            }
             Some((_, matches)) => InjectArgs::from_arg_matches(matches).map(Self::Inject),
             None => Args::from_arg_matches(&matches).map(|args| Self::Run(Box::new(args))),
         }
@@ -47,7 +40,6 @@ impl Command {
 fn command() -> clap::Command {
     Args::command()
         .subcommand(InjectArgs::augment_args(clap::Command::new("inject")))
-        .subcommand(NotWatchedArgs::augment_args(clap::Command::new(MARK_NOT_WATCHED)))
         .args_conflicts_with_subcommands(true)
         .subcommand_negates_reqs(true)
 }
@@ -72,6 +64,10 @@ pub struct Args {
         value_delimiter = ','
     )]
     pub watch_namespaces: Vec<String>,
+
+    /// Namespace that was served before and is no more; repeatable. The statuses of its resources are marked (`NotWatched`).
+    #[arg(long = "not-watched-namespace")]
+    pub not_watched_namespaces: Vec<String>,
 
     /// Namespace that the webhook never looks at, besides kube-system and kube-node-lease; repeatable. Statuses say so of pods
     /// without a sidecar there, and no workload is restarted for them.
@@ -366,22 +362,6 @@ mod tests {
         assert!(
             matches!(limited, Command::Run(args) if args.limits.tenant_limits().resources_per_namespace == 7)
         );
-    }
-
-    #[test]
-    fn marking_namespaces_needs_their_names_and_nothing_of_the_operator() {
-        let mark = [
-            "mcp-auth-operator",
-            "mark-not-watched",
-            "--namespace=a",
-            "--namespace=b",
-        ];
-        let parsed = Command::try_parse_from(mark).unwrap();
-        assert!(
-            matches!(parsed, Command::MarkNotWatched(args) if args.namespaces == ["a", "b"] && !args.ignore_failures)
-        );
-        let error = Command::try_parse_from(&mark[..2]).unwrap_err().to_string();
-        assert!(error.contains("--namespace"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! - `trusted_proxies`: whom LiteLLM believes about a client's address.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
 //! - `warnings` and `unknown_keys`: what is told besides.
-//! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
+//! - `sidecar`, `variables` and `patch`: what is written; `marks`: into pods that are not injected. `reserved`: the names that are used for it.
 //! - `settings` and `resources`: what every sidecar gets, checked when the operator starts. `security_context`.
 //! - `namespace_limits`: what ResourceQuotas and LimitRanges demand of it.
 //!
@@ -32,6 +32,7 @@ mod keepalive;
 mod later_webhooks;
 pub mod lenient_settings;
 mod litellm_options;
+mod marks;
 mod mesh;
 mod namespace_limits;
 mod no_proxy;
@@ -61,7 +62,7 @@ mod warnings;
 mod wrapper;
 
 pub use decision::{Decision, SkipReason, decide};
-pub use error::{ANNOTATIONS_TOO_LARGE, InjectionError, NOT_INJECTED_REASONS};
+pub use error::{InjectionError, NOT_INJECTED_REASONS};
 pub use namespace_limits::NamespaceLimits;
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};

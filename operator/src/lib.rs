@@ -49,7 +49,6 @@ pub use inject_command::{
     ChartArgs, ChartSettings, InjectArgs, InjectCommandError, Installation, ManifestError, Manifests,
     Preview, inject as run_inject, is_standard_input, previews,
 };
-pub use not_watched::{NotWatchedArgs, NotWatchedError, NotWatchedReport, mark_not_watched};
 pub use pods::{PodFacts, PodMeta, SERVING_PODS, is_injected, ought_to_be_injected};
 pub use references::SecretsGrant;
 pub use run::run;

@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use mcp_auth_operator::{Command, InjectArgs, NotWatchedArgs, mark_not_watched, run, run_inject};
+use mcp_auth_operator::{Command, InjectArgs, run, run_inject};
 
 /// Thousands of streams come and go, of which the system's allocator keeps the gaps.
 #[global_allocator]
@@ -19,7 +19,6 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Inject(args) => inject(&args),
-        Command::MarkNotWatched(args) => mark(&args),
     }
 }
 
@@ -49,21 +48,4 @@ fn inject(args: &InjectArgs) -> anyhow::Result<ExitCode> {
             Ok(UNUSABLE.into())
         }
     }
-}
-
-fn mark(args: &NotWatchedArgs) -> anyhow::Result<ExitCode> {
-    let failed = match with_tls_provider()?.block_on(mark_not_watched(args)) {
-        Ok(report) => {
-            std::io::stdout().write_all(report.text.as_bytes())?;
-            report.failed
-        }
-        Err(error) => {
-            writeln!(std::io::stderr(), "error: {error}")?;
-            true
-        }
-    };
-    Ok(match failed && !args.ignore_failures {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
 }

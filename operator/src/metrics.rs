@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use mcp_auth_crds::reasons;
 use mcp_auth_credentials::credential_expiry::CREDENTIALS;
 use mcp_auth_credentials::{ResourceRef, TokenMetrics};
 use mcp_auth_protocol::sync::notices;
@@ -18,10 +19,15 @@ use prometheus_client::registry::{Registry, Unit};
 
 use labels::{CertificateLabels, CredentialLabels, OutcomeLabels, PodLabels, ReasonLabels, ResourceLabels};
 
-use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS};
+use crate::inject::{NOT_INJECTED_REASONS, SkipReason, WARNING_REASONS};
 
 /// Why a pod has no sidecar that the webhook was never asked about, such as one that is older than the resource.
 pub const NOT_REVIEWED: &str = "NotReviewed";
+
+/// Why a pod gets no sidecar whose label says so, which the webhook is not asked about.
+pub const OPTED_OUT: &str = SkipReason::OptedOut.as_str();
+/// What pods are counted by whose sidecar has a problem of its own, whatever that is.
+pub const SIDECAR_PROBLEM: &str = reasons::SIDECAR_PROBLEM;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -49,6 +55,8 @@ struct MetricFamilies {
     credential_warning_level: Family<CredentialLabels, Gauge>,
     pods_not_injected: Family<PodLabels, Gauge>,
     pods_with_warnings: Family<PodLabels, Gauge>,
+    pods_skipped: Family<PodLabels, Gauge>,
+    workloads_refused: Family<PodLabels, Gauge>,
     sidecars_behind: Family<ResourceLabels, Gauge>,
     sidecars_outdated: Family<ResourceLabels, Gauge>,
     sidecars_too_old: Family<ResourceLabels, Gauge>,
@@ -72,6 +80,10 @@ pub struct ResourceState {
     pub pods_not_injected: BTreeMap<&'static str, i64>,
     /// Selected pods that injection warned of, by the reason.
     pub pods_with_warnings: BTreeMap<&'static str, i64>,
+    /// Selected pods that get no sidecar, by the reason.
+    pub pods_skipped: BTreeMap<&'static str, i64>,
+    /// Workloads whose selected pods the webhook refuses, by the reason.
+    pub workloads_refused: BTreeMap<&'static str, i64>,
     pub sidecars_behind: i64,
     pub sidecars_outdated: i64,
     pub sidecars_too_old: i64,
@@ -117,6 +129,8 @@ impl Default for Metrics {
             credential_warning_level: Family::default(),
             pods_not_injected: Family::default(),
             pods_with_warnings: Family::default(),
+            pods_skipped: Family::default(),
+            workloads_refused: Family::default(),
             sidecars_behind: Family::default(),
             sidecars_outdated: Family::default(),
             sidecars_too_old: Family::default(),
@@ -222,6 +236,16 @@ impl Default for Metrics {
             "pods_with_warnings",
             "Selected pods that injection or the sidecar warns of",
             families.pods_with_warnings.clone(),
+        );
+        registry.register(
+            "pods_skipped",
+            "Selected pods that get no sidecar, because they are not such as need one",
+            families.pods_skipped.clone(),
+        );
+        registry.register(
+            "workloads_refused",
+            "Workloads whose selected pods the webhook refuses",
+            families.workloads_refused.clone(),
         );
         registry.register(
             "sidecars_behind",
@@ -338,27 +362,34 @@ impl Metrics {
             .sidecars_too_old
             .get_or_create(&labels)
             .set(state.sidecars_too_old);
-        self.set_pods(resource_ref, &state.pods_not_injected, &state.pods_with_warnings);
+        self.set_pods(resource_ref, state);
     }
 
     /// Of a resource: how many of its pods there are for each reason.
-    fn set_pods(
-        &self,
-        resource_ref: &ResourceRef,
-        not_injected: &BTreeMap<&'static str, i64>,
-        with_warnings: &BTreeMap<&'static str, i64>,
-    ) {
+    fn set_pods(&self, resource_ref: &ResourceRef, state: &ResourceState) {
         let not_reviewed = NOT_INJECTED_REASONS.iter().chain([&NOT_REVIEWED]);
+        let warnings = WARNING_REASONS.iter().chain(&notices::WARNINGS);
+        let skipped = SkipReason::ALL.map(SkipReason::as_str);
         let families = [
             (
                 &self.0.pods_not_injected,
-                not_injected,
+                &state.pods_not_injected,
                 not_reviewed.collect::<Vec<_>>(),
             ),
             (
                 &self.0.pods_with_warnings,
-                with_warnings,
-                WARNING_REASONS.iter().chain(&notices::WARNINGS).collect(),
+                &state.pods_with_warnings,
+                warnings.chain([&SIDECAR_PROBLEM]).collect(),
+            ),
+            (
+                &self.0.pods_skipped,
+                &state.pods_skipped,
+                skipped.iter().collect(),
+            ),
+            (
+                &self.0.workloads_refused,
+                &state.workloads_refused,
+                NOT_INJECTED_REASONS.iter().collect(),
             ),
         ];
         for (family, counted, reasons) in families {
@@ -422,7 +453,7 @@ impl Metrics {
         self.0.sidecars_behind.remove(&resource_ref.into());
         self.0.sidecars_outdated.remove(&resource_ref.into());
         self.0.sidecars_too_old.remove(&resource_ref.into());
-        self.set_pods(resource_ref, &BTreeMap::new(), &BTreeMap::new());
+        self.set_pods(resource_ref, &ResourceState::default());
         self.0.token_requests.remove(&resource_ref.into());
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());

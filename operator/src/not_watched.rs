@@ -1,11 +1,11 @@
-//! `mcp-auth-operator mark-not-watched`: writes into the statuses of a namespace that no operator serves it any more. With the
-//! namespace the operator loses its rights there, so that the last thing it said would stand for ever. The chart runs this
-//! after an upgrade that takes namespaces out of `watchNamespaces`.
+//! Marks the statuses of namespaces that this operator serves no more ([`reasons::NOT_WATCHED`]): without that the last thing it
+//! said would stand there for ever. The chart names those that an upgrade takes out of `watchNamespaces`, and leaves the operator
+//! the right to do this there until the next upgrade.
 //!
-//! Each status is written once, and not where it changes meanwhile: another operator may serve the namespace. That one
-//! corrects what was written here at once ([`McpServerAuthStatus::is_not_watched`]).
+//! A status is not written where it changes meanwhile: another operator may serve the namespace. That one corrects what was
+//! written here at once ([`McpServerAuthStatus::is_not_watched`]).
 
-use std::fmt::Write as _;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,94 +14,91 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
 use mcp_auth_credentials::conditions::seconds;
+use mcp_auth_resilience::exponential;
+use tracing::{debug, info, warn};
 
 use crate::api_server::{STATUS_MANAGER, with_deadline};
-use crate::kubeconfig::{self, FindError};
 
-/// Longest time for all of it: an upgrade waits for it.
-const TIMEOUT: Duration = Duration::from_secs(45);
+/// First and longest wait between two attempts. Rights take a moment to count after they were given.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5 * 60));
 const MESSAGE: &str = "no operator of mcp-auth serves this namespace: it was taken out of watchNamespaces of the chart. List it \
                        there again, or delete this resource; sidecars use their tokens until these expire";
 
-/// Writes into the statuses of these namespaces that no operator serves them.
-///
-/// For a namespace that has left `watchNamespaces` of the chart. Ends with 1 where a status could not be written.
-#[derive(Debug, clap::Args)]
-pub struct NotWatchedArgs {
-    /// Namespace that is served no more; repeatable.
-    #[arg(long = "namespace", required = true)]
-    pub namespaces: Vec<String>,
-
-    /// Ends with 0 also where a status could not be written.
-    #[arg(long)]
-    pub ignore_failures: bool,
+/// The namespaces whose resources are marked.
+pub struct NotWatched {
+    client: Client,
+    namespaces: Vec<String>,
 }
 
-/// What was done, line by line.
-#[derive(Debug, Default)]
-pub struct NotWatchedReport {
-    pub text: String,
-    pub failed: bool,
-}
-
-/// Nothing could be begun.
-#[derive(Debug, thiserror::Error)]
-pub enum NotWatchedError {
-    #[error(transparent)]
-    Unknown(#[from] FindError),
-    #[error("the Kubernetes client cannot be configured: {0}")]
-    Client(#[from] kube::Error),
-}
-
-/// Marks the resources of the namespaces, by the rights of the environment: those of a pod, or of a kubeconfig.
-pub async fn mark_not_watched(args: &NotWatchedArgs) -> Result<NotWatchedReport, NotWatchedError> {
-    let client = Client::try_from(kubeconfig::find()?)?;
-    let mut report = NotWatchedReport::default();
-    let marking = async {
-        for namespace in &args.namespaces {
-            mark_namespace(&client, namespace, &mut report).await;
+impl NotWatched {
+    /// Those of `left` that are not `watched` all the same; none where all are watched.
+    pub fn new(client: Client, left: &[String], watched: &[String]) -> Self {
+        let is_left = |namespace: &&String| !watched.is_empty() && !watched.contains(namespace);
+        Self {
+            client,
+            namespaces: left.iter().filter(is_left).cloned().collect(),
         }
-    };
-    if tokio::time::timeout(TIMEOUT, marking).await.is_err() {
-        report.fail(&format!("not all was done within {} s", TIMEOUT.as_secs()));
     }
-    Ok(report)
-}
 
-async fn mark_namespace(client: &Client, namespace: &str, report: &mut NotWatchedReport) {
-    let api = Api::<McpServerAuth>::namespaced(client.clone(), namespace);
-    let resources = match with_deadline(api.list(&ListParams::default())).await {
-        Ok(resources) => resources,
-        Err(error) => return report.fail(&format!("{namespace}: its resources cannot be listed: {error}")),
-    };
-    for resource in resources {
-        let id = format!("{namespace}/{}", resource.name_any());
-        let Some(status) = marked_status(&resource, Timestamp::now()) else {
-            report.say(&format!(
-                "{id}: its status says nothing that has to be taken back"
-            ));
-            continue;
-        };
-        let patch = serde_json::json!({
-            "apiVersion": McpServerAuth::api_version(&()),
-            "kind": McpServerAuth::kind(&()),
-            "metadata": {"resourceVersion": resource.resource_version()},
-            "status": status,
-        });
-        let (name, params) = (resource.name_any(), PatchParams::apply(STATUS_MANAGER).force());
-        let patch = Patch::Apply(&patch);
-        match with_deadline(api.patch_status(&name, &params, &patch)).await {
-            Ok(_) => report.say(&format!("{id}: Ready is Unknown ({})", reasons::NOT_WATCHED)),
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                report.say(&format!("{id}: deleted meanwhile"))
+    /// Marks all of them, at the beginning of each lead: a replica of before the upgrade may have led in between. Tries again until
+    /// it could be done, for as long as it is polled.
+    pub async fn mark(&self) -> Infallible {
+        let mut failures = 0;
+        let mut remaining: Vec<&String> = self.namespaces.iter().collect();
+        while !remaining.is_empty() {
+            let mut failed = Vec::new();
+            for namespace in remaining {
+                if let Err(error) = self.mark_namespace(namespace).await {
+                    match failures {
+                        0 => {
+                            warn!(%namespace, %error, "statuses of a namespace that is served no more could not be marked")
+                        }
+                        _ => {
+                            debug!(%namespace, %error, "statuses of a namespace that is served no more could not be marked")
+                        }
+                    }
+                    failed.push(namespace);
+                }
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                report.say(&format!(
-                    "{id}: left alone, since somebody has changed it meanwhile"
-                ));
+            remaining = failed;
+            if !remaining.is_empty() {
+                tokio::time::sleep(exponential(RETRY.0, failures, RETRY.1)).await;
+                failures = failures.saturating_add(1);
             }
-            Err(error) => report.fail(&format!("{id}: its status cannot be written: {error}")),
         }
+        std::future::pending().await
+    }
+
+    async fn mark_namespace(&self, namespace: &str) -> kube::Result<()> {
+        let api = Api::<McpServerAuth>::namespaced(self.client.clone(), namespace);
+        let (mut marked, mut first_error) = (0, None);
+        for resource in with_deadline(api.list(&ListParams::default())).await? {
+            let Some(status) = marked_status(&resource, Timestamp::now()) else {
+                continue;
+            };
+            let patch = serde_json::json!({
+                "apiVersion": McpServerAuth::api_version(&()),
+                "kind": McpServerAuth::kind(&()),
+                "metadata": {"resourceVersion": resource.resource_version()},
+                "status": status,
+            });
+            let (name, params) = (resource.name_any(), PatchParams::apply(STATUS_MANAGER).force());
+            let patch = Patch::Apply(&patch);
+            match with_deadline(api.patch_status(&name, &params, &patch)).await {
+                Ok(_) => marked += 1,
+                // Deleted meanwhile.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                // Somebody has changed it meanwhile: it is looked at once more.
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        if marked > 0 {
+            info!(
+                namespace,
+                marked, "statuses say that the namespace is served no more"
+            );
+        }
+        first_error.map_or(Ok(()), Err)
     }
 }
 
@@ -133,17 +130,6 @@ fn marked_status(resource: &McpServerAuth, now: Timestamp) -> Option<McpServerAu
         token.next_refresh_at = None;
     }
     Some(marked)
-}
-
-impl NotWatchedReport {
-    fn say(&mut self, line: &str) {
-        writeln!(self.text, "{line}").expect("a text takes all");
-    }
-
-    fn fail(&mut self, line: &str) {
-        self.failed = true;
-        self.say(line);
-    }
 }
 
 #[cfg(test)]

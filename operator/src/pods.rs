@@ -286,8 +286,10 @@ impl PodFacts for PodMeta {
 /// LiteLLM never gets one.
 pub fn ought_to_be_injected(pod: &impl PodFacts) -> bool {
     let opted_out = pod.label(annotations::INJECT_LABEL) == Some("false");
-    let skipped = pod.annotation(annotations::SKIPPED).is_some();
-    !(opted_out || pod.is_ending() || skipped)
+    let skipped = pod
+        .annotation(annotations::SKIPPED)
+        .or(pod.label(annotations::SKIPPED));
+    !(opted_out || pod.is_ending() || skipped.is_some())
 }
 
 /// Whether the pod is so young that its sidecar need not be connected yet.

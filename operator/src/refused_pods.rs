@@ -1,6 +1,6 @@
 //! Pods that the webhook refused a while ago, by their workload. A pod that was refused never exists, so nothing of it can say why:
 //! each replica records what it refused, a follower passes that on to the replica that leads, and that one tells the workload and
-//! the resources.
+//! the resources, and its followers, one of which may lead next.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::entitlement::Labels;
 
 /// A refusal that is older stands for nothing: controllers try again after 1000 s at most (kube-controller-manager's work queues),
 /// and a refusal that lasts has come again by then.
-const LIFETIME: SignedDuration = SignedDuration::from_mins(20);
+pub const LIFETIME: SignedDuration = SignedDuration::from_mins(20);
 /// The same refusal is recorded once in this time. A controller tries again after milliseconds at first.
 const MIN_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 /// Workloads of a namespace whose refusals are remembered.
@@ -56,7 +56,7 @@ impl fmt::Display for PodMaker {
     }
 }
 
-/// A pod that cannot say itself why it has no sidecar.
+/// A pod that was refused.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedPod {
@@ -67,8 +67,6 @@ pub struct RefusedPod {
     /// The reason, a colon and the way out.
     pub text: String,
     pub at: Timestamp,
-    /// It starts all the same, without a sidecar and without room for an annotation that says so.
-    pub starts: bool,
 }
 
 impl RefusedPod {
@@ -82,8 +80,7 @@ impl RefusedPod {
     }
 
     fn is_as(&self, other: &Self) -> bool {
-        (&self.labels, &self.owner, &self.text, self.starts)
-            == (&other.labels, &other.owner, &other.text, other.starts)
+        (&self.labels, &self.owner, &self.text) == (&other.labels, &other.owner, &other.text)
     }
 }
 
@@ -222,7 +219,6 @@ mod tests {
             },
             text: "LiteLlmTls: LiteLLM serves TLS itself".into(),
             at,
-            starts: false,
         }
     }
 

@@ -32,6 +32,7 @@ use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
 use crate::namespaces::{ExcludedNamespaces, Namespaces};
+use crate::not_watched::NotWatched;
 use crate::pod_owners::PodOwners;
 use crate::pods::{PodNotices, Pods};
 use crate::reconcile::{Reconciler, Triggers};
@@ -159,6 +160,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         });
     let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, managed_keys_config, clock.clone());
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
+    let not_watched = NotWatched::new(
+        client.clone(),
+        &args.not_watched_namespaces,
+        &args.watch_namespaces,
+    );
     let restart_outcomes = RestartOutcomes::default();
     let excluded = ExcludedNamespaces::new(args.excluded_namespaces.clone());
     let namespaces = Arc::new(Namespaces::new(client.clone(), excluded));
@@ -190,7 +196,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         client.clone(),
         EventSinks {
             resources: events,
-            workloads: workload_events,
+            workloads: workload_events.clone(),
         },
         clock,
         credentials.clone(),
@@ -249,6 +255,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         owners: PodOwners::new(client.clone()),
         namespace_limits: NamespaceLimitsLookup::new(client.clone()),
         bounds: ReviewBounds::default(),
+        events: workload_events.clone(),
     };
     let authenticator = Authenticator::new(client.clone());
     let replicas = Replicas {
@@ -338,6 +345,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         triggers,
         status_writer,
         restarts,
+        not_watched,
         pods,
         resources,
         statuses_due,

@@ -51,6 +51,8 @@ pub enum NoticeKind {
     UnknownAnnotation,
     /// Its sidecar warns of something.
     Sidecar,
+    /// Its sidecar has a problem of its own.
+    SidecarProblem,
 }
 
 /// Cheap to clone; all clones are the same.
@@ -91,6 +93,17 @@ struct ObjectId {
 }
 
 impl NoticeKind {
+    #[cfg(test)]
+    const ALL: [Self; 7] = [
+        Self::Refused,
+        Self::NotInjected,
+        Self::Skipped,
+        Self::Warning,
+        Self::UnknownAnnotation,
+        Self::Sidecar,
+        Self::SidecarProblem,
+    ];
+
     /// Reason of the event. Closed set.
     pub fn reason(self) -> &'static str {
         match self {
@@ -100,6 +113,7 @@ impl NoticeKind {
             Self::Warning => "InjectedWithWarnings",
             Self::UnknownAnnotation => "UnknownAnnotation",
             Self::Sidecar => "SidecarNotice",
+            Self::SidecarProblem => "SidecarProblem",
         }
     }
 
@@ -110,7 +124,7 @@ impl NoticeKind {
             Self::Skipped => "pods need no sidecar of mcp-auth",
             Self::Warning => "pods have the sidecar of mcp-auth",
             Self::UnknownAnnotation => "pods have no sidecar of mcp-auth",
-            Self::Sidecar => "sidecars of mcp-auth report",
+            Self::Sidecar | Self::SidecarProblem => "sidecars of mcp-auth report",
         }
     }
 

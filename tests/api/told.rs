@@ -117,6 +117,67 @@ async fn a_deployment_and_the_status_are_told_of_a_pod_that_was_left_alone() {
         said.contains("pod gateway-1") && said.contains("--ssl_keyfile_path") && !said.contains("label"),
         "{said}"
     );
+    is_counted_by("pods_not_injected", "told-left-alone", "LiteLlmTls").await;
+}
+
+#[tokio::test]
+async fn a_pod_whose_annotations_are_full_is_told_by_event_condition_label_and_metric() {
+    let world = world("told-full").await;
+    let owner = deployment(&world, "gateway").await;
+    let mut full = pod("gateway-1", &owner, &[]);
+    // As many bytes as Kubernetes takes.
+    let key = "example.com/x";
+    full["metadata"]["annotations"] = json!({key: "x".repeat(256 * 1024 - key.len())});
+    let made: Pod = world.create(full).await.unwrap();
+    assert_eq!(made.annotations().len(), 1);
+    assert_eq!(made.labels()["mcpauth.dev/not-injected"], "AnnotationsTooLarge");
+
+    let note = event(&world, "gateway", "PodNotInjected").await;
+    assert!(
+        note.contains("AnnotationsTooLarge") && note.contains("256 KiB"),
+        "{note}"
+    );
+    let said = without_sidecar(&world).await;
+    assert!(
+        said.contains("pod gateway-1")
+            && said.contains("AnnotationsTooLarge")
+            && said.contains("take some out"),
+        "{said}"
+    );
+    is_counted_by("pods_not_injected", "told-full", "AnnotationsTooLarge").await;
+}
+
+#[tokio::test]
+async fn the_workload_of_a_pod_that_no_resource_selects_is_told_what_became_of_it() {
+    let world = World::new("told-unselected", true).await;
+    let owner = deployment(&world, "gateway").await;
+    let asking = |name: &str, args: &[&str]| {
+        let mut pod = pod(name, &owner, args);
+        pod["metadata"]["labels"]["mcpauth.dev/inject"] = json!("true");
+        pod
+    };
+    world
+        .create::<Pod>(asking("gateway-1", &["--ssl_keyfile_path", "/tls/key"]))
+        .await
+        .unwrap_err();
+    let note = event(&world, "gateway", "PodRefused").await;
+    assert!(
+        note.contains("LiteLlmTls: ") && note.contains("--ssl_keyfile_path"),
+        "{note}"
+    );
+
+    let mut allowed = asking("gateway-2", &["--ssl_keyfile_path", "/tls/key"]);
+    allowed["metadata"]["annotations"] = json!({"mcpauth.dev/on-refusal": "Allow"});
+    world.create::<Pod>(allowed).await.unwrap();
+    let note = event(&world, "gateway", "PodNotInjected").await;
+    assert!(note.contains("LiteLlmTls: "), "{note}");
+
+    world.create::<Pod>(asking("gateway-3", &[])).await.unwrap();
+    let note = event(&world, "gateway", "InjectedWithWarnings").await;
+    assert!(
+        note.contains("no McpServerAuth of the namespace told-unselected selects this pod yet"),
+        "{note}"
+    );
 }
 
 #[tokio::test]
@@ -214,6 +275,8 @@ async fn a_deployment_and_the_resource_are_told_of_a_pod_that_was_refused() {
         "{said}"
     );
 
+    is_counted_by("workloads_refused", "told-refused", "LiteLlmTls").await;
+
     // Until one is accepted.
     let mended = pod("gateway-2", &owner, &[]);
     world.create::<Pod>(mended).await.unwrap();
@@ -244,6 +307,7 @@ async fn a_selected_pod_that_runs_no_litellm_is_told_and_a_selector_that_matches
         .await;
     let said = message(&status, conditions::SIDECARS_SYNCED);
     assert!(said.contains("pod database-1 serves no LiteLLM API"), "{said}");
+    is_counted_by("pods_skipped", "told-skipped", "NotLiteLlm").await;
 }
 
 #[tokio::test]
@@ -292,13 +356,27 @@ async fn what_a_sidecar_warns_of_is_told_by_event_condition_and_metric() {
     let said = message(&status, conditions::SIDECARS_SYNCED);
     assert!(said.contains("gateway-1") && said.contains(&expected), "{said}");
     is_counted("told-sidecar", notices::CLIENTS_COUNT_AS_EXTERNAL).await;
+
+    let text = "LiteLLM listens on 0.0.0.0:4000 too";
+    sidecar.say(|report| report.problems = vec![Problem::new("ListensElsewhere", text)]);
+    let note = event(&world, "gateway", "SidecarProblem").await;
+    assert!(note.contains(&format!("ListensElsewhere: {text}")), "{note}");
+    let (type_, problem) = (conditions::SIDECARS_SYNCED, reasons::SIDECAR_PROBLEM);
+    let status = world.condition("tools", type_, "False", problem).await;
+    let said = message(&status, type_);
+    assert!(said.contains("gateway-1") && said.contains(text), "{said}");
+    is_counted("told-sidecar", problem).await;
 }
 
-/// Waits until the metric counts one pod of the namespace's resource for this reason.
+/// Waits until `pods_with_warnings` counts one pod of the namespace's resource for this reason.
 async fn is_counted(namespace: &str, reason: &str) {
-    let series = format!(
-        r#"mcpauth_operator_pods_with_warnings{{namespace="{namespace}",name="tools",reason="{reason}"}} 1"#
-    );
+    is_counted_by("pods_with_warnings", namespace, reason).await;
+}
+
+/// The same of another metric.
+async fn is_counted_by(metric: &str, namespace: &str, reason: &str) {
+    let series =
+        format!(r#"mcpauth_operator_{metric}{{namespace="{namespace}",name="tools",reason="{reason}"}} 1"#);
     let scraped = async || {
         let url = format!("{}/metrics", setting("MCPAUTH_TEST_OPERATOR_HEALTH"));
         reqwest::get(url).await.unwrap().text().await.unwrap()

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod comparison;
 mod keys;
 mod metadata;
 mod preview;

@@ -1,9 +1,9 @@
-//! An upgrade that takes namespaces out of `watchNamespaces`: what its Job would run is run here, as the Job's own
-//! ServiceAccount, since nothing here runs pods.
+//! An upgrade that takes namespaces out of `watchNamespaces`. The operator is run here with the arguments and the rights that the
+//! chart gives it, since nothing here runs pods.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use mcp_auth_tests::chart::{Case, chart, helm_programs};
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::{apply, helm_with, kubectl, ok, run, text};
 
 const RELEASE: &str = "leaving";
-const JOB: &str = "leaving-mcp-auth-not-watched";
+const OPERATOR: &str = "leaving-mcp-auth-operator";
+const LEFT: &str = "--not-watched-namespace=left";
 /// Longest wait for what has to come; this ends a test that would hang.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -23,53 +24,83 @@ fn an_upgrade_that_takes_a_namespace_out_leaves_no_resource_ready_there() {
         for namespace in ["kept", "left"] {
             ready_resource(namespace);
         }
-        let upgrade = installation.start_upgrade(&["kept"]);
-        let job = until_found(&["get", "job", JOB, "--namespace", RELEASE, "--output", "json"]);
-        let container = &job["spec"]["template"]["spec"]["containers"][0];
-        let arguments: Vec<&str> = container["args"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|argument| argument.as_str().unwrap())
-            .collect();
-        assert_eq!(
-            arguments,
-            ["mark-not-watched", "--ignore-failures", "--namespace=left"]
-        );
+        installation.upgrade(&["kept"]);
+        let mut operator = RunningOperator::start();
+        let marked = until("the resource to be marked", || {
+            Some(ready_condition("left")).filter(|ready| ready.1 == "NotWatched")
+        });
+        assert_eq!(marked.0, "Unknown");
+        // What the operator serves it looks at itself: there is no Secret.
+        until("the other resource to be looked at", || {
+            Some(ready_condition("kept")).filter(|ready| ready.1 == "SecretNotFound")
+        });
 
-        let rights = kubeconfig_of_job();
-        let elsewhere = operator(&rights, &["mark-not-watched", "--namespace=kept"]);
-        assert!(
-            !elsewhere.status.success(),
-            "its rights end at the namespace that was left"
-        );
-        let marked = ok(operator(&rights, &arguments));
-        assert!(
-            marked.contains("left/tools: Ready is Unknown (NotWatched)"),
-            "{marked}"
-        );
-        let again = ok(operator(&rights, &arguments));
-        assert!(again.contains("nothing that has to be taken back"), "{again}");
-        finish(&job, &json!({"succeeded": 1}), ["SuccessCriteriaMet", "Complete"]);
-        ok(upgrade.wait_with_output().unwrap());
-
-        let (status, reason) = ready_condition("left");
-        assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "NotWatched"));
-        assert_eq!(ready_condition("kept").0, "True");
-        rights_are_gone_and_the_log_is_there();
+        operator.stop();
+        // A replica of before the upgrade may have led in between: whoever begins to lead marks what is not.
+        ready_resource("left");
+        let mut operator = RunningOperator::start();
+        until("the resource to be marked anew", || {
+            Some(ready_condition("left")).filter(|ready| ready.1 == "NotWatched")
+        });
+        operator.stop();
         installation.remove();
     }
 }
 
 #[test]
-fn without_the_job_an_upgrade_says_the_command_that_takes_back_what_statuses_say() {
+fn what_is_left_to_the_operator_is_enough_to_mark_and_goes_with_the_next_upgrade() {
     for helm in helm_programs() {
         let installation = Installation::of(&helm, &["kept", "left"]);
-        let without = |watched: &[&str]| {
-            let mut values = values(watched);
-            values.as_object_mut().unwrap().remove("markNotWatched");
-            installation.preview_with(&values)
+        let told = installation.upgrade(&["kept"]);
+        assert!(told.contains("serves left no more"), "{told}");
+        assert_eq!(
+            arguments("--not-watched-namespace="),
+            ["--not-watched-namespace=left"]
+        );
+        assert_eq!(arguments("--watch-namespace="), ["--watch-namespace=kept"]);
+        let may = |verb: &str, what: &str| {
+            let account = format!("system:serviceaccount:{RELEASE}:{OPERATOR}");
+            let asked = [
+                "auth",
+                "can-i",
+                verb,
+                what,
+                "--namespace",
+                "left",
+                "--as",
+                &account,
+            ];
+            text(&kubectl(&asked).stdout).trim() == "yes"
         };
+        let msa = "mcpserverauths.mcpauth.dev";
+        // The API server learns of rights a moment later.
+        until("the rights that are left", || {
+            let marks = may("list", msa) && may("patch", &format!("{msa}/status"));
+            (marks && !may("get", "secrets")).then_some(())
+        });
+        for (verb, what) in [
+            ("watch", msa),
+            ("patch", msa),
+            ("list", "pods"),
+            ("create", "events.events.k8s.io"),
+        ] {
+            assert!(!may(verb, what), "{verb} {what}");
+        }
+
+        installation.upgrade(&["kept"]);
+        assert!(arguments("--not-watched-namespace=").is_empty());
+        until("the end of these rights", || {
+            (!may("list", msa) && !may("patch", &format!("{msa}/status"))).then_some(())
+        });
+        installation.remove();
+    }
+}
+
+#[test]
+fn where_nothing_is_to_be_marked_an_upgrade_says_the_command_that_takes_back_what_statuses_say() {
+    for helm in helm_programs() {
+        let installation = Installation::of(&helm, &["kept", "left"]);
+        let without = |watched: &[&str]| installation.preview_with(&unmarked(watched));
         let command = |text: &str| {
             let (_, command) = text.split_once("     kubectl get mcpserverauths --namespace left ")?;
             let (command, _) = command.split_once("'{\"status\":null}'")?;
@@ -91,7 +122,7 @@ fn without_the_job_an_upgrade_says_the_command_that_takes_back_what_statuses_say
         let jsonpath = "--output=jsonpath={.items[*].status}";
         assert_eq!(ok(kubectl(&["get", "msa", "--namespace", "left", jsonpath])), "");
 
-        ok(installation.start_upgrade(&[]).wait_with_output().unwrap());
+        installation.upgrade(&[]);
         let from_all = without(&["kept"]);
         assert!(
             from_all.contains("served every namespace before") && from_all.contains("--namespace NAMESPACE"),
@@ -107,16 +138,15 @@ fn nothing_is_marked_but_what_an_upgrade_takes_away() {
         let installation = Installation::of(&helm, &["kept", "left"]);
         ready_resource("left");
         let rendered = |watched: &[&str]| installation.preview(watched);
-        assert!(rendered(&["kept"]).contains("--namespace=left"));
+        assert!(rendered(&["kept"]).contains(LEFT));
         for served in [&["kept", "left"][..], &["kept", "left", "new"], &[]] {
-            assert!(!rendered(served).contains(JOB), "{served:?} takes nothing away");
+            assert!(
+                !rendered(served).contains("--not-watched-namespace"),
+                "{served:?} takes nothing away"
+            );
         }
-        let mut without = values(&["kept"]);
-        without.as_object_mut().unwrap().remove("markNotWatched");
-        assert!(
-            !installation.preview_with(&without).contains(JOB),
-            "it is there for whoever wants it"
-        );
+        let without = installation.preview_with(&unmarked(&["kept"]));
+        assert!(!without.contains("--not-watched-namespace"), "{without}");
 
         let binding = "leaving-mcp-auth-operator-resources";
         ok(kubectl(&[
@@ -127,113 +157,49 @@ fn nothing_is_marked_but_what_an_upgrade_takes_away() {
             "left",
         ]));
         assert!(
-            !rendered(&["kept"]).contains(JOB),
+            !rendered(&["kept"]).contains(LEFT),
             "as where the namespace was deleted"
         );
 
-        ok(installation.start_upgrade(&[]).wait_with_output().unwrap());
+        installation.upgrade(&[]);
         ready_resource("kept");
         let from_all = rendered(&["kept"]);
-        let (_, arguments) = from_all
-            .split_once("- mark-not-watched")
-            .expect("all were served before");
-        let (arguments, _) = arguments.split_once("resources:").unwrap();
-        let words: Vec<&str> = arguments.split_whitespace().filter(|word| *word != "-").collect();
-        assert_eq!(words, ["--ignore-failures", "--namespace=left"]);
+        let marked: Vec<&str> = from_all
+            .lines()
+            .filter(|line| line.contains("--not-watched-namespace="))
+            .map(str::trim)
+            .collect();
+        assert_eq!(marked, [format!("- {LEFT}")], "those with resources");
+        installation.upgrade(&["kept"]);
+        ok(kubectl(&["get", "role", binding, "--namespace", "left"]));
         installation.remove();
     }
 }
 
+/// No namespace is emptied here, so that it is deleted for ever.
 #[test]
-fn a_job_that_fails_keeps_its_log_and_no_rights() {
-    for helm in helm_programs() {
-        let installation = Installation::of(&helm, &["kept", "left"]);
-        let upgrade = installation.start_upgrade(&["kept"]);
-        let job = until_found(&["get", "job", JOB, "--namespace", RELEASE, "--output", "json"]);
-        let spec = &job["spec"];
-        assert!(
-            spec["backoffLimit"].as_u64() > Some(0),
-            "a drained node is no failure"
-        );
-        let seconds = spec["activeDeadlineSeconds"].as_u64().unwrap();
-        assert!((60..300).contains(&seconds), "Helm waits for 300 s: {seconds}");
-        finish(&job, &json!({"failed": 3}), ["FailureTarget", "Failed"]);
-        let output = upgrade.wait_with_output().unwrap();
-        assert!(!output.status.success(), "docs/tasks/upgrade.md says so");
-        rights_are_gone_and_the_log_is_there();
-        installation.remove();
-    }
-}
-
-#[test]
-fn the_job_runs_where_the_operator_runs_and_has_a_name_that_the_api_server_takes() {
-    let name = format!("a{}", "b".repeat(51));
-    let operator = json!({
-        "podLabels": {"team": "platform"},
-        "podAnnotations": {"policy": "exempt"},
-        "priorityClassName": "important",
-        "hostNetwork": true,
-        "tolerations": [{"key": "infra", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
-    });
-    for helm in helm_programs() {
-        let installation = Installation::with(&helm, &["kept", "left"], &json!({"fullnameOverride": name}));
-        let mut values = values(&["kept"]);
-        values["fullnameOverride"] = json!(name);
-        // Not the kubelet's, on the node's network.
-        values["webhook"]["port"] = json!(10260);
-        for (field, value) in operator.as_object().unwrap() {
-            values["operator"][field] = value.clone();
-        }
-        let preview = installation.preview_with(&values);
-        let document = preview
-            .split("\n---\n")
-            .find(|document| document.contains("- mark-not-watched"))
-            .unwrap();
-        let document = document.split("\nMANIFEST:").next().unwrap();
-        let job: Value = serde_saphyr::from_str(document).unwrap();
-        let length = job["metadata"]["name"].as_str().unwrap().len();
-        assert!(length <= 52, "with room for the names of its pods: {length}");
-        let (metadata, spec) = (
-            &job["spec"]["template"]["metadata"],
-            &job["spec"]["template"]["spec"],
-        );
-        assert_eq!(metadata["labels"]["team"], "platform");
-        assert_eq!(
-            metadata["labels"]["app.kubernetes.io/component"], "not-watched",
-            "no Service selects it"
-        );
-        assert_eq!(metadata["labels"]["sidecar.istio.io/inject"], "false");
-        assert_eq!(metadata["annotations"]["policy"], "exempt");
-        assert_eq!(spec["priorityClassName"], "important");
-        assert_eq!(
-            (&spec["hostNetwork"], &spec["dnsPolicy"]),
-            (&json!(true), &json!("ClusterFirstWithHostNet"))
-        );
-        for field in ["tolerations", "affinity"] {
-            assert_eq!(spec[field], operator[field], "{field}");
-        }
-        installation.remove();
-    }
-}
-
-#[test]
-fn nothing_is_made_in_a_namespace_that_is_being_deleted() {
+fn an_upgrade_works_while_a_namespace_that_it_leaves_is_being_deleted() {
     for (number, helm) in helm_programs().iter().enumerate() {
-        let ending = format!("ending-{number}");
-        ok(apply(
-            &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ending}})],
-            &[],
-        ));
-        let installation = Installation::of(helm, &["kept", "left", &ending]);
-        let marked = format!("--namespace={ending}");
-        assert!(installation.preview(&["kept"]).contains(&marked));
-        // Nothing here ends it.
-        ok(kubectl(&["delete", "namespace", &ending, "--wait=false"]));
-        let preview = installation.preview(&["kept"]);
-        assert!(!preview.contains(&marked));
-        assert!(preview.contains("--namespace=left"));
-        installation.remove();
+        for from_all in [false, true] {
+            let ending = format!("ending-{number}-{from_all}");
+            ok(apply(
+                &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ending}})],
+                &[],
+            ));
+            let before = ["kept", "left", ending.as_str()];
+            let installation = Installation::of(helm, if from_all { &[] } else { &before });
+            for namespace in ["left", &ending] {
+                ready_resource(namespace);
+            }
+            ok(kubectl(&["delete", "namespace", &ending, "--wait=false"]));
+            installation.upgrade(&["kept"]);
+            let marked = arguments("--not-watched-namespace=");
+            assert!(marked.contains(&LEFT.to_owned()), "{marked:?}");
+            // Nothing can be made there, and what is there can be changed.
+            let of_ending = format!("--not-watched-namespace={ending}");
+            assert_eq!(marked.contains(&of_ending), !from_all, "{marked:?}");
+            installation.remove();
+        }
     }
 }
 
@@ -244,14 +210,6 @@ struct Installation {
 
 impl Installation {
     fn of(helm: &Path, watched: &[&str]) -> Self {
-        Self::with(helm, watched, &json!({}))
-    }
-
-    fn with(helm: &Path, watched: &[&str], besides: &Value) -> Self {
-        let mut values = values(watched);
-        for (name, value) in besides.as_object().unwrap() {
-            values[name] = value.clone();
-        }
         let namespaces = ["kept", "left", "new"];
         ok(apply(
             &namespaces
@@ -266,7 +224,7 @@ impl Installation {
             RELEASE,
             "--create-namespace",
         ];
-        ok(helm_with(helm, &arguments, &values));
+        ok(helm_with(helm, &arguments, &values(watched)));
         ok(kubectl(&[
             "wait",
             "crd",
@@ -278,27 +236,11 @@ impl Installation {
         }
     }
 
-    fn start_upgrade(&self, watched: &[&str]) -> Child {
-        let arguments = [
-            "upgrade",
-            RELEASE,
-            &chart(),
-            "--namespace",
-            RELEASE,
-            "--timeout",
-            "180s",
-        ];
-        let mut helm = Command::new(&self.helm)
-            .args(arguments)
-            .args(["--values", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = helm.stdin.take().unwrap();
-        input.write_all(values(watched).to_string().as_bytes()).unwrap();
-        helm
+    /// What Helm says of it.
+    fn upgrade(&self, watched: &[&str]) -> String {
+        let chart = chart();
+        let arguments = ["upgrade", RELEASE, &chart, "--namespace", RELEASE];
+        ok(helm_with(&self.helm, &arguments, &values(watched)))
     }
 
     /// What an upgrade would make, by what is there.
@@ -329,7 +271,35 @@ impl Installation {
 }
 
 fn values(watched: &[&str]) -> Value {
-    Case::with_values(json!({"watchNamespaces": watched, "markNotWatched": true})).all_values()
+    Case::with_values(json!({"watchNamespaces": watched})).all_values()
+}
+
+fn unmarked(watched: &[&str]) -> Value {
+    Case::with_values(json!({"watchNamespaces": watched, "markNotWatched": false})).all_values()
+}
+
+/// The arguments of the operator that is installed, as far as they begin so.
+fn arguments(beginning: &str) -> Vec<String> {
+    let deployment = installed("deployment", OPERATOR);
+    let all = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
+    let all = all.unwrap().iter().filter_map(Value::as_str);
+    all.filter(|argument| argument.starts_with(beginning))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// An object of the release.
+fn installed(kind: &str, name: &str) -> Value {
+    let found = ok(kubectl(&[
+        "get",
+        kind,
+        name,
+        "--namespace",
+        RELEASE,
+        "--output",
+        "json",
+    ]));
+    serde_json::from_str(&found).unwrap()
 }
 
 /// A resource that an operator once found ready.
@@ -382,81 +352,93 @@ fn ready_condition(namespace: &str) -> (String, String) {
     (field("status"), field("reason"))
 }
 
-fn until_found(arguments: &[&str]) -> Value {
+/// Waits for what has to come.
+fn until<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
-        let found = kubectl(arguments);
-        if found.status.success() {
-            return serde_json::from_slice(&found.stdout).unwrap();
+        if let Some(found) = look() {
+            return found;
         }
-        assert!(started.elapsed() < DEADLINE, "{}", text(&found.stderr));
+        assert!(started.elapsed() < DEADLINE, "no sign of {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// The tests' own kubeconfig with a token of the Job's ServiceAccount in place of the administrator's.
-fn kubeconfig_of_job() -> PathBuf {
-    let token = ok(kubectl(&["create", "token", JOB, "--namespace", RELEASE]));
+/// The operator as the chart would have the kubelet start it, with the rights that the chart gives it.
+struct RunningOperator {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl RunningOperator {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let settings = installed("configmap", "leaving-mcp-auth-sidecar");
+        let settings = file("sidecar.json", settings["data"]["sidecar.json"].as_str().unwrap());
+        let token = ok(kubectl(&["create", "token", OPERATOR, "--namespace", RELEASE]));
+        // Where in the pod something is, is elsewhere here.
+        let of_the_pod = [
+            "--listen",
+            "--operator-url=",
+            "--sidecar-settings=",
+            "--replica-token-file=",
+        ];
+        let stated = arguments("--").into_iter();
+        let stated = stated.filter(|argument| !of_the_pod.iter().any(|prefix| argument.starts_with(prefix)));
+        let program = std::env::var_os("MCPAUTH_TEST_OPERATOR_BINARY").expect("tests/chart/run sets it");
+        let process = Command::new(program)
+            .args(stated)
+            .args(["--listen=127.0.0.1:0", "--listen-health=127.0.0.1:0"])
+            .arg("--operator-url=https://127.0.0.1:443")
+            .arg(format!("--sidecar-settings={}", settings.display()))
+            .env("KUBECONFIG", file("kubeconfig", &kubeconfig_with(token.trim())))
+            .env("POD_NAMESPACE", RELEASE)
+            .env("POD_NAME", "operator-0")
+            .env("POD_SERVICE_ACCOUNT", OPERATOR)
+            .stdout(std::fs::File::create(folder.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        Self { process, folder }
+    }
+
+    /// As the kubelet does it, so that the lease is released.
+    fn stop(&mut self) {
+        let id = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for RunningOperator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log"));
+            let _ = std::io::stderr().write_all(log.unwrap_or_default().as_bytes());
+        }
+    }
+}
+
+/// The tests' own kubeconfig with a token in place of the administrator's.
+fn kubeconfig_with(token: &str) -> String {
     let own = PathBuf::from(std::env::var_os("KUBECONFIG").expect("tests/chart/run sets it"));
     let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(&own).unwrap()).unwrap();
-    config["users"][0]["user"] = json!({"token": token.trim()});
-    // Beside it, for the authority that it names.
-    let path = own.with_file_name("kubeconfig-of-job");
-    std::fs::write(&path, config.to_string()).unwrap();
-    path
-}
-
-fn operator(kubeconfig: &Path, arguments: &[&str]) -> Output {
-    let program = std::env::var_os("MCPAUTH_TEST_OPERATOR_BINARY").expect("tests/chart/run sets it");
-    Command::new(program)
-        .args(arguments)
-        .env("KUBECONFIG", kubeconfig)
-        .output()
-        .unwrap()
-}
-
-fn rights_are_gone_and_the_log_is_there() {
-    let is_there = |object: &str, namespace: &str| {
-        let found = kubectl(&["get", object, JOB, "--namespace", namespace]);
-        assert!(
-            found.status.success() || text(&found.stderr).contains("NotFound"),
-            "{object}"
-        );
-        found.status.success()
-    };
-    assert!(is_there("job", RELEASE));
-    for (object, namespace) in [
-        ("serviceaccount", RELEASE),
-        ("role", "left"),
-        ("rolebinding", "left"),
-    ] {
-        assert!(!is_there(object, namespace), "{object}");
+    config["users"][0]["user"] = json!({"token": token});
+    let authority = &mut config["clusters"][0]["cluster"]["certificate-authority"];
+    if let Some(name) = authority.as_str() {
+        *authority = json!(own.with_file_name(name));
     }
-    ok(kubectl(&["delete", "job", JOB, "--namespace", RELEASE]));
-}
-
-/// As the controller of Jobs does once the pod has ended: how many have, and the conditions of that.
-fn finish(job: &Value, count: &Value, conditions: [&str; 2]) {
-    let time = job["metadata"]["creationTimestamp"].as_str().unwrap();
-    let conditions = conditions
-        .map(|type_| json!({"type": type_, "status": "True", "lastTransitionTime": time, "reason": "Test"}));
-    let mut status = json!({"startTime": time, "conditions": conditions});
-    for (name, number) in count.as_object().unwrap() {
-        status[name] = number.clone();
-    }
-    if conditions[1]["type"] == "Complete" {
-        status["completionTime"] = json!(time);
-    }
-    let status = json!({"status": status});
-    let patch = [
-        "patch",
-        "job",
-        JOB,
-        "--namespace",
-        RELEASE,
-        "--subresource=status",
-        "--type=merge",
-        "--patch",
-    ];
-    ok(kubectl(&[&patch[..], &[&status.to_string()]].concat()));
+    config.to_string()
 }

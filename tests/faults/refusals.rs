@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_tests::replica::Replica;
+use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::authority;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
@@ -135,4 +136,37 @@ async fn what_becomes_of_pods_is_told_once_by_the_leader_whoever_reviewed_them()
     );
     let told = written(world, "rollout-7c9", "PodRefused").await;
     assert_eq!(told[0].reporting_instance.as_deref(), Some(leader.name.as_str()));
+}
+
+/// A ReplicaSet tries again after a quarter of an hour at last: until then nobody but its replicas know what the operator refused.
+#[tokio::test]
+async fn what_the_leader_has_refused_is_told_on_by_the_next_leader_when_it_crashes() {
+    let mut fleet = Fleet::start("refused-crash").await;
+    let mut leader = fleet.take_leader().await;
+    let owner = replica_set(&fleet.world, "rollout", "7c9").await;
+    let refused = not_injectable("rollout-7c9-a", &owner);
+    let answer = review(&fleet.world, &leader, &refused).await;
+    assert_eq!(answer["response"]["allowed"], false, "{answer}");
+    let said = async |name: &str| {
+        let (type_, refused) = (conditions::SIDECARS_SYNCED, reasons::PODS_REFUSED);
+        let status = fleet.world.condition(name, type_, "False", refused).await;
+        let said = message(&status, type_);
+        assert!(
+            said.contains("Deployment rollout") && said.contains("--ssl_keyfile_path"),
+            "{said}"
+        );
+    };
+    said("tools").await;
+    leader.kill().await;
+    fleet.lead_service().await;
+    fleet.replicas[0].until_leads().await;
+    // A resource that no leader before has said anything of: only what the replicas told one another says it.
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    fleet
+        .world
+        .apply(&resource("later", "later", given))
+        .await
+        .unwrap();
+    said("later").await;
+    said("tools").await;
 }

@@ -224,6 +224,7 @@ async fn send_log(
 ) -> std::io::Result<()> {
     let follow = parameter(query, "follow").is_some_and(|follow| follow == "true");
     let since = parameter(query, "sinceTime").unwrap_or_default();
+    let has_times = parameter(query, "timestamps").is_some_and(|timestamps| timestamps == "true");
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
     let mut sent = 0;
@@ -236,6 +237,10 @@ async fn send_log(
         // A kubelet compares whole seconds too, since its clients send no more.
         let is_wanted = |line: &&String| line.as_str() >= since.trim_end_matches('Z');
         for line in lines.iter().skip(sent).filter(is_wanted) {
+            let line = match line.split_once(' ') {
+                Some((_, line)) if !has_times => line,
+                _ => line,
+            };
             stream
                 .write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())
                 .await?;

@@ -87,8 +87,9 @@ none. Whoever upgrades may get the Deployment. */}}
 {{- end }}
 
 {{/* Namespaces whose resources the running operator serves and this upgrade's does not. Nothing where no cluster is asked, as with
-`helm template`. A namespace that was deleted has none of the operator's RoleBindings any more, and nothing can be made in one that
-is being deleted. */}}
+`helm template`. Where it was one of several, the operator has a RoleBinding there, which a namespace that was deleted has no more:
+whoever upgrades may get that too, for Helm changes it. Where all were served, rights are made anew, which cannot be in a namespace
+that is being deleted. */}}
 {{- define "mcp-auth.namespacesLeft" -}}
 {{- $left := list }}
 {{- if and .Values.markNotWatched .Values.rbac.create .Values.watchNamespaces .Release.IsUpgrade }}
@@ -100,32 +101,17 @@ is being deleted. */}}
 {{- $left = append $left . }}
 {{- end }}
 {{- end }}
-{{- /* It served all. */}}
 {{- if and $running (not $served) (.Capabilities.APIVersions.Has "mcpauth.dev/v1alpha1") }}
-{{- range dig "items" (list) (lookup "mcpauth.dev/v1alpha1" "McpServerAuth" "" "") }}
-{{- if not (has .metadata.namespace $.Values.watchNamespaces) }}{{ $left = append $left .metadata.namespace }}{{ end }}
+{{- $found := list }}
+{{- range dig "items" (list) (lookup "mcpauth.dev/v1alpha1" "McpServerAuth" "" "") }}{{ $found = append $found .metadata.namespace }}{{ end }}
+{{- range $found | uniq }}
+{{- if not (or (has . $.Values.watchNamespaces) (eq (dig "status" "phase" "" (lookup "v1" "Namespace" "" .)) "Terminating")) }}
+{{- $left = append $left . }}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $there := list }}
-{{- range $left | uniq }}
-{{- if ne (dig "status" "phase" "" (lookup "v1" "Namespace" "" .)) "Terminating" }}{{ $there = append $there . }}{{ end }}
 {{- end }}
-{{- $there | toYaml }}
-{{- end }}
-
-{{/* The Job that writes the statuses there. With an ending of its own where the name would leave its pods' names no room. */}}
-{{- define "mcp-auth.notWatched" -}}
-{{- $name := include "mcp-auth.fullname" . }}
-{{- if gt (len $name) 40 }}{{ $name = printf "%s-%s" ($name | trunc 31 | trimSuffix "-") (sha256sum $name | trunc 8) }}{{ end }}
-{{- $name }}-not-watched
-{{- end }}
-
-{{/* Annotations of its rights, which are there only while it runs. */}}
-{{- define "mcp-auth.notWatchedHook" -}}
-helm.sh/hook: post-upgrade
-helm.sh/hook-weight: {{ . | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- $left | toYaml }}
 {{- end }}
 
 {{/* An image by digest, or by tag. */}}

@@ -157,7 +157,7 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
-  "excluded-namespace" "webhook.excludedNamespaces"
+  "not-watched-namespace" "markNotWatched" "excluded-namespace" "webhook.excludedNamespaces"
   "workload-identity-namespace" "workloadIdentity.namespaces" "workload-identity-audience" "workloadIdentity.audiences"
   "managed-keys-secret" "managedKeys.enabled" "listen-managed-keys" "managedKeys.port" "managed-keys-url" "managedKeys.url"
   "restart" "restart.mode" "require-secret-consent" "policy.requireSecretConsent" "authorization-server-host" "policy.authorizationServers"
@@ -192,6 +192,18 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "operator.extraVolumes has a volume %s, a name that is taken already: choose another" .name) }}
 {{- end }}
 {{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $containers := list "operator" }}
+{{- range $key := list "extraContainers" "extraInitContainers" }}
+{{- range get $operator $key }}
+{{- if has .name $containers }}
+{{- $problems = append $problems (printf "operator.%s has a container %s, a name that is taken already: choose another" $key .name) }}
+{{- end }}
+{{- $containers = append $containers .name }}
+{{- end }}
+{{- end }}
+{{- if and (eq $operator.dnsPolicy "None") (not (get (default (dict) $operator.dnsConfig) "nameservers")) }}
+{{- $problems = append $problems "operator.dnsPolicy is None and operator.dnsConfig names no nameservers, so that no name would resolve: set operator.dnsConfig.nameservers" }}
 {{- end }}
 {{- $paths := list "/etc/mcp-auth" "/etc/mcp-auth-trust" "/var/run/mcpauth/identity" "/var/run/mcpauth/certificates" }}
 {{- range $operator.extraVolumeMounts }}
@@ -240,6 +252,9 @@ mcpauth.dev/service: ""
 {{- else if lt (int $port) 1024 }}
 {{- $problems = append $problems (printf "%s is below 1024, which needs root on the node's network: with operator.hostNetwork choose another, such as 10260" $key) }}
 {{- end }}
+{{- end }}
+{{- if eq (toString .Values.operator.hostUsers) "false" }}
+{{- $problems = append $problems "operator.hostUsers is false, and pods on the node's network have no user namespace of their own: take it or operator.hostNetwork off" }}
 {{- end }}
 {{- if .Values.networkPolicy.enabled }}
 {{- $problems = append $problems "networkPolicy.enabled has no effect on pods on the node's network: take it or operator.hostNetwork off" }}

@@ -175,8 +175,8 @@ impl PodStatus {
         if servers.is_empty() && !is_injected(pod) {
             return None;
         }
-        let annotation = |key| pod.annotations().get(key).cloned();
-        let version = annotation(annotations::INJECTED);
+        let mark = |key| Some(annotations::mark(key, pod.annotations(), pod.labels())?.into_owned());
+        let version = mark(annotations::INJECTED);
         Some(Self {
             outdated: version.is_some() && installed.is_some() && version.as_deref() != installed,
             workload: workload(pod),
@@ -188,8 +188,8 @@ impl PodStatus {
                 (false, false) => PodState::NotNeeded,
             },
             version,
-            skipped: annotation(annotations::SKIPPED),
-            not_injected: annotation(annotations::NOT_INJECTED),
+            skipped: mark(annotations::SKIPPED),
+            not_injected: mark(annotations::NOT_INJECTED),
             servers: servers
                 .iter()
                 .map(|resource| resource.spec.server.name.clone())

@@ -1,6 +1,11 @@
 //! Keys of the pod's labels and annotations: what users set, and what the operator writes.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
+
+use super::error::{ANNOTATIONS_TOO_LARGE, InjectionError};
 
 /// Label: `true` injects the pod wherever it is, `false` never.
 pub const INJECT_LABEL: &str = "mcpauth.dev/inject";
@@ -65,8 +70,34 @@ pub const WRAPPER: &str = "mcpauth.dev/wrapper";
 /// Written into the pod template by a restart of the operator's own: what for, as digests.
 pub const RESTARTED_FOR: &str = "mcpauth.dev/restarted-for";
 
+/// Those that may be a label with the reason alone, where the annotations of the pod leave no room for more.
+pub const MARKS: [&str; 2] = [SKIPPED, NOT_INJECTED];
+
 /// All annotations that the operator writes.
 pub const WRITTEN: [&str; 6] = [INJECTED, SKIPPED, NOT_INJECTED, WARNINGS, WRAPPER, RESTARTED_FOR];
+
+/// What the webhook has marked a pod with by one of [`MARKS`]: the annotation, or what the label stands for.
+pub fn mark<'a>(
+    key: &str,
+    annotations: &'a BTreeMap<String, String>,
+    labels: &BTreeMap<String, String>,
+) -> Option<Cow<'a, str>> {
+    if let Some(text) = annotations.get(key) {
+        return Some(text.into());
+    }
+    let reason = labels.get(key).filter(|_| MARKS.contains(&key))?;
+    Some(match (key, reason.as_str()) {
+        (NOT_INJECTED, ANNOTATIONS_TOO_LARGE) => {
+            format!("{reason}: {}", InjectionError::AnnotationsTooLarge).into()
+        }
+        (NOT_INJECTED, _) => format!(
+            "{reason}: the annotations of the pod leave no room to say more; docs/injection.md has the reason and the way \
+             out under Refusals"
+        )
+        .into(),
+        _ => reason.clone().into(),
+    })
+}
 
 /// Value of an annotation of the pod.
 pub(super) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {

@@ -9,9 +9,9 @@ use super::options::{InjectionPolicy, injection_policy, may_start_without_sideca
 use super::previous::PreviousInjection;
 use super::reserved::CONFIG_VOLUME;
 use super::settings::Settings;
-use super::warning::Warning;
+use super::warning::{SIDECAR_KEPT, Warning, lasting};
 use super::warnings::warnings;
-use super::{annotations, later_webhooks, patch, plan, target, unknown_keys};
+use super::{annotations, later_webhooks, marks, patch, plan, target, unknown_keys};
 
 /// What becomes of a pod.
 #[derive(Debug, PartialEq)]
@@ -106,8 +106,18 @@ impl Decision {
 }
 
 impl SkipReason {
+    pub const ALL: [Self; 7] = [
+        Self::OptedOut,
+        Self::Job,
+        Self::RunsToCompletion,
+        Self::HelmHook,
+        Self::StaticPod,
+        Self::NotSelected,
+        Self::NotLiteLlm,
+    ];
+
     /// Closed set, for metrics and audit.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::OptedOut => "OptedOut",
             Self::Job => "Job",
@@ -141,15 +151,19 @@ pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings)
     let is_requested = injection_policy(pod) == Ok(InjectionPolicy::Requested);
     // Where the annotation cannot be read, the label decides.
     let may_start = may_start_without_sidecar(pod).unwrap_or(!is_requested);
-    let warnings = unknown_keys::warnings(pod);
+    let mut warnings = unknown_keys::warnings(pod);
     if may_start || later_webhooks::may_mend(pod, &error) {
         let has_sidecar = pod
             .spec
             .as_ref()
             .is_some_and(|spec| PreviousInjection::find(spec).is_some());
-        let patch = match has_sidecar {
-            true => Patch::default(),
-            false => fitting(pod, patch::mark_not_injected(pod, &error, &warnings)),
+        let patch = if has_sidecar {
+            let kept = sidecar_kept(&error);
+            let patch = marks::warn_of_previous(pod, &kept);
+            warnings.push(kept);
+            patch
+        } else {
+            marks::mark_not_injected(pod, &error, &warnings)
         };
         Decision::AllowWithoutSidecar {
             error,
@@ -177,7 +191,7 @@ fn try_decide(
         };
         Ok(Decision::Skip {
             reason,
-            patch: fitting(pod, patch::mark_skipped(pod, mark, &warnings)),
+            patch: marks::mark_skipped(pod, mark, &warnings),
             warnings,
         })
     };
@@ -212,18 +226,19 @@ fn try_decide(
     let plan = plan::plan(pod, spec, target, &options, routes, settings)?;
     let warnings = warnings(pod, spec, &plan, namespace, settings);
     let patch = patch::patch(pod, spec, &plan, &warnings, settings);
-    match patch::has_room_for_annotations(pod, &patch) {
+    match marks::has_room_for_annotations(pod, &patch) {
         true => Ok(Decision::Inject { patch, warnings }),
         false => Err(InjectionError::AnnotationsTooLarge),
     }
 }
 
-/// A mark, unless Kubernetes would refuse the pod for it.
-fn fitting(pod: &Pod, mark: Patch) -> Patch {
-    match patch::has_room_for_annotations(pod, &mark) {
-        true => mark,
-        false => Patch::default(),
-    }
+/// Of a pod that has a sidecar, from a first look or from a copied template, and that cannot be injected as it is now.
+fn sidecar_kept(error: &InjectionError) -> Warning {
+    let message = format!(
+        "the pod keeps the sidecar that it came with, and as the pod is now injection is not possible: {}: {error}",
+        error.reason()
+    );
+    lasting(SIDECAR_KEPT, message)
 }
 
 /// Why a pod never serves LiteLLM's API, whatever its labels and annotations ask for.

@@ -61,6 +61,15 @@ impl Operations {
         }
     }
 
+    /// Sets a label, unless it is set so already.
+    pub fn label(&mut self, pod: &Pod, key: &str, value: &str) {
+        match &pod.metadata.labels {
+            Some(labels) if labels.get(key).is_some_and(|known| known == value) => {}
+            Some(_) => self.add(&["metadata", "labels", key], value),
+            None => self.add(&["metadata", "labels"], serde_json::json!({key: value})),
+        }
+    }
+
     /// Sets the annotations that are not set so yet.
     pub fn annotate(&mut self, pod: &Pod, annotations: &[(&str, String)]) {
         let missing: Vec<_> = annotations

@@ -2,20 +2,19 @@
 //! applies to any pod, and is empty for one that is injected already. A patch that does not apply would keep
 //! the pod from starting, and one that adds a list where there is one would remove the user's.
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::Patch;
 use k8s_openapi::api::core::v1::{
     Container, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe, SleepAction,
     VolumeMount,
 };
 use mcp_auth_protocol::pod::CONFIG_FOLDER;
-use serde_json::Value;
 
 use super::annotations::{self, annotation};
 use super::command_line::flag;
 use super::config::WrapperOption;
 use super::environment::{Environment, VariableValue, escape};
 use super::environment_entries::entry_indexes;
-use super::error::InjectionError;
+use super::marks::{remove_marks, warnings_annotation};
 use super::mesh;
 use super::operations::Operations;
 use super::plan::Plan;
@@ -33,8 +32,6 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// How long LiteLLM lets running requests end, where its variable says nothing.
 const LITELLM_DRAIN_SECONDS: i64 = 30;
 const GRACE_MARGIN_SECONDS: i64 = 5;
-/// Keys and values of all annotations of an object (`TotalAnnotationSizeLimitB` of Kubernetes).
-const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 
 pub(super) fn patch(
     pod: &Pod,
@@ -96,59 +93,6 @@ pub(super) fn patch(
     variables::set(&mut operations, target, &index, plan);
     set_mounts(&mut operations, target, &index, plan);
     operations.into_patch()
-}
-
-/// Marks a pod that needs no sidecar: with the reason where it is selected, so that the resource's status does not wait
-/// for one, and with what there is to warn of.
-pub(super) fn mark_skipped(pod: &Pod, reason: Option<&str>, warnings: &[Warning]) -> Patch {
-    let mut operations = Operations::default();
-    let reason = reason.map(|reason| (annotations::SKIPPED, reason.to_owned()));
-    let added: Vec<_> = reason.into_iter().chain(warnings_annotation(warnings)).collect();
-    operations.annotate(pod, &added);
-    if added.iter().any(|(key, _)| *key == annotations::SKIPPED) {
-        remove_marks(&mut operations, pod, &[annotations::NOT_INJECTED]);
-    }
-    operations.into_patch()
-}
-
-/// Whether Kubernetes takes the pod with the annotations that the patch adds.
-pub(super) fn has_room_for_annotations(pod: &Pod, patch: &Patch) -> bool {
-    let mut pod = serde_json::json!({"metadata": {"annotations": pod.metadata.annotations}});
-    let is_of_annotations =
-        |operation: &&PatchOperation| operation.path().as_str().starts_with("/metadata/annotations");
-    let operations = patch.0.iter().filter(is_of_annotations).cloned().collect();
-    if json_patch::patch(&mut pod, &Patch(operations)).is_err() {
-        return true;
-    }
-    let annotations = pod["metadata"]["annotations"].as_object();
-    let bytes = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
-    annotations.into_iter().flatten().map(bytes).sum::<usize>() <= MAX_ANNOTATIONS_BYTES
-}
-
-/// Marks a pod that starts without the sidecar that it should have, so that the resource's status can say why.
-pub(super) fn mark_not_injected(pod: &Pod, error: &InjectionError, warnings: &[Warning]) -> Patch {
-    let mut operations = Operations::default();
-    let text = format!("{}: {error}", error.reason());
-    let reason = std::iter::once((annotations::NOT_INJECTED, text));
-    let added: Vec<_> = reason.chain(warnings_annotation(warnings)).collect();
-    operations.annotate(pod, &added);
-    remove_marks(&mut operations, pod, &[annotations::SKIPPED]);
-    operations.into_patch()
-}
-
-fn remove_marks(operations: &mut Operations, pod: &Pod, keys: &[&str]) {
-    for key in keys.iter().filter(|key| annotation(pod, key).is_some()) {
-        operations.remove(&["metadata", "annotations", key]);
-    }
-}
-
-/// The lasting warnings, a line each; nothing where there is none.
-fn warnings_annotation(warnings: &[Warning]) -> Option<(&'static str, String)> {
-    let lasting = warnings.iter().filter(|warning| warning.is_lasting);
-    let lines: Vec<String> = lasting
-        .map(|warning| format!("{}: {}", warning.reason, warning.message))
-        .collect();
-    (!lines.is_empty()).then(|| (annotations::WARNINGS, lines.join("\n")))
 }
 
 /// Adds the Secrets that the sidecar's image is pulled with. Those of the pod's ServiceAccount are in the pod

@@ -8,6 +8,7 @@ use mcp_auth_protocol::sync::Route;
 use super::annotations::{INJECT_LABEL, ON_REFUSAL};
 use super::decision::{Decision, decide};
 use super::settings::Settings;
+use super::warning::SIDECAR_KEPT;
 
 /// Key of the audit annotation with the decision's reason.
 pub const AUDIT_KEY: &str = "decision";
@@ -53,8 +54,13 @@ fn admission_response(request: &AdmissionRequest<Pod>, decision: &Decision) -> A
         );
         return denied(response, 422, "Invalid", &message);
     }
+    let has_sidecar = decision
+        .warnings()
+        .iter()
+        .any(|warning| warning.reason == SIDECAR_KEPT);
     let error = decision
         .error()
+        .filter(|_| !has_sidecar)
         .map(|error| format!("mcp-auth: starts without the sidecar: {error}"));
     let told: Vec<String> = error
         .into_iter()

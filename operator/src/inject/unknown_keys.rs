@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::annotations::{INJECT_LABEL, STATED, WRITTEN};
+use super::annotations::{INJECT_LABEL, MARKS, STATED, WRITTEN};
 use super::warning::{Warning, lasting};
 
 const DOMAIN: &str = "mcpauth.dev";
@@ -36,7 +36,7 @@ impl Kind {
     /// Every key of ours that a pod may have.
     fn keys(self) -> impl Iterator<Item = &'static str> {
         let (label, annotations): (&[&str], [&[&str]; 2]) = match self {
-            Self::Label => (&[INJECT_LABEL], [&[], &[]]),
+            Self::Label => (&[INJECT_LABEL], [&MARKS, &[]]),
             Self::Annotation => (&[], [&STATED, &WRITTEN]),
         };
         let annotations = annotations.into_iter().flatten();

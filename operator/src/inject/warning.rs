@@ -10,12 +10,16 @@ pub struct Warning {
     pub is_lasting: bool,
 }
 
+/// Of a pod that cannot be injected and has a sidecar all the same.
+pub(super) const SIDECAR_KEPT: &str = "SidecarKept";
+
 /// The reasons of lasting warnings, to parse the annotation of a pod by.
-pub const WARNING_REASONS: [&str; 18] = [
+pub const WARNING_REASONS: [&str; 19] = [
     "UnknownAnnotation",
     "RoutesWithheld",
     "RoutesOmitted",
     "CopiedSidecar",
+    SIDECAR_KEPT,
     "NoConfigSeen",
     "ConfigMayBeReplaced",
     "NoProxyMayBeReplaced",

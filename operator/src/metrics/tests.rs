@@ -14,6 +14,8 @@ fn state() -> ResourceState {
         credentials: [("client-secret", (1, 4))].into(),
         pods_not_injected: [(NOT_REVIEWED, 2)].into(),
         pods_with_warnings: [("UnknownAnnotation", 3)].into(),
+        pods_skipped: [("NotLiteLlm", 4)].into(),
+        workloads_refused: [("LiteLlmTls", 5)].into(),
         ..ResourceState::default()
     }
 }
@@ -50,11 +52,19 @@ fn what_is_over_or_deleted_leaves_no_series() {
     assert!(metrics.encode().contains(not_injected), "{}", metrics.encode());
     let warned = r#"pods_with_warnings{namespace="llm",name="tools",reason="UnknownAnnotation"} 3"#;
     assert!(metrics.encode().contains(warned), "{}", metrics.encode());
+    for series in [
+        r#"pods_skipped{namespace="llm",name="tools",reason="NotLiteLlm"} 4"#,
+        r#"workloads_refused{namespace="llm",name="tools",reason="LiteLlmTls"} 5"#,
+    ] {
+        assert!(metrics.encode().contains(series), "{}", metrics.encode());
+    }
     metrics.set_resource(&resource_ref, &ResourceState::default());
     let text = metrics.encode();
     assert!(
         !text.contains("NotReviewed")
             && !text.contains("UnknownAnnotation")
+            && !text.contains("NotLiteLlm")
+            && !text.contains("LiteLlmTls")
             && !text.contains("token_issued_timestamp_seconds{"),
         "{text}"
     );

@@ -73,7 +73,7 @@ impl From<PodMeta> for WatchedPod {
     fn from(pod: PodMeta) -> Self {
         let shared = SharedMeta {
             owner: controller(pod.owner_references()).cloned(),
-            annotations: retained(pod.annotations()),
+            annotations: retained(pod.annotations(), pod.labels()),
             labels: pod.metadata.labels.unwrap_or_default(),
         };
         Self {
@@ -86,9 +86,10 @@ impl From<PodMeta> for WatchedPod {
     }
 }
 
-fn retained(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// A mark that is a label counts as the annotation that it stands for.
+fn retained(annotations: &BTreeMap<String, String>, labels: &Labels) -> BTreeMap<String, String> {
     let retained = RETAINED_ANNOTATIONS.iter().filter_map(|key| {
-        let text = annotations.get(*key)?;
+        let text = annotations::mark(key, annotations, labels)?;
         let end = text.floor_char_boundary(MAX_ANNOTATION_BYTES);
         Some(((*key).to_owned(), text[..end].to_owned()))
     });
@@ -171,6 +172,32 @@ mod tests {
         let annotations = pod.annotations();
         assert_eq!(annotations.len(), 2, "{annotations:?}");
         assert_eq!(annotations[annotations::WARNINGS], "ü".repeat(512));
+    }
+
+    #[test]
+    fn a_mark_that_is_a_label_counts_as_the_annotation_that_there_was_no_room_for() {
+        let marked = |key: &str, reason: &str| pod("a", &json!({key: reason}));
+        let too_large = marked(annotations::NOT_INJECTED, "AnnotationsTooLarge");
+        let said = &too_large.annotations()[annotations::NOT_INJECTED];
+        assert!(
+            said.starts_with("AnnotationsTooLarge: ")
+                && said.contains("256 KiB")
+                && said.ends_with("take some out"),
+            "{said}"
+        );
+        let other = marked(annotations::NOT_INJECTED, "HostNetwork");
+        let said = &other.annotations()[annotations::NOT_INJECTED];
+        assert!(
+            said.starts_with("HostNetwork: ") && said.contains("docs/injection.md"),
+            "{said}"
+        );
+        let skipped = marked(annotations::SKIPPED, "NotLiteLlm");
+        assert_eq!(skipped.annotations()[annotations::SKIPPED], "NotLiteLlm");
+        // Whether a pod is injected is never said by a label.
+        let labelled = serde_json::from_value::<WatchedPod>(
+            json!({"metadata": {"name": "a", "labels": {annotations::INJECTED: "1"}}}),
+        );
+        assert!(labelled.unwrap().annotations().is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use bytes::BytesMut;
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use mcp_auth_credentials::{
     Credentials, ReplicatedCredential, ReplicatedCredentialError, ReplicatedUserToken, ResourceRef,
     TokenRefreshRequest,
@@ -207,6 +208,8 @@ impl Follower {
                         self.credentials.withdraw(&ResourceRef { namespace, name });
                     }
                     LeaderLine::UserToken { token } => self.record_user_token(token),
+                    // Told to the leader in return, which knows it.
+                    LeaderLine::PodRefused { pod } => self.refused.record(*pod, Timestamp::now()),
                     LeaderLine::Complete { reads_revisions, reads_shared_revisions } => {
                         *is_complete = true;
                         told.reads_revisions = reads_revisions;

@@ -31,6 +31,8 @@ pub enum LeaderLine {
         /// A [`mcp_auth_credentials::ReplicatedUserToken`], read on its own as well.
         token: serde_json::Value,
     },
+    /// A webhook has refused a pod, the leader's own or another follower's: one that leads next has to know.
+    PodRefused { pod: Box<RefusedPod> },
     /// The follower has everything that there is.
     Complete {
         /// Whether the leader reads [`FollowerLine::SidecarRevision`].
@@ -130,6 +132,7 @@ mod tests {
                 LeaderLine::Published { .. } => "published",
                 LeaderLine::Withdrawn { .. } => "withdrawn",
                 LeaderLine::UserToken { .. } => "userToken",
+                LeaderLine::PodRefused { .. } => "podRefused",
                 LeaderLine::Complete { .. } => "complete",
                 LeaderLine::Unknown => "unknown",
             };

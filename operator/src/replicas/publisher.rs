@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::Replicas;
 use super::messages::{FollowerLine, LeaderLine, line};
+use crate::refused_pods::RefusedPod;
 use crate::sidecars::SidecarEntry;
 use crate::sync::{LineError, SyncError, lines};
 
@@ -130,6 +131,8 @@ struct Published {
     revision: u64,
     user_token_changes: watch::Receiver<u64>,
     user_token_revision: u64,
+    refusals: watch::Receiver<u64>,
+    refusal_revision: u64,
     resources: HashSet<ResourceRef>,
 }
 
@@ -142,6 +145,8 @@ impl Published {
             revision: 0,
             user_token_changes: replicas.credentials.user_tokens().subscribe(),
             user_token_revision: 0,
+            refusals: replicas.refused.subscribe(),
+            refusal_revision: 0,
             resources: HashSet::new(),
         }
     }
@@ -150,6 +155,7 @@ impl Published {
         tokio::select! {
             changed = self.changes.changed() => changed,
             changed = self.user_token_changes.changed() => changed,
+            changed = self.refusals.changed() => changed,
         }
     }
 
@@ -180,6 +186,12 @@ impl Published {
             lines.push(line(&LeaderLine::UserToken { token }));
         }
         self.user_token_revision = revision;
+        let revision = *self.refusals.borrow_and_update();
+        for pod in replicas.refused.recorded_since(self.refusal_revision) {
+            let pod = Box::new(RefusedPod::clone(&pod));
+            lines.push(line(&LeaderLine::PodRefused { pod }));
+        }
+        self.refusal_revision = revision;
         lines
     }
 }

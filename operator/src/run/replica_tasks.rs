@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::Metrics;
+use crate::not_watched::NotWatched;
 use crate::pods::Pods;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::replicas::Follower;
@@ -26,6 +27,7 @@ pub struct ReplicaTasks {
     pub triggers: Triggers,
     pub status_writer: Arc<StatusWriter>,
     pub restarts: Restarts,
+    pub not_watched: NotWatched,
     pub pods: Pods,
     pub resources: Resources,
     pub statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
@@ -136,6 +138,7 @@ impl ReplicaTasks {
             }
             () = self.restarts.run() => anyhow::bail!("restarting workloads ended"),
             () = self.pods.keep_telling() => anyhow::bail!("telling workloads of their pods ended"),
+            never = self.not_watched.mark() => match never {},
             never = self.managed_keys.keep(&self.resources, is_taken_up) => match never {},
             () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
         }

@@ -6,8 +6,8 @@ use mcp_auth_protocol::sync::notices;
 
 use super::pod_classes::PodClass;
 use super::sidecars_synced::concerns;
-use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS, annotations};
-use crate::metrics::NOT_REVIEWED;
+use crate::inject::{NOT_INJECTED_REASONS, SkipReason, WARNING_REASONS, annotations};
+use crate::metrics::{NOT_REVIEWED, OPTED_OUT, SIDECAR_PROBLEM};
 use crate::pods::WatchedPod;
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
@@ -17,8 +17,10 @@ use crate::version_skew::is_too_old;
 pub struct Fleet {
     /// Without a sidecar, by the reason.
     pub not_injected: BTreeMap<&'static str, i64>,
-    /// With something that injection or the sidecar warns of, by the reason.
+    /// With something that injection or the sidecar warns of, or with a sidecar that has a problem of its own, by the reason.
     pub warnings: BTreeMap<&'static str, i64>,
+    /// Such as get no sidecar, by the reason.
+    pub skipped: BTreeMap<&'static str, i64>,
     /// With a sidecar that does not use the newest routes and tokens, or is not connected.
     pub behind: i64,
     /// With a sidecar of another version than the operator's.
@@ -39,6 +41,9 @@ pub fn count(pods: &[&PodClass], passed_over: &[&PodClass], server: &str) -> Fle
         {
             *fleet.warnings.entry(reason).or_default() += number(class);
         }
+    }
+    for class in passed_over {
+        *fleet.skipped.entry(skip_reason(&class.pod)).or_default() += number(class);
     }
     for class in pods.iter().chain(passed_over) {
         for reason in warnings(&class.pod) {
@@ -76,7 +81,15 @@ fn reason(pod: &WatchedPod) -> &'static str {
     known.copied().unwrap_or(NOT_REVIEWED)
 }
 
-/// Of a closed set as well, each once.
+/// Of a closed set as well.
+fn skip_reason(pod: &WatchedPod) -> &'static str {
+    let stated = pod.annotations().get(annotations::SKIPPED);
+    let known = SkipReason::ALL.into_iter().map(SkipReason::as_str);
+    let mut known = known.filter(|known| stated.is_some_and(|stated| stated == known));
+    known.next().unwrap_or(OPTED_OUT)
+}
+
+/// Of a closed set too, each once.
 fn warnings(pod: &WatchedPod) -> Vec<&'static str> {
     let text = pod.annotations().get(annotations::WARNINGS);
     let stated: Vec<&str> = text
@@ -92,7 +105,9 @@ fn notice_reasons(sidecar: &Sidecar, server: &str) -> Vec<&'static str> {
         let mut notices = sidecar.notices.iter();
         notices.any(|notice| notice.reason == *reason && concerns(notice, server))
     };
-    notices::WARNINGS.into_iter().filter(is_stated).collect()
+    let has_problem = sidecar.problems.iter().any(|problem| concerns(problem, server));
+    let stated = notices::WARNINGS.into_iter().filter(is_stated);
+    stated.chain(has_problem.then_some(SIDECAR_PROBLEM)).collect()
 }
 
 #[cfg(test)]
@@ -138,8 +153,10 @@ mod tests {
     fn warnings_count_by_their_reason_also_of_pods_that_need_no_sidecar() {
         let text = "UnknownAnnotation: a\nUnknownAnnotation: b\nLowPort: c\nInvented: d";
         let warned = || pod(annotations::WARNINGS, text);
-        let fleet = count(&[(warned(), None)], &[warned()]);
+        let skipped = pod(annotations::SKIPPED, "NotLiteLlm");
+        let fleet = count(&[(warned(), None)], &[warned(), skipped]);
         assert_eq!(fleet.warnings, [("UnknownAnnotation", 2), ("LowPort", 2)].into());
+        assert_eq!(fleet.skipped, [("OptedOut", 1), ("NotLiteLlm", 1)].into());
     }
 
     #[test]
@@ -156,11 +173,19 @@ mod tests {
             ],
             ..Sidecar::default()
         };
+        let sidecar = Sidecar {
+            problems: vec![
+                Problem::new("ListensElsewhere", "text"),
+                Problem::new("ConfigUnreadable", "text").for_server("tools"),
+            ],
+            ..sidecar
+        };
         let pods = [(pod(annotations::INJECTED, "0.0.1"), Some(Arc::new(sidecar)))];
         let fleet = count(&pods, &[]);
         let expected = [
             (notices::CLIENTS_COUNT_AS_EXTERNAL, 1),
             (notices::STATIC_HEADER_DROPPED, 1),
+            (SIDECAR_PROBLEM, 1),
         ];
         assert_eq!(fleet.warnings, expected.into());
     }

@@ -9,14 +9,16 @@ use mcp_auth_crds::McpServerAuth;
 use parking_lot::Mutex;
 
 use super::learned::{LearnedOfServer, LearnedOfServers, learned};
-use super::pod_classes::{PodClass, PodWithSidecar, classes};
+use super::pod_classes::{PodClass, PodNames, PodWithSidecar, classes};
 use crate::entitlement::{Labels, selects};
 use crate::pods::{WatchedPod, ought_to_be_injected, starting_until};
 use crate::sidecars::{NamespaceRevision, Sidecars};
 
-/// The pods that may have a sidecar or be missing one. Those that are ending are not among them.
+/// The pods that may have a sidecar or be missing one, and the names of those that are ending.
 pub struct NamespacePods {
     label_sets: Vec<LabelSet>,
+    /// By labels.
+    ending: HashMap<Labels, PodNames>,
     /// By labels, as `label_sets`.
     learned: Arc<HashMap<Labels, LearnedOfServers>>,
     seen: Seen,
@@ -47,6 +49,8 @@ pub struct Selected<'a> {
     pub classes: Vec<&'a PodClass>,
     /// Those that get none.
     pub passed_over: Vec<&'a PodClass>,
+    /// Those that are on their way out, of which nothing else is told.
+    pub ending: PodNames,
     /// By sidecars of `classes`, of the resource's server.
     pub learned: LearnedOfServer,
 }
@@ -99,7 +103,7 @@ impl NamespacePods {
         now: Timestamp,
         previous: Option<&Self>,
     ) -> Self {
-        let pods: Vec<_> = pods.into_iter().filter(|pod| !pod.is_ending).collect();
+        let (ending, pods): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| pod.is_ending);
         let uids = pods.iter().map(|pod| &*pod.uid);
         let (sidecars_revision, sidecars) = sidecars.in_namespace(namespace, uids);
         let seen = Seen {
@@ -115,7 +119,10 @@ impl NamespacePods {
         let learned = previous
             .filter(is_learned_same)
             .map(|previous| previous.learned.clone());
-        Self::new(&with_sidecars, learned, seen)
+        Self {
+            ending: names_by_labels(&ending),
+            ..Self::new(&with_sidecars, learned, seen)
+        }
     }
 
     fn new(
@@ -145,6 +152,7 @@ impl NamespacePods {
         };
         Self {
             label_sets: by_labels.into_iter().map(label_set).collect(),
+            ending: HashMap::new(),
             learned,
             seen,
         }
@@ -165,11 +173,24 @@ impl NamespacePods {
                 selected.learned.merge(learned);
             }
         }
+        for (labels, names) in &self.ending {
+            if selects(selector, labels) {
+                selected.ending.merge(names);
+            }
+        }
         for classes in [&mut selected.classes, &mut selected.passed_over] {
             classes.sort_by_key(|class| class.names.first());
         }
         selected
     }
+}
+
+fn names_by_labels(pods: &[Arc<WatchedPod>]) -> HashMap<Labels, PodNames> {
+    let mut names: HashMap<Labels, PodNames> = HashMap::new();
+    for pod in pods {
+        names.entry(pod.labels().clone()).or_default().add(&pod.name);
+    }
+    names
 }
 
 #[cfg(test)]

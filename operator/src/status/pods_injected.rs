@@ -29,6 +29,9 @@ pub struct InjectionFacts {
     pub operator_started: Timestamp,
     /// The webhook's port.
     pub webhook_port: u16,
+    /// Whether pods may have been refused that no replica remembers: this one has not been there for as long as a refusal stands
+    /// for.
+    pub may_have_forgotten_refusals: bool,
 }
 
 pub(super) fn draft(holds: bool, reason: &str, message: String) -> Option<ConditionDraft> {
@@ -44,8 +47,16 @@ pub(super) fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft>
     let selector = serde_json::to_string(selector).expect("a selector is plain values");
     let passed_over = &selection.pods.passed_over;
     let Some(first) = passed_over.first() else {
+        if let Some(ending) = selection.pods.ending.list() {
+            let message = format!(
+                "spec.podSelector {selector} matches pods of this namespace that are ending, and no others: {ending}"
+            );
+            return draft(false, reasons::PODS_SKIPPED, message);
+        }
+        // Others, such as those of a Job or a test, are not watched.
         let message = format!(
-            "spec.podSelector {selector} matches no running pod of this namespace: compare it with the pods' labels"
+            "spec.podSelector {selector} matches no running pod of this namespace with restartPolicy Always: compare it \
+             with the pods' labels"
         );
         return draft(false, reasons::NO_PODS_SELECTED, message);
     };
@@ -93,9 +104,11 @@ pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
         .classes()
         .find(|class| why_left_alone(&class.pod) == Some(why));
     let besides = first.map(|class| besides(&class.pod)).unwrap_or_default();
+    let of_injected = warnings(selection).map(|warnings| format!("; {warnings}"));
     let message = format!(
         "{pods} run without the sidecar, because injection is not possible: {why}{besides}. Change that in the pod \
-         template, which restarts them{also}"
+         template, which restarts them{also}{}",
+        of_injected.unwrap_or_default()
     );
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }

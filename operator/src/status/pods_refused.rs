@@ -1,21 +1,25 @@
 //! The part of `SidecarsSynced` that says which pods the webhook refuses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mcp_auth_crds::reasons;
+use mcp_auth_crds::{conditions, reasons};
 
+use super::pod_classes::PodClass;
 use super::pods_injected::{draft, reason_codes};
-use super::selection::Selection;
+use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, seconds};
+use crate::inject::NOT_INJECTED_REASONS;
 use crate::refused_pods::{PodMaker, RefusedPod};
 
 /// While old pods serve on, a rollout goes no further: nothing else that is wrong weighs as much.
 pub(super) fn pods_refused(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let standing = standing_refusals(selection.inputs);
-    let mut standing = standing.iter().filter(|refused| !refused.starts);
-    let first = standing.next()?;
+    let mut standing = standing.iter();
+    let Some(first) = standing.next() else {
+        return refused_before_the_start(selection);
+    };
     let others: Vec<String> = standing
         .map(|other| format!("of {} ({})", other.maker(), reason_codes(&other.text)))
         .collect();
@@ -27,6 +31,46 @@ pub(super) fn pods_refused(selection: &Selection<'_>) -> Option<ConditionDraft> 
     draft(false, reasons::PODS_REFUSED, message)
 }
 
+/// What an earlier operator said of refusals that nobody remembers any more. A workload that is refused still tries again within the
+/// time that a refusal stands for, and is told of anew then.
+fn refused_before_the_start(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let inputs = selection.inputs;
+    let said = previous_status(inputs)?.conditions.iter().find(|condition| {
+        condition.type_ == conditions::SIDECARS_SYNCED && condition.reason == reasons::PODS_REFUSED
+    })?;
+    let since = said.last_transition_time.0;
+    let is_over = selected_pods(inputs).any(|class| {
+        let names = |maker: PodMaker| said.message.contains(&format!("of {maker} "));
+        let maker = class
+            .pod
+            .owner()
+            .map(|owner| PodMaker::new(owner, class.pod.labels()));
+        class.newest_created.is_some_and(|created| created >= since) && maker.is_some_and(names)
+    });
+    match inputs.injection.may_have_forgotten_refusals && !is_over {
+        true => draft(false, reasons::PODS_REFUSED, said.message.clone()),
+        false => None,
+    }
+}
+
+/// How many workloads are refused, by the reason: one of a closed set, since labels of a metric are made of them.
+pub(super) fn refusals_by_reason(inputs: &StatusInputs<'_>) -> BTreeMap<&'static str, i64> {
+    let mut counted = BTreeMap::new();
+    for refused in standing_refusals(inputs) {
+        let stated = reason_codes(&refused.text);
+        if let Some(known) = NOT_INJECTED_REASONS.iter().find(|known| **known == stated) {
+            *counted.entry(*known).or_default() += 1;
+        }
+    }
+    counted
+}
+
+fn selected_pods<'a>(inputs: &'a StatusInputs<'_>) -> impl Iterator<Item = &'a PodClass> {
+    let pods = inputs.pods.iter();
+    pods.flat_map(|pods| pods.classes.iter().chain(&pods.passed_over))
+        .copied()
+}
+
 /// The refusals that no pod has come after: of a workload that makes pods again there is nothing to say. Times of the API server
 /// are whole seconds.
 pub(super) fn standing_refusals(inputs: &StatusInputs<'_>) -> Vec<Arc<RefusedPod>> {
@@ -34,8 +78,7 @@ pub(super) fn standing_refusals(inputs: &StatusInputs<'_>) -> Vec<Arc<RefusedPod
         return Vec::new();
     }
     let mut newest: HashMap<PodMaker, Timestamp> = HashMap::new();
-    let pods = inputs.pods.iter();
-    for class in pods.flat_map(|pods| pods.classes.iter().chain(&pods.passed_over)) {
+    for class in selected_pods(inputs) {
         if let (Some(owner), Some(created)) = (class.pod.owner(), class.newest_created) {
             let known = newest
                 .entry(PodMaker::new(owner, class.pod.labels()))
@@ -45,7 +88,7 @@ pub(super) fn standing_refusals(inputs: &StatusInputs<'_>) -> Vec<Arc<RefusedPod
     }
     let is_over = |refused: &RefusedPod| {
         let newest = newest.get(&refused.maker());
-        !refused.starts && newest.is_some_and(|newest| *newest >= seconds(refused.at))
+        newest.is_some_and(|newest| *newest >= seconds(refused.at))
     };
     let all = inputs.refused.iter();
     all.filter(|refused| !is_over(refused)).cloned().collect()

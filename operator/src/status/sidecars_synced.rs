@@ -69,7 +69,7 @@ fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
         problem.message,
         selection.restart_outcome()
     );
-    draft(false, reasons::SIDECAR_PROBLEM, message)
+    draft(false, reasons::SIDECAR_PROBLEM, with_remarks(selection, message))
 }
 
 fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
@@ -84,7 +84,7 @@ fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(
         false,
         reasons::SIDECARS_BEHIND,
-        format!("{pods} not yet up to date"),
+        with_remarks(selection, format!("{pods} not yet up to date")),
     )
 }
 
@@ -97,7 +97,7 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
          {server} this way{}",
         selection.restart_outcome()
     );
-    draft(false, reasons::RESTART_NEEDED, message)
+    draft(false, reasons::RESTART_NEEDED, with_remarks(selection, message))
 }
 
 /// True all the same: LiteLLM calls the server this way, though not with all that the resource says. What weighs more, such as
@@ -140,7 +140,7 @@ fn other_notices(selection: &Selection<'_>, told: &str) -> String {
     }
 }
 
-/// The message of a condition that is true, and what injection has to say of the pods all the same.
+/// The message of a condition, and what injection has to say of the pods besides.
 fn with_remarks(selection: &Selection<'_>, message: String) -> String {
     let parts = [Some(message), warnings(selection), not_recognised(selection)];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")

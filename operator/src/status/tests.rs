@@ -6,7 +6,7 @@ use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::Problem;
 
 use super::learned::learned;
-use super::pod_classes::{PodWithSidecar, classes};
+use super::pod_classes::{PodNames, PodWithSidecar, classes};
 use super::*;
 use crate::namespaces::NamespaceInjection;
 use crate::pods::WatchedPod;
@@ -96,6 +96,7 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             webhook_called: true,
             operator_started: now() - jiff::SignedDuration::from_hours(1),
             webhook_port: 10250,
+            may_have_forgotten_refusals: false,
         },
         expiries: Vec::new(),
     }
@@ -117,6 +118,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
     let selected = pods.map(|pods| Selected {
         classes: injectable.iter().collect(),
         passed_over: passed_over.iter().collect(),
+        ending: PodNames::default(),
         learned: learned(pods).remove("tools").unwrap_or_default(),
     });
     let inputs = StatusInputs {

@@ -28,7 +28,7 @@ use tracing::{instrument, warn};
 use super::events::events;
 use super::namespace_pods::{NamespacePods, NamespaceViews};
 use super::pod_classes::PodClass;
-use super::pods_refused::standing_refusals;
+use super::pods_refused::{refusals_by_reason, standing_refusals};
 use super::sidecars_synced::concerns;
 use super::write_records::WriteRecords;
 use super::{InjectionFacts, StatusInputs, fleet, status};
@@ -42,7 +42,7 @@ use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::{NamespaceInjection, Namespaces};
 use crate::pods::Pods;
 use crate::references::References;
-use crate::refused_pods::{RefusedPod, RefusedPods};
+use crate::refused_pods::{LIFETIME as REFUSAL_LIFETIME, RefusedPod, RefusedPods};
 use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecars};
@@ -222,6 +222,7 @@ impl StatusWriter {
                 webhook_called: self.observed.webhook.is_called(),
                 operator_started: self.observed.webhook.started,
                 webhook_port: self.observed.webhook.port,
+                may_have_forgotten_refusals: now < self.observed.webhook.started + REFUSAL_LIFETIME,
             },
             expiries: self.expiries(resource, &resource_ref),
             managed_key: self.secrets.managed_keys.in_status(resource),
@@ -288,26 +289,24 @@ impl StatusWriter {
         let namespace = inputs.resource.namespace().unwrap_or_default();
         let events = &self.events.workloads;
         for refused in standing_refusals(inputs) {
-            let kind = match refused.starts {
-                true => NoticeKind::NotInjected,
-                false => NoticeKind::Refused,
-            };
+            let kind = NoticeKind::Refused;
             events.tell_owner(&namespace, Some(&refused.owner), kind, &refused.text);
             events.tell(&inputs.resource.object_ref(&()), kind, &refused.text);
         }
-        for class in inputs.pods.iter().flat_map(|pods| &pods.classes) {
-            let notices = class.sidecar().into_iter().flat_map(|sidecar| &sidecar.notices);
-            let is_warning = |notice: &&Problem| {
-                let reason = notice.reason.as_str();
-                reason != notices::CONFIGURATION_DIFFERS && notices::WARNINGS.contains(&reason)
-            };
-            for notice in notices
-                .filter(is_warning)
-                .filter(|notice| concerns(notice, &spec.server.name))
-            {
-                let text = format!("{}: {}", notice.reason, notice.message);
-                let (owner, kind) = (class.pod.owner(), NoticeKind::Sidecar);
-                events.tell_owner(&namespace, owner, kind, &text);
+        let is_warning = |notice: &&Problem| {
+            let reason = notice.reason.as_str();
+            reason != notices::CONFIGURATION_DIFFERS && notices::WARNINGS.contains(&reason)
+        };
+        let classes = inputs.pods.iter().flat_map(|pods| &pods.classes);
+        for (class, sidecar) in classes.filter_map(|class| Some((class, class.sidecar()?))) {
+            let notices = sidecar.notices.iter().filter(is_warning);
+            let notices = notices.map(|notice| (NoticeKind::Sidecar, notice));
+            let problems = sidecar.problems.iter();
+            let problems = problems.map(|problem| (NoticeKind::SidecarProblem, problem));
+            let all = problems.chain(notices);
+            for (kind, told) in all.filter(|(_, told)| concerns(told, &spec.server.name)) {
+                let text = format!("{}: {}", told.reason, told.message);
+                events.tell_owner(&namespace, class.pod.owner(), kind, &text);
             }
         }
     }
@@ -345,6 +344,8 @@ impl StatusWriter {
             client_certificate_expires_at: shown_until.map(|end| end.as_second()),
             pods_not_injected: fleet.not_injected,
             pods_with_warnings: fleet.warnings,
+            pods_skipped: fleet.skipped,
+            workloads_refused: refusals_by_reason(inputs),
             sidecars_behind: fleet.behind,
             sidecars_outdated: fleet.outdated,
             sidecars_too_old: fleet.too_old,

@@ -230,3 +230,41 @@ async fn liveness_notices_a_writer_of_events_that_moves_no_more() {
     writing.await.unwrap();
     assert!(liveness.watched().is_empty());
 }
+
+/// Every kind of notice with its event, the condition, the annotation of the pod and the metric, each of which there is.
+#[test]
+fn the_documentation_says_of_every_notice_where_else_it_is_told() {
+    let (_, text) = include_str!("../../../docs/injection.md")
+        .split_once("### Where it is told")
+        .unwrap();
+    let (table, _) = text.split_once("\n### ").unwrap();
+    let rows = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'));
+    let rows: Vec<Vec<Vec<&str>>> = rows
+        .skip(1)
+        .map(|row| {
+            row.split(" | ")
+                .map(|cell| cell.split('`').skip(1).step_by(2).collect())
+                .collect()
+        })
+        .collect();
+    let events: std::collections::BTreeSet<&str> = rows.iter().map(|cells| cells[1][0]).collect();
+    let known: std::collections::BTreeSet<&str> = NoticeKind::ALL.iter().map(|kind| kind.reason()).collect();
+    assert_eq!(events, known);
+    let conditions = include_str!("../../../docs/status.md");
+    let metrics = include_str!("../../../docs/metrics.md");
+    for cells in &rows {
+        for reason in &cells[2] {
+            assert!(conditions.contains(&format!("| | `{reason}` |")), "{reason}");
+        }
+        for key in &cells[3] {
+            assert!(crate::inject::annotations::WRITTEN.contains(key), "{key}");
+        }
+        let metric = cells[4].first().expect("a metric");
+        assert!(
+            metrics.contains(&format!("| `mcpauth_operator_{metric}` |")),
+            "{metric}"
+        );
+    }
+}

@@ -33,13 +33,21 @@ fn a_namespaces_label_never_keeps_a_pod_from_starting() {
 
 #[test]
 fn a_pod_whose_annotations_leave_no_room_starts_as_it_is() {
-    let with = |bytes: usize, labels: Value| {
+    let pod_with = |bytes: usize, labels: Value| {
         let annotations = json!({"example.com/x": "x".repeat(bytes - "example.com/x".len())});
-        let pod = json!({
+        json!({
             "metadata": {"labels": labels, "annotations": annotations},
             "spec": {"containers": [{"name": "litellm", "image": "berriai/litellm", "args": ["--port", "4000"]}]},
-        });
+        })
+    };
+    let with = |bytes: usize, labels: Value| {
+        let pod = pod_with(bytes, labels);
         Input::of_pod("annotations", pod.clone()).decide(&pod)
+    };
+    let patched = |bytes: usize, labels: Value, decision: &Decision| {
+        let mut pod = pod_with(bytes, labels);
+        json_patch::patch(&mut pod, decision.patch().unwrap()).unwrap();
+        pod
     };
     let most = 256 * 1024;
     assert_eq!(with(most - 1024, json!({})).reason(), "Injected");
@@ -49,16 +57,77 @@ fn a_pod_whose_annotations_leave_no_room_starts_as_it_is() {
             (left_alone.outcome(), left_alone.reason()),
             ("left alone", "AnnotationsTooLarge")
         );
-        assert!(
-            left_alone.patch().unwrap().is_empty(),
-            "no room for its mark either"
+        let marked = patched(bytes, json!({}), &left_alone);
+        assert_eq!(
+            marked["metadata"]["labels"]["mcpauth.dev/not-injected"], "AnnotationsTooLarge",
+            "there is no room for its mark as an annotation"
         );
+        assert_eq!(marked["metadata"]["annotations"].as_object().unwrap().len(), 1);
         let asking = with(bytes, json!({"mcpauth.dev/inject": "true"}));
         assert_eq!(
             (asking.outcome(), asking.reason()),
             ("refused", "AnnotationsTooLarge")
         );
     }
+}
+
+/// Whatever the reason is: a label's size is not bounded by the annotations.
+#[test]
+fn the_mark_of_a_pod_without_room_for_an_annotation_is_a_label_that_a_later_look_takes_out() {
+    let annotations = json!({"example.com/x": "x".repeat(256 * 1024 - "example.com/x".len())});
+    let litellm = json!({"name": "litellm", "image": "berriai/litellm", "args": ["--port", "4000"]});
+    for (key, reason, spec) in [
+        (
+            "mcpauth.dev/not-injected",
+            "HostNetwork",
+            json!({"hostNetwork": true, "containers": [litellm]}),
+        ),
+        (
+            "mcpauth.dev/skipped",
+            "NotLiteLlm",
+            json!({"containers": [{"name": "db", "image": "postgres"}]}),
+        ),
+    ] {
+        let mut pod = json!({"metadata": {"annotations": annotations}, "spec": spec});
+        let input = Input::of_pod("no room", pod.clone());
+        let decision = input.decide(&pod);
+        assert_eq!(decision.reason(), reason);
+        json_patch::patch(&mut pod, decision.patch().unwrap()).unwrap();
+        assert_eq!(pod["metadata"]["labels"], json!({key: reason}));
+        let again = input.decide(&pod);
+        assert!(
+            again.patch().unwrap().is_empty() && again.warnings().is_empty(),
+            "{again:?}"
+        );
+
+        // The template was copied with the label, and is as it should be now.
+        pod["metadata"]["annotations"] = json!({});
+        pod["spec"] = json!({"containers": [litellm]});
+        let injected = input.injected(&pod).unwrap();
+        assert_eq!(injected["metadata"]["labels"], json!({}));
+    }
+}
+
+#[test]
+fn a_sidecar_that_stays_in_a_pod_that_cannot_be_injected_is_told_in_the_pods_warnings() {
+    let input = Input::all()
+        .into_iter()
+        .find(|input| input.name == "copied-sidecar-on-host-network")
+        .unwrap();
+    let mut pod = input.pod.clone();
+    for _ in 0..2 {
+        let decision = input.decide(&pod);
+        assert_eq!(decision.reason(), "HostNetwork");
+        json_patch::patch(&mut pod, decision.patch().unwrap()).unwrap();
+        let told = pod["metadata"]["annotations"]["mcpauth.dev/warnings"]
+            .as_str()
+            .unwrap();
+        assert!(
+            told.starts_with("SidecarKept: ") && told.contains("HostNetwork: ") && told.lines().count() == 1,
+            "{told}"
+        );
+    }
+    assert_eq!(pod["spec"], input.pod["spec"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! against the real API server. `MCPAUTH_TEST_WRITE_TRANSCRIPTS=1 make test-api TEST=transcripts` writes it anew.
 
 mod faults;
+mod helm_test;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -43,6 +44,10 @@ Deployment of it.
 static VARIABLE: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
     let patterns = [
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-11-29T12:00:00Z"),
+        (
+            r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}",
+            "Sun Nov 29 12:00:00 2026",
+        ),
         (
             r"127\.0\.0\.1:(1[0-57-9]\d{3}|16[0-35-9]\d{2}|164[0-79]\d|[2-9]\d{3,4}|1)\b",
             "127.0.0.1:PORT",
@@ -124,7 +129,7 @@ async fn healthy() -> (World, Kubelet, McpServer, RunningPod) {
     (world, kubelet, server, pod)
 }
 
-async fn well(pod: &str) -> String {
+async fn well(pod: &str, (world, kubelet): (&World, &Kubelet)) -> String {
     let deployment = file("deployment.yaml", include_str!("manifests/deployment.yaml"));
     let resources = file("mcpserverauth.yaml", include_str!("manifests/mcpserverauth.yaml"));
     let configuration = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/testdata/litellm.yaml");
@@ -148,6 +153,7 @@ async fn well(pod: &str) -> String {
         "doctor --criteria -n llm --litellm-key-file litellm-key",
     )
     .await;
+    text += &helm_test::helm_test(world, kubelet).await;
     let shown = format!("explain {pod} -n llm");
     text += &transcript("explain", &["explain", pod, "-n", NAMESPACE], &shown).await;
     text += &transcript(
@@ -406,11 +412,11 @@ async fn unusable() -> String {
 
 #[tokio::test]
 async fn the_transcripts_are_what_the_commands_print() {
-    let (_world, _kubelet, _server, pod) = healthy().await;
+    let (world, kubelet, _server, pod) = healthy().await;
     let _present = CERTIFICATE_SECRET.read().await;
     let document = [
         INTRODUCTION.to_owned(),
-        well(&pod.name).await,
+        well(&pod.name, (&world, &kubelet)).await,
         wrong().await,
         unusable().await,
     ]

@@ -193,12 +193,15 @@ impl World {
     /// By a look at each pod, of each resource.
     fn walked(&self) -> Vec<Told> {
         let walk = |resource: &McpServerAuth| {
-            let pods = self
+            let selected = self
                 .pods
                 .values()
-                .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()) && !pod.is_ending);
+                .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()));
+            let (gone, pods): (Vec<_>, Vec<_>) = selected.partition(|pod| pod.is_ending);
+            let mut ending = PodNames::default();
+            gone.iter().for_each(|pod| ending.add(&pod.name));
             let (injectable, passed_over): (Vec<_>, Vec<_>) =
-                pods.partition(|pod| ought_to_be_injected(&***pod));
+                pods.into_iter().partition(|pod| ought_to_be_injected(&***pod));
             let mut learned = LearnedOfServer::default();
             let mut classes = Vec::new();
             for pod in injectable {
@@ -216,6 +219,7 @@ impl World {
             let selected = Selected {
                 classes: classes.iter().collect(),
                 passed_over: passed_over.iter().collect(),
+                ending,
                 learned,
             };
             self.tell(resource, selected)
@@ -247,6 +251,7 @@ impl World {
                 webhook_called: self.webhook_called,
                 operator_started: start() - SignedDuration::from_secs(60),
                 webhook_port: 10250,
+                may_have_forgotten_refusals: false,
             },
             expiries: Vec::new(),
             managed_key: None,
@@ -374,4 +379,29 @@ async fn pods_are_not_behind_because_the_one_that_stands_for_them_was_about_to_b
         "as it was when they were looked at"
     );
     assert_eq!(summary(&world.told()), "5/6", "one is late, and no other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_are_ending_are_named_and_a_selector_that_matches_them_is_not_said_to_match_none() {
+    let mut world = six_up_to_date().await;
+    for place in 0..6 {
+        world.happens(Happening::Ending { place }).await;
+    }
+    let synced = |told: &[Told]| {
+        let conditions = &told[2].status.conditions;
+        let synced = conditions
+            .iter()
+            .find(|condition| condition.type_ == "SidecarsSynced");
+        synced
+            .map(|synced| (synced.reason.clone(), synced.message.clone()))
+            .unwrap()
+    };
+    let (reason, message) = synced(&world.told());
+    assert_eq!(reason, "PodsSkipped");
+    let named = "and no others: pods litellm-0, litellm-1, litellm-2 and 3 more";
+    assert!(message.ends_with(named), "{message}");
+    for place in 0..6 {
+        world.happens(Happening::Gone { place }).await;
+    }
+    assert_eq!(synced(&world.told()).0, "NoPodsSelected");
 }

@@ -143,7 +143,6 @@ fn a_rollout_whose_pods_are_refused_is_told_until_a_pod_of_the_workload_is_made(
             owner: serde_json::from_value(owner).unwrap(),
             text: format!("{reason}: change it, or set mcpauth.dev/on-refusal"),
             at: now() - jiff::SignedDuration::from_secs(60),
-            starts: false,
         }
     };
     let mut scenario = good(&resource);
@@ -182,6 +181,101 @@ fn a_rollout_whose_pods_are_refused_is_told_until_a_pod_of_the_workload_is_made(
     );
     scenario.pods = Some(vec![made(30)]);
     assert_eq!(synced_condition(&scenario).0, reasons::SYNCED);
+}
+
+/// By the operator that was there before, of which no memory is left.
+#[test]
+fn what_an_earlier_operator_said_of_refusals_stands_until_one_could_have_come_again() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let said = "the pods of Deployment gateway are refused: LiteLlmTls: change it";
+    let since = "2026-11-23T11:50:00Z";
+    resource.status = Some(
+        serde_json::from_value(serde_json::json!({
+            "observedGeneration": 3,
+            "conditions": [{
+                "type": "SidecarsSynced", "status": "False", "reason": "PodsRefused", "message": said,
+                "lastTransitionTime": since,
+            }],
+        }))
+        .unwrap(),
+    );
+    let mut scenario = good(&resource);
+    assert_eq!(synced_condition(&scenario).0, reasons::SYNCED);
+    scenario.injection.may_have_forgotten_refusals = true;
+    assert_eq!(
+        synced_condition(&scenario),
+        (reasons::PODS_REFUSED.to_owned(), said.to_owned())
+    );
+    // A pod of that workload has been made since, or one of another.
+    let made = |name: &str, seconds: i64| {
+        let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+        let owner = serde_json::json!([{
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-5d9"), "uid": "v", "controller": true,
+        }]);
+        let metadata = serde_json::json!({
+            "name": format!("{name}-5d9-1"), "labels": {"pod-template-hash": "5d9"}, "creationTimestamp": created,
+            "annotations": {"mcpauth.dev/injected": "1"}, "ownerReferences": owner,
+        });
+        let pod = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
+        vec![(Arc::new(pod), Some(synced().into()))]
+    };
+    for (workload, age, expected) in [
+        ("gateway", 30, reasons::SYNCED),
+        ("gateway", 900, reasons::PODS_REFUSED),
+        ("other", 30, reasons::PODS_REFUSED),
+    ] {
+        scenario.pods = Some(made(workload, age));
+        assert_eq!(synced_condition(&scenario).0, expected, "{workload} {age}");
+    }
+}
+
+#[test]
+fn a_warning_of_injection_is_told_beside_what_is_wrong() {
+    let resource = resource("https://tools.example.com/mcp");
+    let warned = |sidecar: Sidecar| {
+        let annotations =
+            serde_json::json!({"mcpauth.dev/injected": "1", "mcpauth.dev/warnings": "LowPort: port 80"});
+        (annotated("litellm-0", 600, annotations), Some(sidecar.into()))
+    };
+    let told = " litellm-0 injected with a warning: LowPort: port 80";
+    let mut scenario = good(&resource);
+    let problem = Problem::new("ListensElsewhere", "LiteLLM listens on 0.0.0.0");
+    for (expected, sidecar) in [
+        (
+            reasons::RESTART_NEEDED,
+            Sidecar {
+                restart_needed_for: vec!["tools".into()],
+                ..synced()
+            },
+        ),
+        (
+            reasons::SIDECARS_BEHIND,
+            Sidecar {
+                applied: None,
+                ..synced()
+            },
+        ),
+        (
+            reasons::SIDECAR_PROBLEM,
+            Sidecar {
+                problems: vec![problem],
+                ..synced()
+            },
+        ),
+    ] {
+        scenario.pods = Some(vec![warned(sidecar)]);
+        let (reason, message) = synced_condition(&scenario);
+        assert_eq!(reason, expected);
+        assert!(message.ends_with(told), "{message}");
+    }
+    let left = serde_json::json!({"mcpauth.dev/not-injected": "HostNetwork: take it off"});
+    scenario.pods = Some(vec![warned(synced()), (annotated("litellm-1", 600, left), None)]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("HostNetwork") && message.ends_with(told),
+        "{message}"
+    );
 }
 
 #[test]
