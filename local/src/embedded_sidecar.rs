@@ -221,6 +221,7 @@ impl Ground {
             inbound: true,
             auth_blocks: true,
             static_headers,
+            tool_prefix_separator: tool_prefix_separator(),
         };
         let controller = Controller::new(
             settings,

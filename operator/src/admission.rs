@@ -77,13 +77,13 @@ async fn review(
     };
     let mut settings = admission.settings.clone();
     settings.operator.ca = admission.certificates.authority();
+    settings.folder_name = inject::unguessable_name();
     // Anybody may ask; who asks for a pod that no workload of the namespace makes hears of no route.
-    let found = match entitled.is_empty() {
-        true => None,
+    let (is_owned, namespace_limits) = match entitled.is_empty() {
+        true => (false, NamespaceLimits::default()),
         false => admission.look_up(&request, address).await,
     };
-    let is_owned = found.is_some();
-    settings.namespace_limits = found.unwrap_or_default();
+    settings.namespace_limits = namespace_limits;
     settings.routes_in_pod = match is_owned {
         true => RoutesInPod::Told,
         false => RoutesInPod::Withheld,
@@ -96,7 +96,7 @@ async fn review(
         admission.record_refusal(&request, &response);
     }
     if entitled.is_empty() {
-        admission.tell_owner(&request, &response).await;
+        admission.tell_owner(&request, &response, address).await;
     }
     admission.metrics.reviewed(decision(&response));
     Ok(Json(response.into_review()))
@@ -138,13 +138,15 @@ impl Admission {
         Some(entitled(&resources, &labels))
     }
 
-    /// The limits of the namespace, where a workload of it makes the pod: they are as little for a stranger as routes are, and not
-    /// asked for.
-    async fn look_up(&self, request: &AdmissionRequest<Pod>, address: IpAddr) -> Option<NamespaceLimits> {
-        let _turn = self.bounds.lookup(address).await?;
-        match self.is_owned(request).await {
-            true => Some(self.namespace_limits(request).await),
-            false => None,
+    /// Whether a workload of the namespace makes the pod, and the limits of the namespace. A stranger hears of no amount; what a
+    /// quota wants every container to state the pod could not start without.
+    async fn look_up(&self, request: &AdmissionRequest<Pod>, address: IpAddr) -> (bool, NamespaceLimits) {
+        let Some(_turn) = self.bounds.lookup(address).await else {
+            return (false, NamespaceLimits::default());
+        };
+        match tokio::join!(self.is_owned(request), self.namespace_limits(request)) {
+            (true, limits) => (true, limits),
+            (false, limits) => (false, limits.demands_alone()),
         }
     }
 
@@ -158,8 +160,16 @@ impl Admission {
 
     /// Tells the workload of a pod that no resource selects, such as one with the label that asks for the sidecar in a namespace
     /// without resources: pods are watched, and told of by the leader, only where resources are.
-    async fn tell_owner(&self, request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {
+    async fn tell_owner(
+        &self,
+        request: &AdmissionRequest<Pod>,
+        response: &AdmissionResponse,
+        address: IpAddr,
+    ) {
         let Some((kind, text)) = notice(response).filter(|_| !request.dry_run) else {
+            return;
+        };
+        let Some(_turn) = self.bounds.lookup(address).await else {
             return;
         };
         if self.is_owned(request).await {

@@ -5,7 +5,7 @@
 //! - `target`, `role` and `image`: which container LiteLLM runs in, and what it is started by, also behind an
 //!   `exec_wrapper` and in a `shell_script`.
 //! - `config`, `litellm_options` and `wrapper`: where its configuration is, and how it comes to read the overlay
-//!   as well.
+//!   as well; `overlay_folder`: where the overlay is.
 //! - `mesh` and `later_webhooks`: others that change the pod.
 //! - `trusted_proxies`: whom LiteLLM believes about a client's address.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
@@ -38,6 +38,7 @@ mod namespace_limits;
 mod no_proxy;
 mod operations;
 mod options;
+mod overlay_folder;
 mod patch;
 mod path;
 mod plan;
@@ -66,5 +67,5 @@ pub use error::{InjectionError, NOT_INJECTED_REASONS};
 pub use namespace_limits::NamespaceLimits;
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
-pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError};
+pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError, unguessable_name};
 pub use warning::{WARNING_REASONS, Warning};

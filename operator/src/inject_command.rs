@@ -16,7 +16,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::entitlement::entitled;
-use crate::inject::{Decision, RoutesInPod, Settings, decide};
+use crate::inject::{Decision, RoutesInPod, Settings, decide, unguessable_name};
 
 pub use chart_values::{ChartArgs, ChartSettings, ChartValuesError};
 pub use manifests::{ManifestError, Manifests, PodManifest, is_standard_input};
@@ -160,6 +160,7 @@ fn preview(
         .collect();
     // As the webhook does: a pod that no workload makes hears of no route in its review.
     let mut settings = installation.settings.clone();
+    settings.folder_name = unguessable_name();
     settings.routes_in_pod = match pod.has_workload {
         true => RoutesInPod::Told,
         false => RoutesInPod::Withheld,

@@ -32,6 +32,8 @@ pub mod env {
     pub const CONFIG_MOUNT_POINTS: &str = "MCPAUTH_CONFIG_MOUNT_POINTS";
     /// Path of the overlay that the sidecar writes.
     pub const OVERLAY: &str = "MCPAUTH_OVERLAY";
+    /// Folder of the overlay in the pod's shared memory, which the sidecar makes; absent where a volume is mounted there.
+    pub const SHARED_FOLDER: &str = "MCPAUTH_SHARED_FOLDER";
     /// `https://HOST:PORT` of the operator.
     pub const OPERATOR: &str = "MCPAUTH_OPERATOR";
     /// PEM certificates that the operator's certificate is verified against.
@@ -80,11 +82,17 @@ pub const METRICS_PORT_NAME: &str = "mcpauth-metrics";
 
 /// Folder of the overlay: an emptyDir that the sidecar writes and LiteLLM mounts read-only.
 pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";
-/// File in [`CONFIG_FOLDER`] with the complete `mcp_servers` that LiteLLM is to read.
+/// Where container runtimes mount one and the same tmpfs into all containers of a pod.
+pub const SHARED_MEMORY: &str = "/dev/shm";
+/// Folder in [`SHARED_MEMORY`] that the sidecar makes so that others cannot list it. In it is the folder of the overlay where that is
+/// not [`CONFIG_FOLDER`], by a name that nobody can guess.
+pub const SHARED_FOLDERS: &str = "/dev/shm/mcpauth";
+/// File in the folder of the overlay with the complete `mcp_servers` that LiteLLM is to read.
 pub const OVERLAY_FILE: &str = "overlay.yaml";
-/// The mirror of LiteLLM's own configuration and its folder, in [`CONFIG_FOLDER`]; see [`CONFIG_MIRROR`](env::CONFIG_MIRROR).
-pub const MIRROR_FOLDER: &str = "/var/run/mcpauth/config/mirror";
-/// File in [`CONFIG_FOLDER`] with the value of [`OUTBOUND_SECRET_HEADER`], which only the sidecar can read: it outlives a
+/// Name, in the folder of the overlay, of the mirror of LiteLLM's own configuration and its folder; see
+/// [`CONFIG_MIRROR`](env::CONFIG_MIRROR).
+pub const MIRROR: &str = "mirror";
+/// File in the folder of the overlay with the value of [`OUTBOUND_SECRET_HEADER`], which only the sidecar can read: it outlives a
 /// restart of the sidecar, as LiteLLM does.
 pub const OUTBOUND_SECRET_FILE: &str = "outbound-secret";
 /// Folder of the projected volume with the sidecar's identity; mounted into the sidecar only.

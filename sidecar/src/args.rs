@@ -124,6 +124,10 @@ pub struct Serve {
     #[arg(long, env = env::OVERLAY, value_name = "FILE")]
     pub overlay: PathBuf,
 
+    /// Folder of --overlay to be made in memory that other containers of the pod share; left out where a volume is mounted there.
+    #[arg(long, env = env::SHARED_FOLDER, value_name = "FOLDER")]
+    pub shared_folder: Option<PathBuf>,
+
     /// https://HOST:PORT of the operator.
     #[arg(long, env = env::OPERATOR, value_name = "URL")]
     pub operator: Endpoint,

@@ -13,5 +13,6 @@ pub mod outbound_secret;
 pub mod probes;
 pub mod proc_net;
 mod reachability_reports;
+pub mod shared_folder;
 mod sock_diag;
 pub mod sync_client;

@@ -28,6 +28,7 @@ use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::{PROC_NET, retry};
+use crate::control::shared_folder;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Destinations, Output};
@@ -128,6 +129,7 @@ async fn run(
         config_mirror,
         config_mount_points,
         overlay,
+        shared_folder,
         operator,
         operator_ca,
         token_file,
@@ -144,6 +146,7 @@ async fn run(
     if let Some(keep_alive) = stated(keepalive_seconds).or(litellm_keep_alive) {
         bounds.keep_alive = keep_alive;
     }
+    let tool_prefix_separator = tool_prefix_separator.into_boxed_str();
     let metrics = Metrics::new(&mut registry);
     let drain = Drain::default();
     let started = Started::default();
@@ -154,6 +157,9 @@ async fn run(
         proc_net: Some(PathBuf::from(PROC_NET)),
     });
     let reports = watch::Sender::new(report(pod.clone()));
+    if let Some(folder) = &shared_folder {
+        shared_folder::made(folder).await;
+    }
     let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));
     let exchange = OperatorTokenExchanger::new(
         operator.clone(),
@@ -171,7 +177,7 @@ async fn run(
             let server = LitellmServer::from(litellm.address);
             LitellmServer {
                 keep_alive: litellm_keep_alive.unwrap_or(server.keep_alive),
-                tool_prefix_separator: tool_prefix_separator.into(),
+                tool_prefix_separator: tool_prefix_separator.clone(),
                 ..server
             }
         }),
@@ -210,6 +216,7 @@ async fn run(
         inbound: inbound.is_some(),
         auth_blocks: false,
         static_headers,
+        tool_prefix_separator,
     };
     let controller = Controller::new(settings, routes.0, data_path, reports.clone(), metrics);
     let control = Control::new(controller, reports, litellm, started, start_timeout);

@@ -4,15 +4,17 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod network_namespace;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-/// Of the block that is for documentation (RFC 3849), so of nobody.
-const POD: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+use network_namespace::{in_a_namespace, with_ipv6_alone, without_ipv6};
+
 /// Those that injection gives the sidecar of a LiteLLM with `HOST=::`, which a namespace of its own has free.
 const USERS_PORT: u16 = 4000;
 const LITELLM_PORT: u16 = 16480;
@@ -21,24 +23,17 @@ const HEALTH_PORT: u16 = 16482;
 /// Bounds all that a test waits for.
 const ATTEMPTS: u32 = 1200;
 const PAUSE: Duration = Duration::from_millis(50);
-/// Set where the test runs in its namespace.
-const INSIDE: &str = "MCPAUTH_TEST_ADDRESS_FAMILY";
 
 #[test]
 fn on_a_node_with_ipv6_alone_users_probes_and_litellm_are_served_and_the_operator_is_called() {
     let name = "on_a_node_with_ipv6_alone_users_probes_and_litellm_are_served_and_the_operator_is_called";
     in_a_namespace(name, || {
-        run("ip", &["link", "set", "lo", "up"]);
-        // On loopback, since not every kernel has a device for it.
-        let address = format!("{POD}/128");
-        run("ip", &["address", "add", &address, "dev", "lo", "nodad"]);
-        // What the sidecar and LiteLLM say to each other goes by 127.0.0.1, which the kernel gives every loopback that is up.
-        assert_eq!(addresses("-4"), ["127.0.0.1/8"]);
-
-        let operator = TcpListener::bind((POD, 0)).unwrap();
+        let pod = with_ipv6_alone();
+        // What the sidecar and LiteLLM say to each other goes by 127.0.0.1.
+        let operator = TcpListener::bind((pod, 0)).unwrap();
         let sidecar = Sidecar::start(operator.local_addr().unwrap());
         operator.accept().unwrap();
-        serves(&sidecar, POD.into());
+        serves(&sidecar, pod);
     });
 }
 
@@ -46,16 +41,11 @@ fn on_a_node_with_ipv6_alone_users_probes_and_litellm_are_served_and_the_operato
 fn on_a_node_without_ipv6_a_sidecar_that_is_to_listen_on_all_addresses_listens_on_those_of_ipv4() {
     let name = "on_a_node_without_ipv6_a_sidecar_that_is_to_listen_on_all_addresses_listens_on_those_of_ipv4";
     in_a_namespace(name, || {
-        for scope in ["all", "default"] {
-            fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1").ok();
-        }
-        run("ip", &["link", "set", "lo", "up"]);
-        assert!(addresses("-6").is_empty(), "there is no IPv6");
-
-        let operator = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let pod = without_ipv6();
+        let operator = TcpListener::bind((pod, 0)).unwrap();
         let sidecar = Sidecar::start(operator.local_addr().unwrap());
         operator.accept().unwrap();
-        serves(&sidecar, Ipv4Addr::LOCALHOST.into());
+        serves(&sidecar, pod);
     });
 }
 
@@ -79,45 +69,6 @@ fn serves(sidecar: &Sidecar, address: IpAddr) {
     // Without the overlay's secret it is refused, by the sidecar.
     let refused = ask((Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(), "/tools/mcp").unwrap();
     assert!(refused.contains("caller_not_allowed"), "{refused}");
-}
-
-/// Runs `test` in a namespace that holds nothing yet. `name` is that of the calling test, which is started again for it.
-fn in_a_namespace(name: &str, test: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let mut command = Command::new("unshare");
-    command.arg("--net");
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    let status = command
-        .arg("--")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .expect("unshare can be started");
-    assert!(status.success(), "it failed in the namespace: see above");
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).status();
-    let status = status.unwrap_or_else(|error| {
-        panic!("{program}: {error}; this test takes iproute2 and util-linux (apt-get install them)")
-    });
-    assert!(status.success(), "{program} {arguments:?}");
-}
-
-/// The addresses of a family, `-4` or `-6`, that the namespace has.
-fn addresses(family: &str) -> Vec<String> {
-    let output = Command::new("ip")
-        .args([family, "-oneline", "address", "show"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let address = |line: &str| line.split_whitespace().nth(3).map(str::to_owned);
-    text.lines().filter_map(address).collect()
 }
 
 struct Sidecar {

@@ -178,6 +178,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             inbound: true,
             auth_blocks: false,
             static_headers: &static_headers(),
+            tool_prefix_separator: "-",
         });
         overlay.write().unwrap();
         assert_eq!(overlay.problems, [], "{original}");
@@ -239,6 +240,7 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
         inbound: true,
         auth_blocks: false,
         static_headers: &static_headers(),
+        tool_prefix_separator: "-",
     })
 }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -300,6 +300,48 @@ fn litellm_gets_no_connection_from_a_sidecar_at_rest() {
     litellm.set_nonblocking(true).unwrap();
     let connection = litellm.accept();
     assert!(connection.is_err(), "{connection:?}");
+}
+
+/// Any container of the pod may have made a folder, or a link, of that name.
+#[test]
+fn the_overlay_and_the_mirror_are_in_shared_memory_as_soon_as_nothing_of_others_is_in_the_way() {
+    let (memory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let parent = memory.path().join("mcpauth");
+    symlink(elsewhere.path(), &parent).unwrap();
+    let folder = parent.join("0123");
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let mut sidecar = Sidecar::with(&[
+        ("MCPAUTH_SHARED_FOLDER", folder.to_str().unwrap()),
+        ("MCPAUTH_OVERLAY", &path("overlay.yaml")),
+        ("MCPAUTH_CONFIG_MIRROR", &path("mirror")),
+    ]);
+    let is_told = |_| {
+        sleep(Duration::from_millis(50));
+        sidecar.read("log").contains("mcpauth is no folder")
+    };
+    assert!((0..1200).any(is_told), "{}", sidecar.read("log"));
+    assert_eq!(sidecar.get("/startup"), None, "LiteLLM does not start before");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    fs::remove_file(&parent).unwrap();
+    sidecar.wait_for("/startup", "200 OK");
+    assert!(
+        fs::read_to_string(path("overlay.yaml"))
+            .unwrap()
+            .contains("tools")
+    );
+    let config = sidecar.folder.path().join("config.yaml");
+    let wrapper = fs::read_to_string(format!("{}{}", path("mirror"), config.display())).unwrap();
+    assert!(wrapper.contains(&path("overlay.yaml")), "{wrapper}");
+    assert_eq!(
+        fs::metadata(&parent).unwrap().mode() & 0o777,
+        0o711,
+        "nobody else lists it"
+    );
+    assert_eq!(
+        fs::metadata(&folder).unwrap().mode() & 0o777,
+        0o755,
+        "LiteLLM reads it"
+    );
 }
 
 /// The read of a configuration on a volume that hangs, as one over the network may, stands for ever.

@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod discovery;
 mod documents;
+mod drain;
 mod exchange;
 mod failover;
 mod github;

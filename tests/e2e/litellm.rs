@@ -119,7 +119,8 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
     deployment
 }
 
-fn service(objects: &[Value], name: &str) -> Value {
+/// Its Service.
+pub fn service(objects: &[Value], name: &str) -> Value {
     let mut service = of_kind(objects, "Service");
     service["metadata"]["name"] = json!(name);
     service["spec"]["selector"]["app.kubernetes.io/instance"] = json!(name);

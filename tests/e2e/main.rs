@@ -7,6 +7,7 @@ mod chart_upgrade;
 mod client;
 mod command;
 mod cookies;
+mod drain;
 mod faults;
 mod ground;
 mod helm_test;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Whether LiteLLM, the newest and the oldest that is supported, reads through the sidecar's mirror what it reads of its own
 configuration file: relative includes, nested ones, ones with `..`, and Python modules beside the file, as it is where no wrapper
-can lie beside the configuration (a PersistentVolumeClaim), and under mcp-auth exec. LiteLLM's own loader reads both. Needs
-what `make surfaces` prepares.
+can lie beside the configuration (a PersistentVolumeClaim), and under mcp-auth exec. LiteLLM's own loader reads both. And whether it
+ends, rather than start without a configuration, where what the sidecar writes is not there. Needs what `make surfaces` prepares.
 """
 
 import json
@@ -85,6 +85,28 @@ def differences(own: dict, through: dict, is_protected: bool) -> list[str]:
     return faults
 
 
+def started_without_files(python: list[str], folder: Path, port: int) -> list[str]:
+    """What LiteLLM starts without: it would be an open gateway where that is the file that holds the master key."""
+    missing = folder / "not-there.yaml"
+    wrapper = folder / "wrapper-of-nothing.yaml"
+    wrapper.write_text(json.dumps({"include": [str(missing)], **model("root")}))
+    ways = {"an included file": ({"CONFIG_FILE_PATH": str(wrapper)}, []), "the file of --config": ({}, ["--config", str(missing)])}
+    started = []
+    for what, (environment, options) in ways.items():
+        program = "from litellm import run_server; run_server()"
+        command = [*python, "-c", program, "--host", "127.0.0.1", "--port", str(port), *options]
+        try:
+            result = subprocess.run(
+                command, capture_output=True, text=True, timeout=LIMIT, env=os.environ | FROM_ITS_PACKAGE | environment
+            )
+        except subprocess.TimeoutExpired:
+            started.append(what)
+            continue
+        if not result.returncode or missing.name not in result.stdout + result.stderr:
+            started.append(what)
+    return started
+
+
 def check(ground: Ground, packages: dict[str, str | None]) -> list[str]:
     servers = ground.servers("includes", lifetime=600)
     kubernetes.prepare(servers, PODS)
@@ -117,6 +139,9 @@ def check(ground: Ground, packages: dict[str, str | None]) -> list[str]:
             found = differences(own, through, is_protected=pod == "includes")
             say(f"LiteLLM {version}, {pod}: {len(found)} differences")
             faults += [f"LiteLLM {version}, {pod}: {fault}" for fault in found]
+        started = started_without_files(python, ground.folder, ground.port())
+        say(f"LiteLLM {version}, without the sidecar's files: {'starts' if started else 'does not start'}")
+        faults += [f"LiteLLM {version} starts without {what}" for what in started]
         own = read(reader, settings)
         through = read([setting("MCPAUTH_SURFACES_LOCAL"), "exec", "--", *reader], settings)
         found = differences(own, through, is_protected=True)

@@ -37,9 +37,11 @@ pub const OTLP_ENDPOINT: &str = "mcpauth.dev/otlp-endpoint";
 pub const OTLP_HEADERS_SECRET: &str = "mcpauth.dev/otlp-headers-secret";
 /// `enabled`: each call is a span that goes to the collector.
 pub const TRACING: &str = "mcpauth.dev/tracing";
+/// `true`: the overlay is in the memory that the pod's containers share, and in no volume of injection's. `false`: in a volume.
+pub const SHARED_MEMORY: &str = "mcpauth.dev/shared-memory";
 
 /// All annotations that users set.
-pub const STATED: [&str; 14] = [
+pub const STATED: [&str; 15] = [
     CONTAINER,
     CONFIG_PATH,
     PORT,
@@ -54,6 +56,7 @@ pub const STATED: [&str; 14] = [
     OTLP_ENDPOINT,
     OTLP_HEADERS_SECRET,
     TRACING,
+    SHARED_MEMORY,
 ];
 
 /// Written by injection: the version that injected the pod.

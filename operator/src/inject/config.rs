@@ -145,6 +145,14 @@ pub(super) fn wrapper_option(
     }
 }
 
+/// Whether LiteLLM can be told of the wrapper by `--config` alone, which nothing comes before that the pod shows or hides.
+pub(super) fn can_be_named_by_argument(environment: &Environment, invocation: &Invocation) -> bool {
+    takes_config_option(invocation)
+        && invocation.arguments != ArgumentsPlace::Unreachable
+        && environment.get_or_hidden(CONFIG_FILE_PATH) == VariableValue::Absent
+        && hidden_environment(environment, invocation).is_none()
+}
+
 /// The value of `--config`; `Some(None)` if it is hidden. Servers have an option of that name for a
 /// configuration of their own.
 fn config_option(invocation: &Invocation) -> Option<Option<String>> {

@@ -7,7 +7,6 @@ use mcp_auth_protocol::sync::Route;
 use super::error::InjectionError;
 use super::options::{InjectionPolicy, injection_policy, may_start_without_sidecar, pod_options};
 use super::previous::PreviousInjection;
-use super::reserved::CONFIG_VOLUME;
 use super::settings::Settings;
 use super::warning::{SIDECAR_KEPT, Warning, lasting};
 use super::warnings::warnings;
@@ -214,8 +213,7 @@ fn try_decide(
     let policy = policy?;
     let options = pod_options(pod)?;
     may_start_without_sidecar(pod)?;
-    let previous =
-        PreviousInjection::find(spec).and_then(|_| target::of_previous_injection(spec, CONFIG_VOLUME));
+    let previous = PreviousInjection::find(spec).and_then(|_| target::of_previous_injection(spec));
     let target = match previous.filter(|_| options.container.is_none()) {
         Some(target) => Some(target),
         None => target::find(pod, spec, options.container.as_deref(), policy)?,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, LimitRange, LimitRangeItem, PodSpec, ResourceQuota, ResourceRequirements,
+    Container, LimitRange, LimitRangeItem, PodSpec, ResourceQuota, ResourceQuotaSpec, ResourceRequirements,
     ScopedResourceSelectorRequirement,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -28,6 +28,27 @@ const DEFAULTS: [(Field, &str, &str); 4] = [
 pub struct NamespaceLimits {
     pub quotas: Vec<ResourceQuota>,
     pub ranges: Vec<LimitRange>,
+}
+
+impl NamespaceLimits {
+    /// What the quotas want every container to state, without their names and amounts.
+    pub fn demands_alone(self) -> Self {
+        let demands = |quota: ResourceQuota| {
+            let keys = hard(&quota).into_keys();
+            let hard = keys.map(|key| (key, Quantity("1Ei".to_owned()))).collect();
+            ResourceQuota {
+                spec: Some(ResourceQuotaSpec {
+                    hard: Some(hard),
+                    ..quota.spec.unwrap_or_default()
+                }),
+                ..ResourceQuota::default()
+            }
+        };
+        Self {
+            quotas: self.quotas.into_iter().map(demands).collect(),
+            ranges: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -7,8 +7,8 @@ use mcp_auth_protocol::otlp::OtlpEndpoint;
 
 use super::annotations::{
     AUDIT_OUTPUT, AUDIT_VOLUME, CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL,
-    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, SECURITY_CONTEXT, START_TIMEOUT, TRACING,
-    annotation,
+    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, SECURITY_CONTEXT, SHARED_MEMORY, START_TIMEOUT,
+    TRACING, annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
@@ -42,6 +42,7 @@ pub(super) struct PodOptions {
     pub otlp_headers_secret: Option<SecretKey>,
     pub tracing: Option<bool>,
     pub security_context: StatedSecurityContext,
+    pub shared_memory: Option<bool>,
 }
 
 /// What the pod's owner says of LiteLLM's configuration.
@@ -145,6 +146,7 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         r#"JSON such as {"runAsUser":1001}, of runAsUser (not 0), runAsGroup, seccompProfile, appArmorProfile, seLinuxOptions, within PodSecurity restricted"#,
         StatedSecurityContext::parse,
     )?;
+    let shared_memory = parse_annotation(pod, SHARED_MEMORY, "`true` or `false`", |text| text.parse().ok())?;
     Ok(PodOptions {
         container: annotation(pod, CONTAINER).map(str::to_owned),
         config_path,
@@ -158,6 +160,7 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         otlp_headers_secret,
         tracing,
         security_context: security_context.unwrap_or_default(),
+        shared_memory,
     })
 }
 
@@ -240,6 +243,11 @@ mod tests {
         assert_eq!(pod_options(&pod(PORT, "8080")).unwrap().port, Some(8080));
         assert!(pod_options(&pod(INBOUND, "disabled")).unwrap().outbound_only);
         assert!(!pod_options(&pod(INBOUND, "enabled")).unwrap().outbound_only);
+        let shared_memory = |value| pod_options(&pod(SHARED_MEMORY, value)).unwrap().shared_memory;
+        assert_eq!(
+            (shared_memory("true"), shared_memory("false")),
+            (Some(true), Some(false))
+        );
         assert_eq!(
             pod_options(&pod(START_TIMEOUT, "0"))
                 .unwrap()
@@ -288,6 +296,7 @@ mod tests {
             (AUDIT_OUTPUT, "OTLP", "a text of 4 characters"),
             (AUDIT_VOLUME, "/var/log", "a text of 8 characters"),
             (TRACING, "true", "a text of 4 characters"),
+            (SHARED_MEMORY, "enabled", "a text of 7 characters"),
             (OTLP_ENDPOINT, "collector:4318", "a text of 14 characters"),
             (OTLP_ENDPOINT, "http://collector:4317", "a text of 21 characters"),
             (OTLP_HEADERS_SECRET, "collector", "a text of 9 characters"),

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{
     Container, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe, SleepAction,
     VolumeMount,
 };
-use mcp_auth_protocol::pod::CONFIG_FOLDER;
 
 use super::annotations::{self, annotation};
 use super::command_line::flag;
@@ -17,6 +16,7 @@ use super::environment_entries::entry_indexes;
 use super::marks::{remove_marks, warnings_annotation};
 use super::mesh;
 use super::operations::Operations;
+use super::overlay_folder::OverlayFolder;
 use super::plan::Plan;
 use super::previous::{PreviousInjection, is_moved};
 use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, TOKEN_VOLUME, WRAPPER_ITEM};
@@ -47,7 +47,8 @@ pub(super) fn patch(
     let mut added_annotations = Vec::new();
     // The mirror has one that the sidecar writes.
     if plan.wrapper.placement != Placement::Mirror {
-        added_annotations.push((annotations::WRAPPER, wrapper::content(plan.original.as_deref())));
+        let content = wrapper::content(plan.original.as_deref(), &plan.folder);
+        added_annotations.push((annotations::WRAPPER, content));
     }
     if plan.previous.is_none() || annotation(pod, annotations::INJECTED).is_none() {
         added_annotations.push((annotations::INJECTED, settings.operator.version.clone()));
@@ -357,12 +358,14 @@ fn set_mounts(operations: &mut Operations, target: &Container, index: &str, plan
             ..VolumeMount::default()
         }),
     }
-    mounts.push(VolumeMount {
-        name: CONFIG_VOLUME.to_owned(),
-        mount_path: CONFIG_FOLDER.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    });
+    if plan.folder == OverlayFolder::Volume {
+        mounts.push(VolumeMount {
+            name: CONFIG_VOLUME.to_owned(),
+            mount_path: plan.folder.path().to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    }
     append_mounts(operations, &["spec", "containers", index], target, mounts);
 }
 

@@ -21,6 +21,7 @@ use super::mesh;
 use super::namespace_limits::{self, Place};
 use super::no_proxy;
 use super::options::{PodOptions, StatedConfig, sidecar_resources};
+use super::overlay_folder::{self, OverlayFolder, Surroundings};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
@@ -45,8 +46,12 @@ pub(super) struct Plan {
     pub ports: Ports,
     /// Path of LiteLLM's own configuration file; `None` where it has only its database.
     pub original: Option<String>,
+    /// Where the sidecar writes the overlay.
+    pub folder: OverlayFolder,
     pub wrapper: Wrapper,
     pub wrapper_option: WrapperOption,
+    /// Why the folder is a volume although shared memory was asked for.
+    pub shared_memory_unused: Option<String>,
     /// The routes as JSON, as many as fit.
     pub routes: String,
     /// How many did not fit.
@@ -124,10 +129,23 @@ pub(super) fn plan(
     if let (Some(path), None) = (&original, &previous) {
         check_not_written_by_script(container, path)?;
     }
-    let wrapper = wrapper::place_wrapper(
+    let overlay_folder::Place {
+        folder,
+        wrapper,
+        wrapper_option,
+        shared_memory_unused,
+    } = overlay_folder::place(
+        &Surroundings {
+            spec,
+            environment: &environment,
+            invocation,
+            mounts: &original_mounts(container, previous.as_ref()),
+            previous: previous.as_ref(),
+            folder_name: &settings.folder_name,
+        },
         original.as_deref(),
-        &original_mounts(container, previous.as_ref()),
-        spec,
+        wrapper_option,
+        options.shared_memory.unwrap_or(settings.shared_memory),
     )?;
     if let (Some(path), None) = (&original, &previous) {
         check_written_before(spec, container, &wrapper, path)?;
@@ -168,8 +186,10 @@ pub(super) fn plan(
         ports,
         original,
         position,
+        folder,
         wrapper,
         wrapper_option,
+        shared_memory_unused,
         routes,
         omitted_routes,
         withholds_routes,

@@ -3,7 +3,7 @@
 //! out as after one injection.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, VolumeMount};
-use mcp_auth_protocol::pod::{MIRROR_FOLDER, env};
+use mcp_auth_protocol::pod::{CONFIG_FOLDER, MIRROR, SHARED_FOLDERS, env};
 
 use super::command_line::{command_words, flag};
 use super::config::WrapperOption;
@@ -22,6 +22,8 @@ pub(super) struct PreviousInjection {
     pub health: Option<u16>,
     /// Path of LiteLLM's own configuration.
     pub original: Option<String>,
+    /// Folder of the overlay, where it is in shared memory.
+    pub shared_folder: Option<String>,
     /// The sidecar's variable of this name.
     pub forwarded_allow_ips: Option<EnvVar>,
     mounts: Vec<VolumeMount>,
@@ -46,6 +48,7 @@ impl PreviousInjection {
             outbound: port(env::OUTBOUND),
             health: port(env::HEALTH),
             original: text(env::ORIGINAL_CONFIG),
+            shared_folder: text(env::SHARED_FOLDER).filter(|path| is_shared_folder(path)),
             forwarded_allow_ips: containers[index]
                 .env
                 .iter()
@@ -75,13 +78,22 @@ impl PreviousInjection {
     /// How that injection told LiteLLM of the wrapper.
     pub fn wrapper_option(&self, container: &Container) -> WrapperOption {
         let mut words = container.command.iter().chain(&container.args).flatten();
-        let wrappers = [WRAPPER_FILE, WRAPPER_ELSEWHERE, MIRROR_FOLDER];
+        let mirror = format!("{CONFIG_FOLDER}/{MIRROR}");
+        let wrappers = [WRAPPER_FILE, WRAPPER_ELSEWHERE, &mirror, SHARED_FOLDERS];
         let names_wrapper = |word: &String| wrappers.iter().any(|wrapper| word.contains(wrapper));
         match words.any(names_wrapper) {
             true => WrapperOption::Argument,
             false => WrapperOption::Variable,
         }
     }
+}
+
+/// Whether injection could have chosen the path: a name in the folder of such folders.
+fn is_shared_folder(path: &str) -> bool {
+    let name = path
+        .strip_prefix(SHARED_FOLDERS)
+        .and_then(|rest| rest.strip_prefix('/'));
+    name.is_some_and(|name| !name.is_empty() && name.bytes().all(|letter| letter.is_ascii_alphanumeric()))
 }
 
 /// Whether these words have LiteLLM listen on this port of 127.0.0.1.

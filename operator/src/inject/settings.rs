@@ -32,6 +32,9 @@ pub struct Settings {
     /// The OpenTelemetry collector.
     #[serde(default)]
     pub otlp: OtlpSettings,
+    /// Whether overlays are in the memory that the containers of a pod share, and in no volume.
+    #[serde(default)]
+    pub shared_memory: bool,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
     #[serde(default = "default_start_timeout_seconds")]
     pub start_timeout_seconds: u32,
@@ -44,6 +47,10 @@ pub struct Settings {
     /// Whether the pod's environment gets the routes. It is not in the file: each review decides.
     #[serde(skip)]
     pub routes_in_pod: RoutesInPod,
+    /// Name of the folder that the pod's sidecar makes in shared memory. It is not in the file: each review makes one that
+    /// nobody can guess, since all containers of the pod reach that memory.
+    #[serde(skip)]
+    pub folder_name: String,
     /// What the pod's namespace allows its pods. It is not in the file: each review looks it up.
     #[serde(skip)]
     pub namespace_limits: NamespaceLimits,
@@ -252,6 +259,11 @@ pub(super) fn is_object_name(name: &str) -> bool {
             && bytes.last().is_some_and(|letter| is_letter(*letter))
     };
     name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// 128 random bits in hexadecimal.
+pub fn unguessable_name() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 fn default_start_timeout_seconds() -> u32 {

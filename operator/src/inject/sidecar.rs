@@ -8,12 +8,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{
-    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, METRICS_PORT_NAME, MIRROR_FOLDER, OVERLAY_FILE, PROGRAM,
-    TOKEN_FILE, env, health,
+    AUDIENCE, IDENTITY_FOLDER, METRICS_PORT_NAME, PROGRAM, TOKEN_FILE, env, health,
 };
 use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
 use super::environment_entries::literal;
+use super::overlay_folder::OverlayFolder;
 use super::plan::Plan;
 use super::reserved::{CONFIG_VOLUME, EMPTY_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME, WRAPPER_ITEM};
 use super::settings::Settings;
@@ -93,11 +93,11 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
         medium: Some("Memory".to_owned()),
         size_limit: Some(Quantity("4Mi".to_owned())),
     };
-    let config = Volume {
+    let config = (plan.folder == OverlayFolder::Volume).then(|| Volume {
         name: CONFIG_VOLUME.to_owned(),
         empty_dir: Some(memory),
         ..Volume::default()
-    };
+    });
     let empty = Volume {
         name: EMPTY_VOLUME.to_owned(),
         // No emptyDir, which policies on the size of volumes would count.
@@ -112,8 +112,9 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    [config, empty, token]
+    config
         .into_iter()
+        .chain([empty, token])
         .chain(folder.map(folder_volume))
         .collect()
 }
@@ -137,8 +138,8 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         variables.push(literal(env::LITELLM, &format!("127.0.0.1:{}", ports.litellm)));
         variables.extend(plan.forwarded_allow_ips.clone());
         variables.extend(plan.keepalive.clone());
-        variables.extend(plan.tool_prefix_separator.clone());
     }
+    variables.extend(plan.tool_prefix_separator.clone());
     variables.push(literal(env::OUTBOUND, &format!("127.0.0.1:{}", ports.outbound)));
     variables.push(literal(env::HEALTH, &ports.health.to_string()));
     variables.push(literal(env::ROUTES, &plan.routes));
@@ -146,7 +147,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         variables.push(literal(env::ORIGINAL_CONFIG, original));
     }
     if plan.wrapper.placement == Placement::Mirror {
-        variables.push(literal(env::CONFIG_MIRROR, MIRROR_FOLDER));
+        variables.push(literal(env::CONFIG_MIRROR, &plan.folder.mirror()));
         if !plan.wrapper.mount_points.is_empty() {
             variables.push(literal(
                 env::CONFIG_MOUNT_POINTS,
@@ -154,8 +155,11 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
             ));
         }
     }
+    if let OverlayFolder::SharedMemory { path, .. } = &plan.folder {
+        variables.push(literal(env::SHARED_FOLDER, path));
+    }
     variables.extend([
-        literal(env::OVERLAY, &format!("{CONFIG_FOLDER}/{OVERLAY_FILE}")),
+        literal(env::OVERLAY, &plan.folder.overlay()),
         literal(env::OPERATOR, &settings.operator.url),
         literal(env::OPERATOR_CA, &settings.operator.ca),
         literal(env::TOKEN_FILE, &format!("{IDENTITY_FOLDER}/{TOKEN_FILE}")),
@@ -180,12 +184,17 @@ fn mounts(plan: &Plan) -> Vec<VolumeMount> {
         read_only,
         ..VolumeMount::default()
     };
+    let of_overlay = match &plan.folder {
+        OverlayFolder::Volume => Some(mount(CONFIG_VOLUME, plan.folder.path(), None)),
+        OverlayFolder::SharedMemory { mount, .. } => mount.clone(),
+    };
     let ours = [
-        mount(CONFIG_VOLUME, CONFIG_FOLDER, None),
         mount(TOKEN_VOLUME, IDENTITY_FOLDER, Some(true)),
         mount(EMPTY_VOLUME, API_TOKEN_FOLDER, Some(true)),
     ];
-    ours.into_iter()
+    of_overlay
+        .into_iter()
+        .chain(ours)
         .chain(plan.audit.mount.clone())
         .chain(plan.wrapper.originals.iter().cloned())
         .collect()

@@ -1,6 +1,7 @@
 //! The target of an injection: the container that LiteLLM runs in, by the rank of its role.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use mcp_auth_protocol::pod::SHARED_FOLDERS;
 
 use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
@@ -8,6 +9,7 @@ use super::error::InjectionError;
 use super::image::Image;
 use super::options::InjectionPolicy;
 use super::path::is_yaml;
+use super::reserved::is_reserved_volume;
 use super::role::{Invocation, Role, invocation};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -125,13 +127,14 @@ pub(super) fn find(
     }
 }
 
-/// The container that a previous injection changed, which alone mounts the overlay.
-pub(super) fn of_previous_injection(spec: &PodSpec, volume: &str) -> Option<Target> {
-    let mounts_overlay = |container: &Container| {
+/// The container that a previous injection changed, which alone mounts a volume of injection's, or names a file in shared memory.
+pub(super) fn of_previous_injection(spec: &PodSpec) -> Option<Target> {
+    let is_injected = |container: &Container| {
         let mut mounts = container.volume_mounts.iter().flatten();
-        mounts.any(|mount| mount.name == volume)
+        let mut words = container.command.iter().chain(&container.args).flatten();
+        mounts.any(|mount| is_reserved_volume(&mount.name)) || words.any(|word| word.contains(SHARED_FOLDERS))
     };
-    let index = spec.containers.iter().position(mounts_overlay)?;
+    let index = spec.containers.iter().position(is_injected)?;
     let container = &spec.containers[index];
     Some(Target {
         index,

@@ -34,6 +34,7 @@ pub const WARNING_REASONS: [&str; 19] = [
     "SharedProcesses",
     "LowPort",
     "AuditOutputUnusable",
+    "SharedMemoryUnused",
 ];
 
 pub(super) fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {

@@ -48,6 +48,10 @@ pub(super) fn warnings(
     warnings.extend(of_pod(spec, container, plan));
     let audit = plan.audit.problem.as_ref();
     warnings.extend(audit.map(|problem| lasting("AuditOutputUnusable", problem)));
+    warnings.extend(plan.shared_memory_unused.iter().map(|why| {
+        let message = format!("the overlay is in a volume although shared memory is asked for: {why}");
+        lasting("SharedMemoryUnused", message)
+    }));
     warnings
 }
 

@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector,
     PodSpec, ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
 };
-use mcp_auth_protocol::pod::{CONFIG_FOLDER, MIRROR_FOLDER, OVERLAY_FILE};
 
 use super::annotations;
 use super::error::InjectionError;
+use super::overlay_folder::OverlayFolder;
 use super::path::{folder, is_yaml};
 use super::reserved::{WRAPPER_ELSEWHERE, WRAPPER_FILE};
 
@@ -34,7 +34,7 @@ pub(super) enum Placement {
     File,
     /// As `File`, where there is no original that it should lie beside.
     FileElsewhere,
-    /// In the volume of the overlay, in a folder of links to what the original's folder has, which the sidecar makes.
+    /// In the folder of the overlay, in a folder of links to what the original's folder has, which the sidecar makes.
     Mirror,
     /// In a folder made of the user's sources and the wrapper, which takes the place of this mount's volume.
     /// A file cannot be mounted into the folder of a ConfigMap: the kubelet makes its mount point a
@@ -46,8 +46,8 @@ pub(super) enum Placement {
 }
 
 /// Content of the wrapper file, written as JSON strings, which YAML 1.1 reads whatever a path holds.
-pub(super) fn content(original: Option<&str>) -> String {
-    let overlay = format!("{CONFIG_FOLDER}/{OVERLAY_FILE}");
+pub(super) fn content(original: Option<&str>, folder: &OverlayFolder) -> String {
+    let overlay = folder.overlay();
     let files: Vec<&str> = original.into_iter().chain([overlay.as_str()]).collect();
     format!("include: {}\n", serde_json::json!(files))
 }
@@ -77,6 +77,7 @@ pub(super) fn place_wrapper(
     original: Option<&str>,
     mounts: &[VolumeMount],
     spec: &PodSpec,
+    folder_of_overlay: &OverlayFolder,
 ) -> Result<Wrapper, InjectionError> {
     let Some(original) = original else {
         return Ok(Wrapper {
@@ -144,7 +145,7 @@ pub(super) fn place_wrapper(
         }
     };
     let path = match placement {
-        Placement::Mirror => format!("{MIRROR_FOLDER}{original}"),
+        Placement::Mirror => format!("{}{original}", folder_of_overlay.mirror()),
         _ => format!("{}/{WRAPPER_FILE}", folder(original).trim_end_matches('/')),
     };
     let originals = originals(serving, original, mounts);
@@ -186,7 +187,7 @@ pub(super) fn is_filled_in_the_pod(spec: &PodSpec, name: &str) -> bool {
 }
 
 /// The mount that the kubelet would resolve the path to.
-fn innermost<'a>(mounts: &'a [VolumeMount], path: &str) -> Option<&'a VolumeMount> {
+pub(super) fn innermost<'a>(mounts: &'a [VolumeMount], path: &str) -> Option<&'a VolumeMount> {
     mounts
         .iter()
         .filter(|mount| covers(mount, path))
@@ -338,7 +339,7 @@ mod tests {
         let mounts: Vec<VolumeMount> = serde_saphyr::from_str(mounts).unwrap();
         let spec: PodSpec =
             serde_saphyr::from_str(&format!("{{containers: [], volumes: {volumes}}}")).unwrap();
-        place_wrapper(Some(original), &mounts, &spec).map_err(|error| error.reason())
+        place_wrapper(Some(original), &mounts, &spec, &OverlayFolder::Volume).map_err(|error| error.reason())
     }
 
     #[test]
@@ -435,19 +436,19 @@ mod tests {
         let volumes = "volumes: [{name: c, secret: {secretName: s, defaultMode: 256}}]";
         let spec: PodSpec = serde_saphyr::from_str(&format!("{{containers: [], {volumes}}}")).unwrap();
         assert_eq!(
-            place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec)
+            place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec, &OverlayFolder::Volume)
                 .unwrap_err()
                 .reason(),
             "ConfigNotReadable"
         );
         let with_group = format!("{{containers: [], securityContext: {{fsGroup: 1000}}, {volumes}}}");
         let spec: PodSpec = serde_saphyr::from_str(&with_group).unwrap();
-        assert!(place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec).is_ok());
+        assert!(place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec, &OverlayFolder::Volume).is_ok());
     }
 
     #[test]
     fn the_content_is_yaml_whatever_the_path_holds() {
-        let text = content(Some("/etc/a, \"b\": #c/config.yaml"));
+        let text = content(Some("/etc/a, \"b\": #c/config.yaml"), &OverlayFolder::Volume);
         let read: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(
             read,
@@ -456,7 +457,7 @@ mod tests {
             })
         );
         assert_eq!(
-            content(None),
+            content(None, &OverlayFolder::Volume),
             "include: [\"/var/run/mcpauth/config/overlay.yaml\"]\n"
         );
     }

@@ -1,4 +1,4 @@
-//! Pods by a generator that combines wrappers, ports, probes, volumes and other webhooks. Whatever comes of it: a pod is
+//! Pods by a generator that combines wrappers, ports, probes, volumes, included files, shared memory and other webhooks. Whatever comes of it: a pod is
 //! untouched, or LiteLLM runs with its own configuration and is reached through the sidecar alone.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,8 @@ use mcp_auth_operator::inject::Decision;
 use serde_json::{Value, json};
 
 use crate::api_server::admitted;
-use crate::input::{Input, SIDECAR, list};
+use crate::includes::Files;
+use crate::input::{Input, SIDECAR, list, sidecar};
 use crate::runs::{Original, StandIns};
 
 const PODS: u64 = 300;
@@ -41,6 +42,28 @@ struct Generated {
     config: Option<String>,
     /// What another webhook does after the first look.
     later: &'static str,
+    /// What the mounts of the configuration show: by mount path, files and their text.
+    files: BTreeMap<&'static str, Vec<(&'static str, String)>>,
+}
+
+/// What the configuration includes, and what the included files do. A module lies beside it.
+fn files(includes: &str) -> Vec<(&'static str, String)> {
+    let include = |paths: &[&str]| format!("include: {}\nmodel_list: []\n", json!(paths));
+    let none = "model_list: []\n".to_owned();
+    let config = match includes {
+        "beside" => include(&["models.yaml"]),
+        // From the folder of the root file, whichever file states it.
+        "below" => include(&["parts/a.yaml", "parts/../models.yaml"]),
+        "above" => include(&["../shared/b.yaml", "models.yaml"]),
+        _ => none.clone(),
+    };
+    vec![
+        ("config.yaml", config),
+        ("models.yaml", none.clone()),
+        ("parts/a.yaml", include(&["parts/c.yaml", "models.yaml"])),
+        ("parts/c.yaml", none),
+        ("hooks.py", String::new()),
+    ]
 }
 
 /// LiteLLM's words, by how they are wrapped.
@@ -269,17 +292,91 @@ fn generate(number: u64) -> Generated {
     if choices.one(&[true, false, false]) {
         labels["mcpauth.dev/inject"] = json!("true");
     }
+    let later = choices.one(&["nothing", "a container", "a wrapper", "probes lost", "a volume"]);
+    let includes = choices.one(&["none", "beside", "below", "above"]);
+    let spec_mounts = add_included(&mut spec, source, includes);
+    let annotations = add_shared_memory(
+        &mut spec,
+        choices.one(&["not", "not", "asked", "asked", "in memory", "on a disk"]),
+    );
     Generated {
-        pod: json!({"metadata": {"generateName": "litellm-", "labels": labels}, "spec": spec}),
+        pod: json!({"metadata": {"generateName": "litellm-", "labels": labels, "annotations": annotations}, "spec": spec}),
         port,
         config,
-        later: choices.one(&["nothing", "a container", "a wrapper", "probes lost", "a volume"]),
+        later,
+        files: spec_mounts,
     }
+}
+
+/// Mounts what is included beside a configuration that is mounted as a file, or above it. What each mount of the configuration
+/// shows.
+fn add_included(
+    spec: &mut Value,
+    source: &str,
+    includes: &str,
+) -> BTreeMap<&'static str, Vec<(&'static str, String)>> {
+    let all = files(includes);
+    let of = |name: &str| all.iter().find(|(path, _)| *path == name).unwrap().1.clone();
+    let mut shown = BTreeMap::new();
+    let mut added = Vec::new();
+    match source {
+        "file" => {
+            shown.insert("/etc/litellm/config.yaml", vec![("", of("config.yaml"))]);
+            shown.insert("/etc/litellm/models.yaml", vec![("", of("models.yaml"))]);
+            let parts = [("a.yaml", of("parts/a.yaml")), ("c.yaml", of("parts/c.yaml"))];
+            shown.insert("/etc/litellm/parts", parts.to_vec());
+            added.push(
+                json!({"name": "config", "mountPath": "/etc/litellm/models.yaml", "subPath": "models.yaml"}),
+            );
+            if includes == "below" {
+                added.push(json!({"name": "parts", "mountPath": "/etc/litellm/parts"}));
+            }
+        }
+        "folder" | "projected" | "claim" => drop(shown.insert("/etc/litellm", all)),
+        _ => return shown,
+    }
+    if includes == "above" {
+        shown.insert("/etc/shared", vec![("b.yaml", "model_list: []\n".to_owned())]);
+        added.push(json!({"name": "shared", "mountPath": "/etc/shared"}));
+    }
+    for name in ["parts", "shared"] {
+        if added.iter().any(|mount| mount["name"] == name) {
+            let volume = json!({"name": name, "configMap": {"name": name}});
+            spec["volumes"].as_array_mut().unwrap().push(volume);
+        }
+    }
+    let mounts = litellm_mounts(spec);
+    mounts.extend(added);
+    shown
+}
+
+/// The annotation that asks for shared memory, and a volume of LiteLLM's own over it.
+fn add_shared_memory(spec: &mut Value, shared_memory: &str) -> Value {
+    let volume = match shared_memory {
+        "not" => return json!({}),
+        "in memory" => Some(json!({"name": "memory", "emptyDir": {"medium": "Memory"}})),
+        "on a disk" => Some(json!({"name": "memory", "emptyDir": {}})),
+        _ => None,
+    };
+    if let Some(volume) = volume {
+        spec["volumes"].as_array_mut().unwrap().push(volume);
+        litellm_mounts(spec).push(json!({"name": "memory", "mountPath": "/dev/shm"}));
+    }
+    json!({"mcpauth.dev/shared-memory": "true"})
+}
+
+fn litellm_mounts(spec: &mut Value) -> &mut Vec<Value> {
+    let containers = spec["containers"].as_array_mut().unwrap();
+    let litellm = containers.iter_mut().find(|container| is_litellm(container));
+    litellm.unwrap()["volumeMounts"].as_array_mut().unwrap()
+}
+
+fn is_litellm(container: &Value) -> bool {
+    ["litellm", "proxy"].iter().any(|name| container["name"] == *name)
 }
 
 /// What another webhook makes of the pod.
 fn change_later(pod: &mut Value, later: &str) {
-    let is_litellm = |container: &Value| ["litellm", "proxy"].iter().any(|name| container["name"] == *name);
     let spec = &mut pod["spec"];
     match later {
         "a container" => spec["containers"].as_array_mut().unwrap().insert(
@@ -318,6 +415,7 @@ fn change_later(pod: &mut Value, later: &str) {
 fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behind_the_sidecar() {
     let stand_ins = StandIns::new();
     let (mut injected, mut untouched) = (0, BTreeMap::<&'static str, usize>::new());
+    let (mut with_includes, mut in_shared_memory) = (0, 0);
     for number in 0..PODS {
         let generated = generate(number);
         let input = Input::of_pod(&format!("generated {number}"), generated.pod.clone());
@@ -353,6 +451,14 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
                 config: generated.config.as_deref(),
             };
             stand_ins.assert_behind_the_sidecar(&input.name, &original, &pod);
+            in_shared_memory += usize::from(sidecar(&pod).to_string().contains("MCPAUTH_SHARED_FOLDER"));
+            if let Some(config) = &generated.config {
+                let mut containers = list(&generated.pod["spec"], "containers").iter();
+                let before = containers.find(|container| is_litellm(container)).unwrap();
+                let files = Files::new(generated.files);
+                with_includes +=
+                    usize::from(files.assert_read_as_without_injection(&input.name, config, before, &pod));
+            }
         } else {
             *untouched.entry(input.decide(&pod).reason()).or_default() += 1;
             let mut expected = admitted(&generated.pod);
@@ -364,4 +470,8 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
     let left: usize = untouched.values().sum();
     assert!(injected >= 150, "{injected} were injected, {untouched:?}");
     assert!(left >= 20 && untouched.len() >= 3, "{untouched:?}");
+    assert!(
+        with_includes >= 60 && in_shared_memory >= 40,
+        "{with_includes} read the overlay beside their includes, {in_shared_memory} in shared memory"
+    );
 }

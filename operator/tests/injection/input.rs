@@ -14,6 +14,8 @@ use crate::api_server::admitted;
 pub const SIDECAR: &str = "mcpauth-sidecar";
 /// Stands in the inputs for whatever must not appear in a patch or a message.
 pub const SECRET: &str = "s3cret";
+/// Of the folder in shared memory, which is another one for each pod elsewhere.
+const FOLDER_NAME: &str = "0123456789abcdef0123456789abcdef";
 
 /// First document of an input.
 #[derive(Deserialize)]
@@ -129,6 +131,7 @@ impl Input {
             ca: "OPERATOR CA".to_owned(),
             version: "1.2.3".to_owned(),
         };
+        settings.folder_name = FOLDER_NAME.to_owned();
         settings
     }
 

@@ -7,6 +7,7 @@ mod container;
 mod difficult;
 mod documentation;
 mod generated;
+mod includes;
 mod input;
 mod meshes;
 mod messages;

@@ -166,10 +166,19 @@ impl StandIns {
         let by_variable = process.environment.get("CONFIG_FILE_PATH").cloned();
         let read = by_variable.or_else(|| option(&process.words, "--config"));
         let read = read.unwrap_or_else(|| panic!("no configuration: {}", context()));
-        let mount = serving_mount(container, &read);
-        let mount = mount.unwrap_or_else(|| panic!("{read} is not mounted: {}", context()));
-        let is_ours = mount["name"].as_str().unwrap().starts_with("mcpauth-");
-        assert!(is_ours, "{read} is not the wrapper: {}", context());
+        let shared = ours.get("MCPAUTH_SHARED_FOLDER");
+        if let Some(folder) = shared {
+            assert_shares_memory(folder, container, pod, &context);
+        }
+        if !shared.is_some_and(|folder| read.starts_with(*folder)) {
+            let mount = serving_mount(container, &read);
+            let mount = mount.unwrap_or_else(|| panic!("{read} is not mounted: {}", context()));
+            let is_ours = mount["name"].as_str().unwrap().starts_with("mcpauth-");
+            assert!(is_ours, "{read} is not the wrapper: {}", context());
+        } else {
+            // LiteLLM passes over a file of this variable that is not there, and starts without a configuration.
+            assert_eq!(process.environment.get("CONFIG_FILE_PATH"), None, "{}", context());
+        }
         if let Some(mirror) = ours.get("MCPAUTH_CONFIG_MIRROR") {
             // The sidecar writes the wrapper there, and links to what lies beside the configuration.
             let own = original
@@ -179,7 +188,7 @@ impl StandIns {
         } else {
             let wrapper = pod["metadata"]["annotations"]["mcpauth.dev/wrapper"].as_str();
             let included: Value = serde_saphyr::from_str(wrapper.unwrap()).unwrap();
-            let overlay = "/var/run/mcpauth/config/overlay.yaml";
+            let overlay = ours["MCPAUTH_OVERLAY"];
             let expected: Vec<&str> = original.config.into_iter().chain([overlay]).collect();
             assert_eq!(included["include"], serde_json::json!(expected), "{}", context());
             let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
@@ -269,13 +278,29 @@ fn option(words: &[String], name: &str) -> Option<String> {
     found
 }
 
-/// The container that LiteLLM runs in alone mounts the overlay.
-fn litellm_container(pod: &Value) -> Option<&Value> {
-    let mounts_overlay = |container: &&Value| {
+/// The container that LiteLLM runs in alone mounts a volume of ours, or reads the wrapper in shared memory.
+pub fn litellm_container(pod: &Value) -> Option<&Value> {
+    let is_injected = |container: &&Value| {
         let mut mounts = list(container, "volumeMounts").iter();
-        mounts.any(|mount| mount["name"] == "mcpauth-config")
+        let mut words = ["command", "args"]
+            .into_iter()
+            .flat_map(|key| list(container, key));
+        mounts.any(|mount| mount["name"].as_str().unwrap().starts_with("mcpauth-"))
+            || words.any(|word| word.as_str().unwrap().contains("/dev/shm/mcpauth/"))
     };
-    list(&pod["spec"], "containers").iter().find(mounts_overlay)
+    list(&pod["spec"], "containers").iter().find(is_injected)
+}
+
+/// Sidecar and LiteLLM see the same at the folder, and injection adds no emptyDir.
+fn assert_shares_memory(folder: &str, container: &Value, pod: &Value, context: &dyn Fn() -> String) {
+    let shown = |container: &Value| serving_mount(container, folder).map(|mount| mount["name"].clone());
+    assert_eq!(shown(container), shown(sidecar(pod)), "{}", context());
+    assert_ne!(pod["spec"]["hostIPC"], true, "{}", context());
+    let is_empty_dir_of_ours = |volume: &Value| {
+        volume["name"].as_str().unwrap().starts_with("mcpauth-") && volume.get("emptyDir").is_some()
+    };
+    let mut volumes = list(&pod["spec"], "volumes").iter();
+    assert!(!volumes.any(is_empty_dir_of_ours), "{}", context());
 }
 
 /// The mount that the kubelet would resolve the path to.

@@ -66,6 +66,8 @@ pub struct ControlSettings {
     /// As in [`Input::auth_blocks`].
     pub auth_blocks: bool,
     pub static_headers: StaticHeaders,
+    /// As in [`Input::tool_prefix_separator`].
+    pub tool_prefix_separator: Box<str>,
 }
 
 pub struct Controller<P> {
@@ -200,6 +202,7 @@ impl<P: DataPath> Controller<P> {
             inbound: self.settings.inbound,
             auth_blocks: self.settings.auth_blocks,
             static_headers: &self.settings.static_headers,
+            tool_prefix_separator: &self.settings.tool_prefix_separator,
         });
         let mirrored = self.mirror(&mut overlay);
         let mut problems = overlay.problems.clone();

@@ -63,6 +63,8 @@ pub struct Input<'a> {
     pub auth_blocks: bool,
     /// What the keys of gateways in `static_headers` are called on their way through LiteLLM.
     pub static_headers: &'a StaticHeaders,
+    /// What LiteLLM puts between the names of a server and of its tool: no server's name may hold it.
+    pub tool_prefix_separator: &'a str,
 }
 
 /// The overlay, ready to be written.
@@ -214,6 +216,7 @@ fn merge(
             taken_names: &taken_names(&names, route),
             outbound_secret: input.outbound_secret,
             static_headers: input.static_headers,
+            tool_prefix_separator: input.tool_prefix_separator,
         };
         match managed(route, original, input.outbound, surroundings, budget) {
             Ok((managed, address)) => {
@@ -295,6 +298,9 @@ fn managed(
     budget: &mut Budget,
 ) -> Result<(Managed, Address), EntryError> {
     let mut address = entry::address(route, outbound)?;
+    if route.server.contains(surroundings.tool_prefix_separator) {
+        return Err(EntryError::Separator(route.server.clone()));
+    }
     match original.filter(|node| !node.is_null()) {
         Some(original) => {
             let managed = entry::manage(original, route, &address, surroundings, budget)?;
@@ -422,9 +428,59 @@ mcp_servers:
             inbound: true,
             auth_blocks,
             static_headers: &StaticHeaders::resume(folder.path()),
+            tool_prefix_separator: "-",
         });
         assert_eq!(overlay.problems, []);
         overlay.files[0].1.clone()
+    }
+
+    /// LiteLLM does not start with a server of such a name (`validate_mcp_server_name`, 1.80.17 and 1.110.2).
+    #[test]
+    fn a_server_whose_name_litellm_would_refuse_is_kept_from_it_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |tool_prefix_separator, alias: &str| {
+            let route = |server: &str| -> Route {
+                let route = serde_json::json!({
+                    "server": server, "url": "https://crm.example.com/mcp", "resource": "of-crm",
+                    "transport": "StreamableHttp", "litellm": {"alias": alias},
+                });
+                serde_json::from_value(route).unwrap()
+            };
+            let overlay = render(&Input {
+                original: None,
+                overlay: &folder.path().join("overlay.yaml"),
+                routes: &[route("crm_eu"), route("crm")],
+                outbound: "127.0.0.1:16481".parse().unwrap(),
+                outbound_secret: &OutboundSecret::generate(),
+                inbound: true,
+                auth_blocks: false,
+                static_headers: &StaticHeaders::resume(folder.path()),
+                tool_prefix_separator,
+            });
+            let servers: Vec<String> = overlay.servers.into_keys().collect();
+            let told = overlay
+                .problems
+                .into_iter()
+                .map(|problem| (problem.reason, problem.message));
+            (servers, told.collect::<Vec<_>>())
+        };
+        let (servers, told) = with("_", "CRM");
+        assert_eq!(servers, ["crm"]);
+        let (reason, message) = &told[0];
+        assert_eq!(reason, "ServerNameHoldsSeparator");
+        assert!(
+            message.contains("crm_eu") && message.contains("MCP_TOOL_PREFIX_SEPARATOR"),
+            "{message}"
+        );
+
+        assert_eq!(with("__", "CRM").0, ["crm", "crm_eu"]);
+        assert_eq!(with("", "CRM").0, [""; 0], "an empty one is in every name");
+        let (servers, told) = with("RM", "CRM");
+        assert_eq!(servers, ["crm", "crm_eu"]);
+        assert_eq!(
+            told[0].0, "LiteLlmSettingInvalid",
+            "of an alias nothing but the alias is left out"
+        );
     }
 
     #[test]

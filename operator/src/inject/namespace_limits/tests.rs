@@ -54,6 +54,23 @@ fn without_quotas_and_ranges_the_settings_count() {
 }
 
 #[test]
+fn a_pod_of_a_stranger_has_what_quotas_demand_and_shows_no_amount_and_no_name() {
+    let full = quota(
+        json!({"hard": {"limits.cpu": "4", "requests.memory": "8Gi"}}),
+        json!({"limits.cpu": "4", "requests.memory": "8Gi"}),
+    );
+    assert!(fitted(&litellm(), None, &full).unwrap_err().contains("`team`"));
+    let told = full.demands_alone();
+    assert!(
+        !format!("{told:?}").contains("team") && !format!("{told:?}").contains("8Gi"),
+        "{told:?}"
+    );
+    assert_eq!(fitted(&litellm(), None, &told).unwrap()["limits"]["cpu"], "250m");
+    let narrow = range(json!([{"type": "Container", "max": {"memory": "8Mi"}}]));
+    assert_eq!(narrow.demands_alone(), NamespaceLimits::default());
+}
+
+#[test]
 fn what_a_quota_demands_of_every_container_is_stated() {
     let limits = quota(
         json!({"hard": {"limits.cpu": "4", "limits.memory": "8Gi", "requests.cpu": "4", "pods": "9"}}),

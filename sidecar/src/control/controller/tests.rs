@@ -118,6 +118,7 @@ fn control(
         inbound: true,
         auth_blocks: false,
         static_headers: StaticHeaders::resume(folder),
+        tool_prefix_separator: "-".into(),
     };
     Controller::new(settings, vec![route("a")], applied, reports, Metrics::default())
 }

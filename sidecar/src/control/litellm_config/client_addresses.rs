@@ -260,6 +260,39 @@ mod tests {
         );
     }
 
+    /// The tables are what LiteLLM itself decides (`make surfaces`). Of granian and hypercorn, their last column, injection warns.
+    #[test]
+    fn every_setting_under_which_uvicorn_decides_otherwise_in_the_document_is_told_and_no_other() {
+        let document = include_str!("../../../../docs/client-addresses.md");
+        let (_, tables) = document.split_once("<!-- what follows is written by").unwrap();
+        let (tables, _) = tables.split_once("<!-- what was written ends here").unwrap();
+        let mut found = Vec::new();
+        for line in tables.lines() {
+            if let Some(settings) = line.strip_prefix("**") {
+                let settings = settings.replace(['*', '`'], "");
+                let settings = settings
+                    .replace("none of the settings", "")
+                    .replace("the client", "203.0.113.10");
+                found.push((
+                    format!("{{{}}}", settings.replace("the proxy", "10.1.2.8/29")),
+                    false,
+                ));
+            } else if line.starts_with("| the proxy |") || line.starts_with("| a stranger |") {
+                let of_uvicorn = line.split(" | ").skip(2).take(3);
+                found.last_mut().unwrap().1 |= of_uvicorn.into_iter().any(|cell| cell.contains('→'));
+            }
+        }
+        assert_eq!(found.len(), 10, "{found:?}");
+        assert_eq!(
+            found.iter().filter(|(_, differs)| *differs).count(),
+            4,
+            "{found:?}"
+        );
+        for (settings, differs) in found {
+            assert_eq!(message(&settings, HIDDEN).is_some(), differs, "{settings}");
+        }
+    }
+
     #[test]
     fn of_many_hidden_servers_some_are_named() {
         let servers: Vec<String> = (0..5)

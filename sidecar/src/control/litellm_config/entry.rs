@@ -51,6 +51,8 @@ pub struct Surroundings<'a> {
     pub outbound_secret: &'a OutboundSecret,
     /// What the keys of gateways are called on their way through LiteLLM.
     pub static_headers: &'a StaticHeaders,
+    /// As in [`Input::tool_prefix_separator`](super::Input::tool_prefix_separator).
+    pub tool_prefix_separator: &'a str,
 }
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
@@ -80,6 +82,11 @@ pub enum EntryError {
     StaticHeaders(String),
     #[error("the url of McpServerAuth {0} is no absolute http or https URL; the server stays out of LiteLLM")]
     Url(String),
+    #[error(
+        "the server name {0} holds the MCP_TOOL_PREFIX_SEPARATOR of LiteLLM's container, and LiteLLM does not start with such a \
+         server: it stays out of LiteLLM. Choose another server.name in the McpServerAuth, or another separator"
+    )]
+    Separator(String),
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -91,6 +98,7 @@ impl EntryError {
             Self::Stdio(_) => "ServerIsStdio",
             Self::OpenApi(_) => "ServerIsOpenApi",
             Self::Url(_) => "RouteUrlInvalid",
+            Self::Separator(_) => "ServerNameHoldsSeparator",
             Self::Config(error) => error.reason(),
         }
     }
@@ -161,7 +169,11 @@ pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryErro
 
 /// The entry of a server that LiteLLM's own configuration does not name.
 pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>) -> Managed {
-    let (settings, problems) = registration::pairs(route, surroundings.taken_names);
+    let (settings, problems) = registration::pairs(
+        route,
+        surroundings.taken_names,
+        surroundings.tool_prefix_separator,
+    );
     let alias = settings.iter().find(|(key, _)| key.as_str() == Some("alias"));
     let alias = alias
         .and_then(|(_, alias)| alias.as_str())

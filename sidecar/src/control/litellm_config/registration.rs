@@ -39,11 +39,15 @@ enum Value<'a> {
 }
 
 /// The pairs of the entry, and what is left out of them.
-pub fn pairs(route: &Route, taken_names: &BTreeSet<String>) -> (Vec<Pair>, Vec<Problem>) {
+pub fn pairs(
+    route: &Route,
+    taken_names: &BTreeSet<String>,
+    tool_prefix_separator: &str,
+) -> (Vec<Pair>, Vec<Problem>) {
     let mut pairs = Vec::new();
     let mut problems = Vec::new();
     for setting in route.litellm.iter().flat_map(settings) {
-        match objection(&setting, route, taken_names) {
+        match objection(&setting, route, taken_names, tool_prefix_separator) {
             Some(problem) => problems.push(problem),
             None => pairs.push((Node::text(setting.key), setting.value.node())),
         }
@@ -111,7 +115,12 @@ pub fn differences(
 }
 
 /// Why a setting is left out.
-fn objection(setting: &Setting<'_>, route: &Route, taken_names: &BTreeSet<String>) -> Option<Problem> {
+fn objection(
+    setting: &Setting<'_>,
+    route: &Route,
+    taken_names: &BTreeSet<String>,
+    tool_prefix_separator: &str,
+) -> Option<Problem> {
     let Value::Text(text) = setting.value else {
         return None;
     };
@@ -135,6 +144,13 @@ fn objection(setting: &Setting<'_>, route: &Route, taken_names: &BTreeSet<String
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     {
         let message = format!("{field} may hold letters, digits and _ only; it is left out");
+        return problem("LiteLlmSettingInvalid", message);
+    }
+    if text.contains(tool_prefix_separator) {
+        let message = format!(
+            "{field} holds the MCP_TOOL_PREFIX_SEPARATOR of LiteLLM's container, so that LiteLLM would find none of its tools; \
+             it is left out"
+        );
         return problem("LiteLlmSettingInvalid", message);
     }
     if taken_names.contains(text) {
