@@ -57,7 +57,7 @@ fn without_quotas_and_ranges_the_settings_count() {
 fn a_pod_of_a_stranger_has_what_quotas_demand_and_shows_no_amount_and_no_name() {
     let full = quota(
         json!({"hard": {"limits.cpu": "4", "requests.memory": "8Gi"}}),
-        json!({"limits.cpu": "4", "requests.memory": "8Gi"}),
+        json!({"limits.cpu": "3", "requests.memory": "7Gi"}),
     );
     assert!(fitted(&litellm(), None, &full).unwrap_err().contains("`team`"));
     let told = full.demands_alone();
