@@ -83,7 +83,7 @@ fn serves_at(pod: IpAddr) {
 fn review() -> Value {
     let pod = json!({
         "metadata": {"generateName": "litellm-", "labels": {"app.kubernetes.io/name": "litellm"}},
-        "spec": {"containers": [{"name": "litellm", "image": "litellm", "args": ["--port", "4000"]}]},
+        "spec": {"containers": [{"name": "litellm", "image": "ghcr.io/berriai/litellm:v1.85.1", "args": ["--port", "4000"]}]},
     });
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
