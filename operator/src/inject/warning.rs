@@ -14,7 +14,7 @@ pub struct Warning {
 pub(super) const SIDECAR_KEPT: &str = "SidecarKept";
 
 /// The reasons of lasting warnings, to parse the annotation of a pod by.
-pub const WARNING_REASONS: [&str; 19] = [
+pub const WARNING_REASONS: [&str; 20] = [
     "UnknownAnnotation",
     "RoutesWithheld",
     "RoutesOmitted",
