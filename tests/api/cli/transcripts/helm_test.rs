@@ -80,18 +80,17 @@ async fn run_pod(system: &World, kubelet: &Kubelet) {
         "apiVersion": "v1", "kind": "Binding", "metadata": {"name": POD},
         "target": {"apiVersion": "v1", "kind": "Node", "name": kubelet.node},
     });
-    let bound = pods.create_subresource::<Status>(
-        "binding",
-        POD,
-        &PostParams::default(),
-        binding.to_string().into_bytes(),
-    );
-    bound.await.unwrap();
+    pods.create_subresource::<_, Status>("binding", POD, &PostParams::default(), &binding)
+        .await
+        .unwrap();
 
     let accounts: Api<ServiceAccount> = system.api();
     let request = TokenRequest::default();
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request);
-    let token = token.await.unwrap().status.unwrap().token;
+    let answer = accounts
+        .create_token_request(ACCOUNT, &PostParams::default(), &request)
+        .await
+        .unwrap();
+    let token = answer.status.unwrap().token;
     let rights = kubeconfig("transcript-helm-test", None, &token);
     let container = &pod.spec.unwrap().containers[0];
     let arguments = container.args.clone().unwrap();
@@ -109,8 +108,9 @@ async fn run_pod(system: &World, kubelet: &Kubelet) {
         kubelet.write(&log, "2026-11-29T17:50:03.000000Z", line);
     }
     let ended = json!({"status": {"phase": "Succeeded"}});
-    let ended = pods.patch_status(POD, &PatchParams::default(), &Patch::Merge(&ended));
-    ended.await.unwrap();
+    pods.patch_status(POD, &PatchParams::default(), &Patch::Merge(&ended))
+        .await
+        .unwrap();
 }
 
 /// The section of the document.
@@ -146,6 +146,5 @@ pub async fn helm_test(world: &World, kubelet: &Kubelet) -> String {
             line => text += &format!("    {line}\n"),
         }
     }
-    text.push('\n');
-    text
+    format!("{}\n\n", text.trim_end())
 }
