@@ -12,6 +12,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use mcp_auth_crds::McpServerAuth;
@@ -24,7 +25,7 @@ use crate::entitlement::entitled;
 use crate::inject::{self, NOT_INJECTED_REASONS, NamespaceLimits, RoutesInPod, Settings};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
-use crate::pod_owners::{PodOwners, controller};
+use crate::pod_owners::{Ownership, PodOwners, controller};
 use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
@@ -139,23 +140,30 @@ impl Admission {
     }
 
     /// Whether a workload of the namespace makes the pod, and the limits of the namespace. A stranger hears of no amount; what a
-    /// quota wants every container to state the pod could not start without.
+    /// quota wants every container to state a pod that no workload makes could not start without. Where an owner is made up the
+    /// limits are not asked for.
     async fn look_up(&self, request: &AdmissionRequest<Pod>, address: IpAddr) -> (bool, NamespaceLimits) {
-        let Some(_turn) = self.bounds.lookup(address).await else {
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let Some(_turn) = self.bounds.lookup(address, namespace).await else {
             return (false, NamespaceLimits::default());
         };
-        match tokio::join!(self.is_owned(request), self.namespace_limits(request)) {
-            (true, limits) => (true, limits),
-            (false, limits) => (false, limits.demands_alone()),
+        match self.ownership(request).await {
+            Ownership::Exists => (true, self.namespace_limits.list(namespace).await),
+            Ownership::Unknown if self.bounds.looks_up_without_owner(address, namespace) => {
+                let limits = self.namespace_limits.list(namespace).await;
+                (false, limits.demands_alone())
+            }
+            Ownership::Unknown => (false, NamespaceLimits::default()),
+            Ownership::MadeUp => {
+                self.bounds.looked_up_in_vain(address, namespace);
+                (false, NamespaceLimits::default())
         }
     }
 
     /// Whether a workload of the namespace makes the pod.
-    async fn is_owned(&self, request: &AdmissionRequest<Pod>) -> bool {
+    async fn ownership(&self, request: &AdmissionRequest<Pod>) -> Ownership {
         let namespace = request.namespace.as_deref().unwrap_or_default();
-        let metadata = request.object.as_ref().map(|pod| &pod.metadata);
-        let owners = metadata.and_then(|metadata| metadata.owner_references.as_deref());
-        self.owners.exist(namespace, owners.unwrap_or_default()).await
+        self.owners.look_up(namespace, owners(request)).await
     }
 
     /// Tells the workload of a pod that no resource selects, such as one with the label that asks for the sidecar in a namespace
@@ -169,22 +177,18 @@ impl Admission {
         let Some((kind, text)) = notice(response).filter(|_| !request.dry_run) else {
             return;
         };
-        let Some(_turn) = self.bounds.lookup(address).await else {
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let Some(_turn) = self.bounds.lookup(address, namespace).await else {
             return;
         };
-        if self.is_owned(request).await {
-            self.calls.record();
-            let namespace = request.namespace.as_deref().unwrap_or_default();
-            let metadata = request.object.as_ref().map(|pod| &pod.metadata);
-            let owners = metadata.and_then(|metadata| metadata.owner_references.as_deref());
-            let owner = controller(owners.unwrap_or_default());
-            self.events.tell_owner(namespace, owner, kind, &text);
+        match self.ownership(request).await {
+            Ownership::Exists => {
+                self.calls.record();
+                self.events.tell_owner(namespace, controller(owners(request)), kind, &text);
+            }
+            Ownership::MadeUp => self.bounds.looked_up_in_vain(address, namespace),
+            Ownership::Unknown => {}
         }
-    }
-
-    async fn namespace_limits(&self, request: &AdmissionRequest<Pod>) -> NamespaceLimits {
-        let namespace = request.namespace.as_deref().unwrap_or_default();
-        self.namespace_limits.list(namespace).await
     }
 
     /// A pod that is refused never exists, and cannot say why.
@@ -230,6 +234,12 @@ fn notice(response: &AdmissionResponse) -> Option<(NoticeKind, String)> {
         _ => NoticeKind::UnknownAnnotation,
     };
     Some((kind, format!("{reason}: {warnings}")))
+}
+
+fn owners(request: &AdmissionRequest<Pod>) -> &[OwnerReference] {
+    let metadata = request.object.as_ref().map(|pod| &pod.metadata);
+    let owners = metadata.and_then(|metadata| metadata.owner_references.as_deref());
+    owners.unwrap_or_default()
 }
 
 fn note(request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {

@@ -1,41 +1,31 @@
 //! The ResourceQuotas and LimitRanges of a namespace, listed while a pod is reviewed: what is used of a quota changes with
 //! every pod, and must not be older than the review.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{LimitRange, ResourceQuota};
 use kube::api::ListParams;
 use kube::{Api, Client};
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::inject::NamespaceLimits;
 
 /// Longest wait for the answers. The pod's creation waits for them, within the webhook's own timeout.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Look-ups at once, so that reviews that somebody makes up are no flood of requests to the API server.
-const MAX_LOOKUPS: usize = 16;
-
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct NamespaceLimitsLookup {
     client: Client,
-    lookups: Arc<Semaphore>,
 }
 
 impl NamespaceLimitsLookup {
     pub fn new(client: Client) -> Self {
-        Self {
-            client,
-            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
-        }
+        Self { client }
     }
 
     /// None where they cannot be known in time: the pod is then injected as if there were none.
     pub async fn list(&self, namespace: &str) -> NamespaceLimits {
         let lookup = async {
-            let _turn = self.lookups.acquire().await.expect("it is never closed");
             let quotas = Api::<ResourceQuota>::namespaced(self.client.clone(), namespace);
             let ranges = Api::<LimitRange>::namespaced(self.client.clone(), namespace);
             let all = ListParams::default();

@@ -4,7 +4,6 @@
 //! its controller: it is random, and nothing outside of the namespace's own objects has it.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -12,19 +11,25 @@ use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 /// Longest wait for the answer. The pod's creation waits for it, within the webhook's own timeout.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Look-ups at once, so that reviews that somebody makes up are no flood of requests to the API server.
-const MAX_LOOKUPS: usize = 16;
-
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct PodOwners {
     client: Client,
-    lookups: Arc<Semaphore>,
+}
+
+/// What is known of the workload that a pod names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ownership {
+    /// It is there.
+    Exists,
+    /// The API server was asked, and knows none of this UID.
+    MadeUp,
+    /// It names none that can be looked up, or there was no answer in time.
+    Unknown,
 }
 
 /// Of an object's owners the one that made it and looks after it.
@@ -34,33 +39,31 @@ pub fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
 
 impl PodOwners {
     pub fn new(client: Client) -> Self {
-        Self {
-            client,
-            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
-        }
+        Self { client }
     }
 
-    /// Whether the controller among these owners is a workload of this namespace. False where it cannot be known in
-    /// time.
-    pub async fn exist(&self, namespace: &str, owners: &[OwnerReference]) -> bool {
-        let Some(owner) = controller(owners) else {
-            return false;
+    /// Whether the controller among these owners is a workload of this namespace.
+    pub async fn look_up(&self, namespace: &str, owners: &[OwnerReference]) -> Ownership {
+        let is_known_kind = |kind: &str| matches!(kind, "ReplicaSet" | "StatefulSet" | "DaemonSet");
+        // Whatever else makes pods itself, such as a custom kind, the operator has no right to read.
+        let can_be_read =
+            |owner: &&OwnerReference| owner.api_version == "apps/v1" && is_known_kind(&owner.kind);
+        let Some(owner) = controller(owners).filter(can_be_read) else {
+            return Ownership::Unknown;
         };
         let lookup = async {
-            let _turn = self.lookups.acquire().await.expect("it is never closed");
-            match (&*owner.api_version, &*owner.kind) {
-                ("apps/v1", "ReplicaSet") => self.uid::<ReplicaSet>(namespace, &owner.name).await,
-                ("apps/v1", "StatefulSet") => self.uid::<StatefulSet>(namespace, &owner.name).await,
-                ("apps/v1", "DaemonSet") => self.uid::<DaemonSet>(namespace, &owner.name).await,
-                // Whatever else makes pods itself, such as a custom kind that the operator has no right to read.
-                _ => Ok(None),
+            match &*owner.kind {
+                "ReplicaSet" => self.uid::<ReplicaSet>(namespace, &owner.name).await,
+                "StatefulSet" => self.uid::<StatefulSet>(namespace, &owner.name).await,
+                _ => self.uid::<DaemonSet>(namespace, &owner.name).await,
             }
         };
         match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
-            Ok(Ok(uid)) => uid.is_some_and(|uid| uid == owner.uid),
+            Ok(Ok(Some(uid))) if uid == owner.uid => Ownership::Exists,
+            Ok(Ok(_)) => Ownership::MadeUp,
             Ok(Err(error)) => {
                 warn!(%error, namespace, kind = owner.kind, "the owner of a pod could not be looked up");
-                false
+                Ownership::Unknown
             }
             Err(_) => {
                 debug!(
@@ -68,7 +71,7 @@ impl PodOwners {
                     kind = owner.kind,
                     "the owner of a pod was not known in time"
                 );
-                false
+                Ownership::Unknown
             }
         }
     }

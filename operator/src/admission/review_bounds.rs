@@ -2,6 +2,7 @@
 //! asks. Any pod of the cluster can send a review, and before it is parsed nobody knows whose it is: a megabyte of
 //! `"containers":[{},{},…]` is hundreds of megabytes as a `Pod`.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use axum::http::StatusCode;
 use bytes::BytesMut;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Volume};
+use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::connection_bounds::Place;
 use crate::http::{BODY_TIMEOUT, BodyError};
@@ -36,6 +38,11 @@ const LOOKUPS: ShareLimits = ShareLimits {
     total: 16,
     of_one: 12,
 };
+/// In a minute and of one namespace: owners that an address has made up, as far as the API server has said so, and pods without an
+/// owner that it has asked about. From then on the API server is not asked for the rest of that minute: it hardly ever sends such
+/// reviews itself. Who writes such pods in one namespace is no reason to look up less for another.
+const MAX_LOOKUPS_IN_VAIN: usize = 30;
+const LOOKUPS_WINDOW: Duration = Duration::from_secs(60);
 /// Longest wait for each of these, within the webhook's own timeout.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -63,6 +70,17 @@ pub struct ReviewBounds {
     bodies: Shares<IpAddr>,
     parsed: Shares<IpAddr>,
     lookups: Shares<IpAddr>,
+    /// How many, and since when.
+    in_vain: Arc<Mutex<HashMap<LookupInVain, (Instant, usize)>>>,
+}
+
+/// What was looked up for a review of this address about this namespace, which a stranger may have made up.
+type LookupInVain = (InVain, IpAddr, String);
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum InVain {
+    MadeUpOwner,
+    NoOwner,
 }
 
 /// A body, within the share of whoever sent it.
@@ -100,6 +118,7 @@ impl Default for ReviewBounds {
             bodies: Shares::new(BODIES),
             parsed: Shares::new(PARSED),
             lookups: Shares::new(LOOKUPS),
+            in_vain: Arc::default(),
         }
     }
 }
@@ -152,9 +171,33 @@ impl ReviewBounds {
         share.ok_or(ReviewBoundsError::Busy(body.address))
     }
 
-    /// A turn to ask the API server about a review of this address.
-    pub async fn lookup(&self, address: IpAddr) -> Option<Share> {
-        self.lookups.take(address, 1, PATIENCE).await
+    /// A turn to ask the API server about a review of this address and namespace.
+    pub async fn lookup(&self, address: IpAddr, namespace: &str) -> Option<Share> {
+        let share = self.lookups.take(address, 1, PATIENCE).await?;
+        let made_up = self.count(InVain::MadeUpOwner, address, namespace, 0);
+        (made_up < MAX_LOOKUPS_IN_VAIN).then_some(share)
+    }
+
+    /// The owner that a review named was made up.
+    pub fn looked_up_in_vain(&self, address: IpAddr, namespace: &str) {
+        self.count(InVain::MadeUpOwner, address, namespace, 1);
+    }
+
+    /// Whether something may be looked up for a pod without an owner, which then counts.
+    pub fn looks_up_without_owner(&self, address: IpAddr, namespace: &str) -> bool {
+        self.count(InVain::NoOwner, address, namespace, 1) <= MAX_LOOKUPS_IN_VAIN
+    }
+
+    /// How many there are with `more`.
+    fn count(&self, what: InVain, address: IpAddr, namespace: &str, more: usize) -> usize {
+        let mut in_vain = self.in_vain.lock();
+        in_vain.retain(|_, (since, _)| since.elapsed() < LOOKUPS_WINDOW);
+        let key = (what, address, namespace.to_owned());
+        let count = in_vain.get(&key).map_or(0, |(_, count)| *count) + more;
+        if more > 0 {
+            in_vain.entry(key).or_insert((Instant::now(), 0)).1 = count;
+        }
+        count
     }
 }
 
@@ -288,6 +331,30 @@ mod tests {
         assert_eq!(busy.count(), 88, "twelve megabytes are one address's");
         let of_the_same = bounds.body(request_from([10, 0, 0, 1], "{}")).await;
         assert!(of_the_same.is_ok(), "what they had is free again");
+    }
+
+    #[test]
+    fn nothing_that_a_pod_has_in_a_list_is_larger_than_what_is_counted_for_it() {
+        use k8s_openapi::api::core::v1 as core;
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+        for size in [
+            size_of::<core::EnvVar>(),
+            size_of::<core::EnvFromSource>(),
+            size_of::<core::ContainerPort>(),
+            size_of::<core::VolumeMount>(),
+            size_of::<core::VolumeProjection>(),
+            size_of::<core::Toleration>(),
+            size_of::<core::TopologySpreadConstraint>(),
+            size_of::<core::WeightedPodAffinityTerm>(),
+            size_of::<core::PodAffinityTerm>(),
+            size_of::<core::PreferredSchedulingTerm>(),
+            size_of::<core::PodCondition>(),
+            size_of::<meta::ManagedFieldsEntry>(),
+            size_of::<meta::OwnerReference>(),
+        ] {
+            // A list with one of them has room for four.
+            assert!(4 * size <= LIST_OBJECT_BYTES, "{size}");
+        }
     }
 
     #[tokio::test]

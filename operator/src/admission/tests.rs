@@ -1,5 +1,7 @@
 //! Against an API server that knows one ReplicaSet.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::body::Body;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +17,11 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::resources::ResourceEvent;
 
+/// How often the API server was asked.
+static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+
 async fn replica_set(Path(name): Path<String>) -> Response {
+    LOOKUPS.fetch_add(1, Ordering::SeqCst);
     if name != "litellm-7c9" {
         return StatusCode::NOT_FOUND.into_response();
     }
@@ -93,6 +99,22 @@ async fn review_of_owned_pod(admission: &Admission, uid: &str, dry_run: bool) ->
     let request = Request::post(PATH).body(Body::from(review.to_string())).unwrap();
     let Json(answer) = super::review(State(admission.clone()), request).await.unwrap();
     serde_json::to_value(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_stranger_that_makes_up_a_thousand_owners_has_the_api_server_asked_thirty_times_in_a_minute() {
+    let admission = admission().await;
+    let before = LOOKUPS.load(Ordering::SeqCst);
+    for number in 0..1_000 {
+        let answer = review_of_owned_pod(&admission, &format!("made-up-{number}"), false).await;
+        assert_eq!(
+            answer["response"]["allowed"], false,
+            "it is answered all the same"
+        );
+    }
+    let asked = LOOKUPS.load(Ordering::SeqCst) - before;
+    // The other test of this file asks a few times.
+    assert!((30..=33).contains(&asked), "{asked}");
 }
 
 #[tokio::test]
