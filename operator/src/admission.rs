@@ -157,6 +157,7 @@ impl Admission {
             Ownership::MadeUp => {
                 self.bounds.looked_up_in_vain(address, namespace);
                 (false, NamespaceLimits::default())
+            }
         }
     }
 
@@ -184,7 +185,8 @@ impl Admission {
         match self.ownership(request).await {
             Ownership::Exists => {
                 self.calls.record();
-                self.events.tell_owner(namespace, controller(owners(request)), kind, &text);
+                self.events
+                    .tell_owner(namespace, controller(owners(request)), kind, &text);
             }
             Ownership::MadeUp => self.bounds.looked_up_in_vain(address, namespace),
             Ownership::Unknown => {}

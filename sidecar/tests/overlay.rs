@@ -79,6 +79,7 @@ fn access_groups_of_managed_servers_are_known() {
         inbound: true,
         auth_blocks: false,
         static_headers: &static_headers(),
+        tool_prefix_separator: "-",
     });
     assert_eq!(overlay.problems, []);
     let groups: Vec<_> = overlay.access_groups.iter().map(String::as_str).collect();
