@@ -144,9 +144,10 @@ fn shared_memory(surroundings: &Surroundings<'_>) -> Result<OverlayFolder, Strin
     };
     let mut volumes = spec.volumes.iter().flatten();
     let volume = volumes.find(|volume| volume.name == mount.name);
+    // One on a disk serves as well where another webhook has put it over the memory after LiteLLM was told of the files there.
     let is_memory = volume
         .and_then(|volume| volume.empty_dir.as_ref())
-        .is_some_and(|empty_dir| empty_dir.medium.as_deref() == Some("Memory"));
+        .is_some_and(|empty_dir| previous.is_some() || empty_dir.medium.as_deref() == Some("Memory"));
     let is_whole = mount.mount_path.trim_end_matches('/') == SHARED_MEMORY
         && mount.read_only != Some(true)
         && mount.sub_path_expr.as_ref().is_none_or(String::is_empty);

@@ -4,7 +4,8 @@ use mcp_auth_operator::inject::Decision;
 use serde_json::{Value, json};
 
 use crate::api_server::admitted;
-use crate::input::{SIDECAR, injecting, list, route, sidecar};
+use crate::input::{Input, SIDECAR, injecting, list, route, sidecar};
+use crate::runs::{Original, StandIns};
 
 #[test]
 fn an_injected_pod_has_nothing_left_to_inject() {
@@ -150,6 +151,51 @@ fn a_wrapper_that_another_webhook_puts_in_front_stays() {
             assert!(patch.is_empty(), "{}: {patch}", input.name);
         }
     }
+}
+
+#[test]
+fn a_volume_that_comes_over_the_shared_memory_afterwards_is_mounted_into_the_sidecar_too() {
+    let stand_ins = StandIns::new();
+    let mut seen = 0;
+    for input in Input::all() {
+        let Some(litellm) = &input.litellm else { continue };
+        let Some(injected) = input.injected(&input.pod) else {
+            continue;
+        };
+        if !sidecar(&injected).to_string().contains("MCPAUTH_SHARED_FOLDER")
+            || list(&input.pod["spec"], "volumes")
+                .iter()
+                .any(|volume| volume["name"] == "memory")
+        {
+            continue;
+        }
+        for medium in ["", "Memory"] {
+            let mut pod = admitted(&injected);
+            let volume = json!({"name": "later", "emptyDir": {"medium": medium}});
+            pod["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+            let mount = json!({"name": "later", "mountPath": "/dev/shm"});
+            for container in pod["spec"]["containers"].as_array_mut().unwrap() {
+                let mounts = container
+                    .as_object_mut()
+                    .unwrap()
+                    .entry("volumeMounts")
+                    .or_insert(json!([]));
+                mounts.as_array_mut().unwrap().push(mount.clone());
+            }
+            let again = input.injected(&pod).unwrap();
+            let original = Original {
+                port: litellm.port,
+                config: litellm.config.as_deref(),
+            };
+            stand_ins.assert_behind_the_sidecar(&input.name, &original, &again);
+            let Decision::Inject { patch, .. } = input.decide(&again) else {
+                panic!("{}: refused", input.name);
+            };
+            assert!(patch.is_empty(), "{}: {patch}", input.name);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "only {seen} pods were looked at");
 }
 
 #[test]
