@@ -1,6 +1,6 @@
 //! `mcp-auth-operator inject`: what the webhook would make of the pods in a file, without a cluster. It
 //! decides by the very code of the webhook, with the settings that the chart makes of its values (`chart_values`); only the
-//! operator's certificates are a placeholder. `manifests` reads the files.
+//! operator's certificates and the random name of a folder in shared memory are placeholders. `manifests` reads the files.
 
 mod chart_values;
 mod manifests;
@@ -16,13 +16,16 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::entitlement::entitled;
-use crate::inject::{Decision, RoutesInPod, Settings, decide, unguessable_name};
+use crate::inject::{Decision, RoutesInPod, Settings, decide};
 
 pub use chart_values::{ChartArgs, ChartSettings, ChartValuesError};
 pub use manifests::{ManifestError, Manifests, PodManifest, is_standard_input};
 
 /// Reason of a pod that the API server does not ask the webhook about. Beside those of the decisions.
 const NOT_ASKED: &str = "NotAsked";
+
+/// Stands for the name that nobody can guess, so that the same input has the same output.
+const FOLDER_NAME: &str = "00000000000000000000000000000000";
 
 /// Prints what injection would make of pods: decision, reason and the patched pod. Needs no cluster.
 ///
@@ -160,7 +163,7 @@ fn preview(
         .collect();
     // As the webhook does: a pod that no workload makes hears of no route in its review.
     let mut settings = installation.settings.clone();
-    settings.folder_name = unguessable_name();
+    settings.folder_name = FOLDER_NAME.to_owned();
     settings.routes_in_pod = match pod.has_workload {
         true => RoutesInPod::Told,
         false => RoutesInPod::Withheld,
