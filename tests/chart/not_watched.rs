@@ -58,39 +58,41 @@ fn what_is_left_to_the_operator_is_enough_to_mark_and_goes_with_the_next_upgrade
             ["--not-watched-namespace=left"]
         );
         assert_eq!(arguments("--watch-namespace="), ["--watch-namespace=kept"]);
-        let may = |verb: &str, what: &str| {
+        let may = |verb: &str, resource: &str, subresource: &str| {
             let account = format!("system:serviceaccount:{RELEASE}:{OPERATOR}");
             let asked = [
                 "auth",
                 "can-i",
                 verb,
-                what,
+                resource,
                 "--namespace",
                 "left",
                 "--as",
                 &account,
             ];
-            text(&kubectl(&asked).stdout).trim() == "yes"
+            let of = ["--subresource", subresource];
+            let of = if subresource.is_empty() { &[][..] } else { &of };
+            text(&kubectl(&[&asked[..], of].concat()).stdout).trim() == "yes"
         };
         let msa = "mcpserverauths.mcpauth.dev";
+        let marks = || [may("list", msa, ""), may("patch", msa, "status")];
         // The API server learns of rights a moment later.
         until("the rights that are left", || {
-            let marks = may("list", msa) && may("patch", &format!("{msa}/status"));
-            (marks && !may("get", "secrets")).then_some(())
+            (marks() == [true; 2] && !may("get", "secrets", "")).then_some(())
         });
-        for (verb, what) in [
+        for (verb, resource) in [
             ("watch", msa),
             ("patch", msa),
             ("list", "pods"),
             ("create", "events.events.k8s.io"),
         ] {
-            assert!(!may(verb, what), "{verb} {what}");
+            assert!(!may(verb, resource, ""), "{verb} {resource}");
         }
 
         installation.upgrade(&["kept"]);
         assert!(arguments("--not-watched-namespace=").is_empty());
         until("the end of these rights", || {
-            (!may("list", msa) && !may("patch", &format!("{msa}/status"))).then_some(())
+            (marks() == [false; 2]).then_some(())
         });
         installation.remove();
     }
