@@ -68,6 +68,8 @@ pub struct Candidate {
     pub followers: watch::Receiver<usize>,
     /// Whether this replica knows the tokens of the leader.
     pub knows_tokens: watch::Receiver<bool>,
+    /// Whether this process made the certificates that all replicas serve with, so that none can have led before.
+    pub is_first: bool,
     pub timing: Timing,
 }
 
@@ -123,6 +125,7 @@ impl Candidate {
             address: self.address,
             followers: self.followers,
             knows_tokens: self.knows_tokens,
+            is_first: self.is_first,
             timing: self.timing,
             observed: ObservedLease::default(),
             has_led: false,
@@ -143,6 +146,7 @@ struct Election {
     address: Option<SocketAddr>,
     followers: watch::Receiver<usize>,
     knows_tokens: watch::Receiver<bool>,
+    is_first: bool,
     timing: Timing,
     observed: ObservedLease,
     has_led: bool,
@@ -276,6 +280,7 @@ impl Election {
             lease_duration,
             has_led: self.has_led,
             knows_tokens: *self.knows_tokens.borrow(),
+            is_first: self.is_first,
         };
         let action = self.observed.action(contender, Instant::now());
         let written = match action {

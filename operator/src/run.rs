@@ -231,6 +231,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         address: args.pod_ip.map(|ip| SocketAddr::new(ip, args.listen.port())),
         followers: follower_count,
         knows_tokens: tokens_known.clone(),
+        is_first: certificates.are_first(),
         timing: leader::Timing::default(),
     };
     let Participation {

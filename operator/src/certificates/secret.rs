@@ -27,14 +27,14 @@ pub struct SecretName {
     pub name: String,
 }
 
-/// Makes, renews or restores in the Secret what is due, and returns what the Secret holds then. `remembered` is
-/// what this replica uses.
+/// Makes, renews or restores in the Secret what is due, and returns what the Secret holds then, and whether there was no Secret.
+/// `remembered` is what this replica uses.
 pub(super) async fn renew_if_due(
     client: &Client,
     SecretName { namespace, name }: &SecretName,
     names: &[String],
     remembered: Option<&CertificateMaterial>,
-) -> anyhow::Result<CertificateMaterial> {
+) -> anyhow::Result<(CertificateMaterial, bool)> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
     for _ in 0..MAX_ATTEMPTS {
         let now = Timestamp::now();
@@ -44,8 +44,9 @@ pub(super) async fn renew_if_due(
         let current = existing.as_ref().and_then(read_material);
         let next = next_material(current.as_ref(), remembered, names, now)?;
         if current.as_ref() == Some(&next) {
-            return Ok(next);
+            return Ok((next, false));
         }
+        let is_first = existing.is_none();
         let written = match existing {
             None => with_deadline(api.create(&PostParams::default(), &new_secret(name, &next))).await,
             Some(existing) if existing.immutable == Some(true) => anyhow::bail!(
@@ -62,7 +63,7 @@ pub(super) async fn renew_if_due(
         match written {
             Ok(_) => {
                 info!(secret = name, "wrote the certificates");
-                return Ok(next);
+                return Ok((next, is_first));
             }
             Err(kube::Error::Api(status)) if status.code == 409 => continue,
             Err(error) => return Err(error).context("writing the certificates' Secret"),

@@ -58,16 +58,19 @@ pub enum Source {
 }
 
 impl Config {
-    /// What there is now, after making or renewing what is due where that is the operator's to do. `remembered` is
-    /// what this replica uses.
+    /// What there is now, after making or renewing what is due where that is the operator's to do, and whether there was nothing
+    /// before. `remembered` is what this replica uses.
     async fn current(
         &self,
         client: &Client,
         remembered: Option<&CertificateMaterial>,
-    ) -> anyhow::Result<CertificateMaterial> {
+    ) -> anyhow::Result<(CertificateMaterial, bool)> {
         match &self.source {
             Source::Secret(secret) => renew_if_due(client, secret, &self.names, remembered).await,
-            Source::Folder(folder) => Ok(read_folder(folder, &self.names, remembered, Timestamp::now())?),
+            Source::Folder(folder) => {
+                let material = read_folder(folder, &self.names, remembered, Timestamp::now())?;
+                Ok((material, false))
+            }
         }
     }
 
@@ -89,6 +92,8 @@ struct ServingCertificate {
     key: Arc<CertifiedKey>,
     /// A certificate of an authority that clients have still to learn of, and since when that is published.
     upcoming: Option<(Arc<CertifiedKey>, Instant)>,
+    /// There were none before.
+    is_first: bool,
 }
 
 impl std::fmt::Debug for Certificates {
@@ -111,8 +116,9 @@ fn is_of_api_server(error: &anyhow::Error) -> bool {
 impl Certificates {
     /// Takes the certificates from where they are, after making or renewing what is due.
     pub async fn load(client: &Client, config: &Config) -> anyhow::Result<Self> {
-        let material = config.current(client, None).await?;
-        Ok(Self(Arc::new(RwLock::new(ServingCertificate::new(material)?))))
+        let (material, is_first) = config.current(client, None).await?;
+        let serving = ServingCertificate::new(material, is_first)?;
+        Ok(Self(Arc::new(RwLock::new(serving))))
     }
 
     /// The same, once the API server answers: an operator that starts while it is away waits, and is no better off for
@@ -141,6 +147,11 @@ impl Certificates {
     /// PEM certificates that clients trust the operator by.
     pub fn authority(&self) -> String {
         self.0.read().material.authority.clone()
+    }
+
+    /// Whether there were none when this replica started: it is the first of an installation.
+    pub fn are_first(&self) -> bool {
+        self.0.read().is_first
     }
 
     pub fn has_authority(&self, authority: &str) -> bool {
@@ -176,7 +187,7 @@ impl Certificates {
             let renewing = config.current(&client, Some(&remembered));
             let renewed = tokio::time::timeout(CHECK_TIMEOUT, renewing).await;
             let renewed = renewed.unwrap_or_else(|_| Err(anyhow::anyhow!("it took too long")));
-            let replaced = renewed.and_then(|material| {
+            let replaced = renewed.and_then(|(material, _)| {
                 let now = (Timestamp::now(), Instant::now());
                 self.0.write().replace(material, &config.names, now)
             });
@@ -197,16 +208,19 @@ impl Certificates {
     pub fn self_made() -> Self {
         let names = ["127.0.0.1".to_owned()];
         let material = super::issue::new_authority(&names, Timestamp::now()).unwrap();
-        Self(Arc::new(RwLock::new(ServingCertificate::new(material).unwrap())))
+        Self(Arc::new(RwLock::new(
+            ServingCertificate::new(material, false).unwrap(),
+        )))
     }
 }
 
 impl ServingCertificate {
-    fn new(material: CertificateMaterial) -> anyhow::Result<Self> {
+    fn new(material: CertificateMaterial, is_first: bool) -> anyhow::Result<Self> {
         Ok(Self {
             key: Arc::new(serving_key(&material)?),
             material,
             upcoming: None,
+            is_first,
         })
     }
 
@@ -285,7 +299,7 @@ mod tests {
         let time = Timestamp::now();
         let began = Instant::now();
         let [old, new] = [(); 2].map(|()| new_authority(&names, time).unwrap());
-        let mut serving = ServingCertificate::new(old.clone()).unwrap();
+        let mut serving = ServingCertificate::new(old.clone(), false).unwrap();
         let (old_leaf, new_leaf) = (serving.key.cert.clone(), serving_key(&new).unwrap().cert);
         let both = next_material(Some(&new), Some(&old), &names, time).unwrap();
         for (seconds, leaf) in [(0, &old_leaf), (20, &old_leaf), (40, &old_leaf), (60, &new_leaf)] {

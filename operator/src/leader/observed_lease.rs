@@ -45,6 +45,8 @@ pub struct Contender<'a> {
     pub has_led: bool,
     /// It knows the tokens of the leader before it.
     pub knows_tokens: bool,
+    /// This very process made the certificates that all replicas serve with: no other one has served before it.
+    pub is_first: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -77,12 +79,13 @@ impl ObservedLease {
 
     /// What may be done with the Lease after it was observed. A replica that knows no tokens lets those go
     /// first that do, be it after a crash of its own. Where there is none, somebody may have deleted it: a replica that leads
-    /// makes it anew at its next renewal, and each other one waits for as long as such a one could lead on without.
+    /// makes it anew at its next renewal, and each other one waits for as long as such a one could lead on without; not the first of an
+    /// installation, which nobody can have led.
     pub fn action(&self, contender: Contender<'_>, now: Instant) -> Action {
         let absent_until = self.absent_since.map(|since| since + contender.lease_duration);
         let may_be_led = absent_until.is_some_and(|until| now < until);
         let Some((spec, since)) = &self.spec else {
-            return match may_be_led {
+            return match may_be_led && !contender.is_first {
                 true => Action::Wait {
                     holder: String::new(),
                 },

@@ -62,6 +62,11 @@ impl Replica {
 
 impl Cluster {
     fn replica(&self, identity: &str) -> Replica {
+        self.replica_that(identity, false)
+    }
+
+    /// Which made the certificates of all replicas, or did not.
+    fn replica_that(&self, identity: &str, is_first: bool) -> Replica {
         let (path, current) = watch::channel(Path::Open);
         let router = Router::new()
             .route(FOLDER, post(create))
@@ -78,6 +83,7 @@ impl Cluster {
             address: Some(address_of(identity)),
             followers: followers_now,
             knows_tokens: knows_tokens_now,
+            is_first,
             timing: Timing::default(),
         };
         let Participation { leads, leader, .. } = candidate.take_part();
@@ -321,7 +327,27 @@ async fn a_follower_that_could_not_look_for_a_while_does_not_take_a_deleted_leas
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_replica_of_all_leads_after_the_time_of_a_lease() {
+async fn the_replica_that_made_the_certificates_leads_at_once_and_waits_like_any_other_once_there_was_a_lease()
+ {
+    let cluster = Cluster::default();
+    let began = Instant::now();
+    let mut first = cluster.replica_that("first", true);
+    first.until(true).await;
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+
+    let cluster = Cluster::default();
+    let mut second = cluster.replica("second");
+    second.until(true).await;
+    let first = cluster.replica_that("first", true);
+    let leads = first.leads.clone();
+    tokio::time::sleep(5 * SECOND).await;
+    cluster.delete();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(second.leads() && !leads.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_finds_certificates_and_no_lease_leads_after_the_time_of_one() {
     let cluster = Cluster::default();
     let began = Instant::now();
     cluster.replica("first").until(true).await;
