@@ -56,6 +56,7 @@ pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
 async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError> {
     let (mut head, body) = request.into_parts();
     let pod = sync.authenticator.authenticate(&head).await?;
+    // Afterwards, since it takes the connection's place, which has become the pod's.
     let upgrade = StreamUpgrade::requested_by(&mut head);
     let mut knows_tokens = sync.knows_tokens.clone();
     let knowing = knows_tokens.wait_for(|knows| *knows);
