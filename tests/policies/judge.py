@@ -74,8 +74,8 @@ def documents(folder: str) -> list[dict]:
 
 
 def kyverno_policies() -> dict[str, str]:
-    by_the_engine = {"message": "PodSecurity `restricted`, by the engine's own implementation"}
-    return {each["metadata"]["name"]: each["spec"].get("validations", [by_the_engine])[0]["message"] for each in documents("kyverno")}
+    message = lambda rule: rule["validate"].get("message", "PodSecurity `restricted`, by the engine's own implementation")
+    return {each["metadata"]["name"]: message(each["spec"]["rules"][0]) for each in documents("kyverno")}
 
 
 def kyverno_refusals(program: Path, pods: Path) -> dict[str, set[str]]:
