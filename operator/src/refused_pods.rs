@@ -17,6 +17,8 @@ use crate::entitlement::Labels;
 /// A refusal that is older stands for nothing: controllers try again after 1000 s at most (kube-controller-manager's work queues),
 /// and a refusal that lasts has come again by then.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(20);
+/// How often it is looked whether a workload that was refused is still there.
+pub const LOOK_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
 /// The same refusal is recorded once in this time. A controller tries again after milliseconds at first.
 const MIN_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 /// Workloads of a namespace whose refusals are remembered.
@@ -97,6 +99,8 @@ pub struct RefusedPods {
 struct Records {
     /// With the number of its last change.
     by_namespace: HashMap<String, HashMap<PodMaker, (u64, Arc<RefusedPod>)>>,
+    /// When it was looked whether the workload is there, by its UID.
+    looked_at: HashMap<String, Timestamp>,
     last: u64,
 }
 
@@ -135,6 +139,28 @@ impl RefusedPods {
         let mut standing: Vec<_> = standing.filter(|refused| now < refused.until()).collect();
         standing.sort_by(|one, other| one.text.cmp(&other.text));
         standing
+    }
+
+    /// Those of a namespace of which it was not looked for a while whether their workloads are still there.
+    pub fn due_for_a_look(&self, namespace: &str, now: Timestamp) -> Vec<Arc<RefusedPod>> {
+        let mut due = self.in_namespace(namespace, now);
+        let mut records = self.records.lock();
+        records
+            .looked_at
+            .retain(|_, looked| now < *looked + LOOK_INTERVAL);
+        due.retain(|refused| !records.looked_at.contains_key(&refused.owner.uid));
+        for refused in &due {
+            records.looked_at.insert(refused.owner.uid.clone(), now);
+        }
+        due
+    }
+
+    /// What was refused has gone; what was refused of the same name since has not.
+    pub fn forget(&self, refused: &RefusedPod) {
+        let mut records = self.records.lock();
+        if let Some(of_namespace) = records.by_namespace.get_mut(&refused.namespace) {
+            of_namespace.retain(|_, (_, known)| known.owner.uid != refused.owner.uid);
+        }
     }
 
     /// Number of the last record.
@@ -237,6 +263,19 @@ mod tests {
             .iter()
             .map(|refused| refused.maker().to_string())
             .collect()
+    }
+
+    #[test]
+    fn a_workload_is_looked_for_now_and_then_and_one_that_has_gone_is_refused_no_more() {
+        let refused_pods = recorded([
+            refused("litellm-7c9", Some("7c9"), start()),
+            refused("gateway-5d9", Some("5d9"), start()),
+        ]);
+        let due = |seconds| refused_pods.due_for_a_look("llm", after(seconds)).len();
+        assert_eq!([due(1), due(2), due(30), due(31), due(32)], [2, 0, 0, 2, 0]);
+        assert_eq!(refused_pods.due_for_a_look("other", after(90)).len(), 0);
+        refused_pods.forget(&refused("litellm-7c9", Some("7c9"), start()));
+        assert_eq!(makers(&refused_pods, after(90)), ["Deployment gateway"]);
     }
 
     #[test]

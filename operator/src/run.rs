@@ -207,6 +207,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ObservedPods {
             pods: pods.clone(),
             refused: refused.clone(),
+            owners: PodOwners::new(client.clone()),
             sidecars: sidecars.clone(),
             namespaces,
             webhook: webhook_calls.clone(),

@@ -29,9 +29,6 @@ pub struct InjectionFacts {
     pub operator_started: Timestamp,
     /// The webhook's port.
     pub webhook_port: u16,
-    /// Whether pods may have been refused that no replica remembers: this one has not been there for as long as a refusal stands
-    /// for.
-    pub may_have_forgotten_refusals: bool,
 }
 
 pub(super) fn draft(holds: bool, reason: &str, message: String) -> Option<ConditionDraft> {

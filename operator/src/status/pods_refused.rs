@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_crds::reasons;
 
 use super::pod_classes::PodClass;
 use super::pods_injected::{draft, reason_codes};
-use super::selection::{Selection, previous_status};
+use super::selection::Selection;
 use super::{ConditionDraft, StatusInputs, seconds};
 use crate::inject::NOT_INJECTED_REASONS;
 use crate::refused_pods::{PodMaker, RefusedPod};
@@ -17,9 +17,7 @@ use crate::refused_pods::{PodMaker, RefusedPod};
 pub(super) fn pods_refused(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let standing = standing_refusals(selection.inputs);
     let mut standing = standing.iter();
-    let Some(first) = standing.next() else {
-        return refused_before_the_start(selection);
-    };
+    let first = standing.next()?;
     let others: Vec<String> = standing
         .map(|other| format!("of {} ({})", other.maker(), reason_codes(&other.text)))
         .collect();
@@ -29,28 +27,6 @@ pub(super) fn pods_refused(selection: &Selection<'_>) -> Option<ConditionDraft> 
     };
     let message = format!("the pods of {} are refused: {}{also}", first.maker(), first.text);
     draft(false, reasons::PODS_REFUSED, message)
-}
-
-/// What an earlier operator said of refusals that nobody remembers any more. A workload that is refused still tries again within the
-/// time that a refusal stands for, and is told of anew then.
-fn refused_before_the_start(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let inputs = selection.inputs;
-    let said = previous_status(inputs)?.conditions.iter().find(|condition| {
-        condition.type_ == conditions::SIDECARS_SYNCED && condition.reason == reasons::PODS_REFUSED
-    })?;
-    let since = said.last_transition_time.0;
-    let is_over = selected_pods(inputs).any(|class| {
-        let names = |maker: PodMaker| said.message.contains(&format!("of {maker} "));
-        let maker = class
-            .pod
-            .owner()
-            .map(|owner| PodMaker::new(owner, class.pod.labels()));
-        class.newest_created.is_some_and(|created| created >= since) && maker.is_some_and(names)
-    });
-    match inputs.injection.may_have_forgotten_refusals && !is_over {
-        true => draft(false, reasons::PODS_REFUSED, said.message.clone()),
-        false => None,
-    }
 }
 
 /// How many workloads are refused, by the reason: one of a closed set, since labels of a metric are made of them.

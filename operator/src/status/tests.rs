@@ -96,7 +96,6 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             webhook_called: true,
             operator_started: now() - jiff::SignedDuration::from_hours(1),
             webhook_port: 10250,
-            may_have_forgotten_refusals: false,
         },
         expiries: Vec::new(),
     }

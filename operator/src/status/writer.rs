@@ -40,9 +40,10 @@ use crate::liveness::{BEAT_INTERVAL, Liveness, Pulse};
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::{NamespaceInjection, Namespaces};
+use crate::pod_owners::{Ownership, PodOwners};
 use crate::pods::Pods;
 use crate::references::References;
-use crate::refused_pods::{LIFETIME as REFUSAL_LIFETIME, RefusedPod, RefusedPods};
+use crate::refused_pods::{LOOK_INTERVAL, RefusedPod, RefusedPods};
 use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecars};
@@ -67,6 +68,8 @@ pub struct KeptSecrets {
 pub struct ObservedPods {
     pub pods: Pods,
     pub refused: RefusedPods,
+    /// Whether what was refused has gone since.
+    pub owners: PodOwners,
     pub sidecars: Sidecars,
     pub namespaces: Arc<Namespaces>,
     pub webhook: WebhookCalls,
@@ -209,6 +212,8 @@ impl StatusWriter {
             true => self.observed.namespaces.injection(&resource_ref.namespace).await,
             false => NamespaceInjection::Unknown,
         };
+        self.forget_refusals_of_no_workload(&resource_ref.namespace, now)
+            .await;
         let refused = self.observed.refused.in_namespace(&resource_ref.namespace, now);
         let selector = &resource.spec.pod_selector;
         let is_selected = |refused: &Arc<RefusedPod>| selects(selector, &refused.labels);
@@ -222,7 +227,6 @@ impl StatusWriter {
                 webhook_called: self.observed.webhook.is_called(),
                 operator_started: self.observed.webhook.started,
                 webhook_port: self.observed.webhook.port,
-                may_have_forgotten_refusals: now < self.observed.webhook.started + REFUSAL_LIFETIME,
             },
             expiries: self.expiries(resource, &resource_ref),
             managed_key: self.secrets.managed_keys.in_status(resource),
@@ -242,9 +246,20 @@ impl StatusWriter {
         let again = if needs_requeue { GRACE } else { RESYNC };
         let refused_until = inputs.refused.iter().map(|refused| refused.until()).min();
         let refusal_ends = refused_until.and_then(|until| Duration::try_from(until - now).ok());
-        Ok(Action::requeue(
-            refusal_ends.map_or(again, |ends| ends.min(again)),
-        ))
+        Ok(Action::requeue(refusal_ends.map_or(again, |ends| {
+            ends.min(again).min(LOOK_INTERVAL.unsigned_abs())
+        })))
+    }
+
+    /// A workload that was deleted is refused no more. Each is looked up now and then alone.
+    async fn forget_refusals_of_no_workload(&self, namespace: &str, now: Timestamp) {
+        let ObservedPods { refused, owners, .. } = &self.observed;
+        for refusal in refused.due_for_a_look(namespace, now) {
+            let owner = std::slice::from_ref(&refusal.owner);
+            if owners.look_up(namespace, owner).await == Ownership::MadeUp {
+                refused.forget(&refusal);
+            }
+        }
     }
 
     /// The resource with the status that was last written, which the watch may not show yet.

@@ -251,7 +251,6 @@ impl World {
                 webhook_called: self.webhook_called,
                 operator_started: start() - SignedDuration::from_secs(60),
                 webhook_port: 10250,
-                may_have_forgotten_refusals: false,
             },
             expiries: Vec::new(),
             managed_key: None,

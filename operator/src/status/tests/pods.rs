@@ -183,52 +183,6 @@ fn a_rollout_whose_pods_are_refused_is_told_until_a_pod_of_the_workload_is_made(
     assert_eq!(synced_condition(&scenario).0, reasons::SYNCED);
 }
 
-/// By the operator that was there before, of which no memory is left.
-#[test]
-fn what_an_earlier_operator_said_of_refusals_stands_until_one_could_have_come_again() {
-    let mut resource = resource("https://tools.example.com/mcp");
-    let said = "the pods of Deployment gateway are refused: LiteLlmTls: change it";
-    let since = "2026-11-23T11:50:00Z";
-    resource.status = Some(
-        serde_json::from_value(serde_json::json!({
-            "observedGeneration": 3,
-            "conditions": [{
-                "type": "SidecarsSynced", "status": "False", "reason": "PodsRefused", "message": said,
-                "lastTransitionTime": since,
-            }],
-        }))
-        .unwrap(),
-    );
-    let mut scenario = good(&resource);
-    assert_eq!(synced_condition(&scenario).0, reasons::SYNCED);
-    scenario.injection.may_have_forgotten_refusals = true;
-    assert_eq!(
-        synced_condition(&scenario),
-        (reasons::PODS_REFUSED.to_owned(), said.to_owned())
-    );
-    // A pod of that workload has been made since, or one of another.
-    let made = |name: &str, seconds: i64| {
-        let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
-        let owner = serde_json::json!([{
-            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-5d9"), "uid": "v", "controller": true,
-        }]);
-        let metadata = serde_json::json!({
-            "name": format!("{name}-5d9-1"), "labels": {"pod-template-hash": "5d9"}, "creationTimestamp": created,
-            "annotations": {"mcpauth.dev/injected": "1"}, "ownerReferences": owner,
-        });
-        let pod = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
-        vec![(Arc::new(pod), Some(synced().into()))]
-    };
-    for (workload, age, expected) in [
-        ("gateway", 30, reasons::SYNCED),
-        ("gateway", 900, reasons::PODS_REFUSED),
-        ("other", 30, reasons::PODS_REFUSED),
-    ] {
-        scenario.pods = Some(made(workload, age));
-        assert_eq!(synced_condition(&scenario).0, expected, "{workload} {age}");
-    }
-}
-
 #[test]
 fn a_warning_of_injection_is_told_beside_what_is_wrong() {
     let resource = resource("https://tools.example.com/mcp");

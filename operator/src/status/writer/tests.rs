@@ -143,6 +143,7 @@ impl World {
             },
             ObservedPods {
                 refused: RefusedPods::new(pods.changed()),
+                owners: PodOwners::new(client.clone()),
                 pods,
                 sidecars: Sidecars::new().0,
                 restarts: RestartOutcomes::default(),
