@@ -46,7 +46,7 @@ impl<K: Eq + Hash> Shares<K> {
 
     /// So many permits, in turn with the others of this caller and then with all. `None`: more than one caller can have, or they were
     /// not free in time.
-    pub async fn take(&self, caller: K, permits: u32, patience: Duration) -> Option<Share> {
+    pub async fn take(&self, caller: K, permits: u32, longest_wait: Duration) -> Option<Share> {
         if permits > self.0.limits.of_one {
             return None;
         }
@@ -60,7 +60,7 @@ impl<K: Eq + Hash> Shares<K> {
                 _of_total: of_total,
             })
         };
-        timeout(patience, take).await.ok().flatten()
+        timeout(longest_wait, take).await.ok().flatten()
     }
 
     fn of_caller(&self, caller: K) -> Arc<Semaphore> {
@@ -80,7 +80,7 @@ impl<K: Eq + Hash> Shares<K> {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
     fn shares() -> Shares<u32> {
         Shares::new(ShareLimits { total: 10, of_one: 4 })
@@ -89,7 +89,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_caller_waits_for_itself_and_takes_nothing_of_the_others() {
         let shares = shares();
-        let take = |caller, permits| shares.take(caller, permits, PATIENCE);
+        let take = |caller, permits| shares.take(caller, permits, LONGEST_WAIT);
         let first = take(1, 4).await.unwrap();
         assert!(take(1, 1).await.is_none(), "it has all that it may have");
         let _other = take(2, 4).await.expect("another caller has a part of its own");
@@ -102,9 +102,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_to_wait_gets_a_turn_when_something_is_given_back() {
         let shares = shares();
-        let first = shares.take(1, 3, PATIENCE).await.unwrap();
-        let (waiting, ()) = tokio::join!(shares.take(1, 2, PATIENCE), async {
-            tokio::time::sleep(PATIENCE / 2).await;
+        let first = shares.take(1, 3, LONGEST_WAIT).await.unwrap();
+        let (waiting, ()) = tokio::join!(shares.take(1, 2, LONGEST_WAIT), async {
+            tokio::time::sleep(LONGEST_WAIT / 2).await;
             drop(first);
         });
         assert!(waiting.is_some());
@@ -114,10 +114,10 @@ mod tests {
     async fn more_than_one_caller_can_have_is_refused_at_once_and_nothing_is_kept_of_callers_that_went() {
         let shares = shares();
         let began = tokio::time::Instant::now();
-        assert!(shares.take(1, 5, PATIENCE).await.is_none());
+        assert!(shares.take(1, 5, LONGEST_WAIT).await.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
         for caller in 0..100 {
-            shares.take(caller, 1, PATIENCE).await.unwrap();
+            shares.take(caller, 1, LONGEST_WAIT).await.unwrap();
         }
         assert_eq!(shares.0.of_callers.lock().len(), 1);
     }

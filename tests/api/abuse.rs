@@ -9,6 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
+use mcp_auth_tests::admission_review::admission_review;
 use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, report, token};
@@ -253,19 +254,7 @@ fn peak_memory(replica: &Replica) -> u64 {
 }
 
 fn review(pod: Value) -> Value {
-    json!({
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "u-1",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": "abuse-reviews",
-            "operation": "CREATE",
-            "userInfo": {},
-            "object": pod,
-        },
-    })
+    admission_review("abuse-reviews", &pod)
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What the webhook answers to reviews that no API server sends, over its real listener.
 
+use mcp_auth_tests::admission_review::admission_review;
 use mcp_auth_tests::resource::{owned, resource};
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::authority;
@@ -23,19 +24,7 @@ fn url() -> String {
 
 /// A review of a pod of a namespace that has no resources.
 fn review(pod: Value) -> Value {
-    json!({
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "u-1",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": "reviews",
-            "operation": "CREATE",
-            "userInfo": {},
-            "object": pod,
-        },
-    })
+    admission_review("reviews", &pod)
 }
 
 fn pod() -> Value {

@@ -6,6 +6,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_tests::admission_review::admission_review;
 use mcp_auth_tests::replica::Replica;
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::authority;
@@ -61,19 +62,7 @@ fn not_injectable(name: &str, owner: &Value) -> Value {
 /// As the API server asks this replica, where the Service leads to it.
 async fn review(world: &World, replica: &Replica, pod: &Value) -> Value {
     let client = Client::builder().tls_certs_only([authority(world).await]);
-    let review = json!({
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "u-1",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": world.namespace,
-            "operation": "CREATE",
-            "userInfo": {},
-            "object": pod,
-        },
-    });
+    let review = admission_review(&world.namespace, pod);
     let url = format!("https://{}/v1/inject", replica.address);
     let answer = client.build().unwrap().post(url).body(review.to_string()).send();
     serde_json::from_str(&answer.await.unwrap().text().await.unwrap()).unwrap()

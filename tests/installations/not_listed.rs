@@ -7,6 +7,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use mcp_auth_protocol::pod::AUDIENCE;
+use mcp_auth_tests::admission_review::admission_review;
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::{Refused, Sidecar, bearer, report, token};
 use mcp_auth_tests::wait::until;
@@ -47,19 +48,7 @@ async fn connect(installation: &Installation, world: &World) -> Result<Sidecar, 
 
 /// How the webhook answers for a pod of the namespace.
 async fn reviewed(installation: &Installation, world: &World) -> StatusCode {
-    let review = json!({
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "u-1",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": world.namespace,
-            "operation": "CREATE",
-            "userInfo": {},
-            "object": litellm("litellm"),
-        },
-    });
+    let review = admission_review(&world.namespace, &litellm("litellm"));
     let url = format!("{}/v1/inject", installation.url());
     let answer = client().post(url).body(review.to_string()).send().await;
     answer.unwrap().status()

@@ -1,6 +1,7 @@
 //! What the tests against a real control plane share. They know the product by its resource, its protocol and
 //! its programs, never by the insides of operator or sidecar.
 
+pub mod admission_review;
 pub mod authority;
 pub mod chart;
 pub mod documents;

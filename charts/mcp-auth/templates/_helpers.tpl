@@ -88,7 +88,7 @@ none. Whoever upgrades may get the Deployment. */}}
 
 {{/* Namespaces whose resources the running operator serves and this upgrade's does not. Nothing where no cluster is asked, as with
 `helm template`. Where it was one of several, the operator has a RoleBinding there, which a namespace that was deleted has no more:
-whoever upgrades may get that too, for Helm changes it. Where all were served, rights are made anew, which cannot be in a namespace
+the user that upgrades may get that too, for Helm changes it. Where all were served, rights are made anew, which cannot be in a namespace
 that is being deleted. */}}
 {{- define "mcp-auth.namespacesLeft" -}}
 {{- $left := list }}

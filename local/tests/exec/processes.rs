@@ -50,7 +50,7 @@ fn nothing_is_left_when_the_supervisor_is_killed() {
     ground.nothing_is_left(&report);
 }
 
-/// The kernel is asked to end LiteLLM when its parent does. Of what LiteLLM started, and of the folder, nobody is left to see.
+/// The kernel is asked to end LiteLLM when its parent does. Of what LiteLLM started, and of the folder, no process is left that could tell.
 #[test]
 fn litellm_ends_when_both_are_killed() {
     let ground = Ground::new("{}");

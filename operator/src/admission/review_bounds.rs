@@ -1,5 +1,5 @@
 //! Review bounds: how much memory and how many requests to the API server reviews may take, in total and by the address that
-//! asks. Any pod of the cluster can send a review, and before it is parsed nobody knows whose it is: a megabyte of
+//! asks. Any pod of the cluster can send a review, and before it is parsed it is unknown whose it is: a megabyte of
 //! `"containers":[{},{},…]` is hundreds of megabytes as a `Pod`.
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ const LOOKUPS: ShareLimits = ShareLimits {
 const MAX_LOOKUPS_IN_VAIN: usize = 30;
 const LOOKUPS_WINDOW: Duration = Duration::from_secs(60);
 /// Longest wait for each of these, within the webhook's own timeout.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The largest thing that a pod has in a list. A list has room for twice as many as it holds, beside what it was copied from.
 const LIST_OBJECT_BYTES: usize = 3 * max(
@@ -83,7 +83,7 @@ enum InVain {
     NoOwner,
 }
 
-/// A body, within the share of whoever sent it.
+/// A body, within the share of the address that sent it.
 pub struct BoundedBody {
     pub bytes: Bytes,
     pub address: IpAddr,
@@ -148,7 +148,7 @@ impl ReviewBounds {
             }
             let needed = kibibytes(bytes.len() + part.len());
             if needed > taken {
-                let share = self.bodies.take(address, needed - taken, PATIENCE).await;
+                let share = self.bodies.take(address, needed - taken, LONGEST_WAIT).await;
                 shares.push(share.ok_or(ReviewBoundsError::Busy(address))?);
                 taken = needed;
             }
@@ -167,13 +167,13 @@ impl ReviewBounds {
         if kibibytes > PARSED.of_one {
             return Err(ReviewBoundsError::TooManyParts(kibibytes));
         }
-        let share = self.parsed.take(body.address, kibibytes, PATIENCE).await;
+        let share = self.parsed.take(body.address, kibibytes, LONGEST_WAIT).await;
         share.ok_or(ReviewBoundsError::Busy(body.address))
     }
 
     /// A turn to ask the API server about a review of this address and namespace.
     pub async fn lookup(&self, address: IpAddr, namespace: &str) -> Option<Share> {
-        let share = self.lookups.take(address, 1, PATIENCE).await?;
+        let share = self.lookups.take(address, 1, LONGEST_WAIT).await?;
         let made_up = self.count(InVain::MadeUpOwner, address, namespace, 0);
         (made_up < MAX_LOOKUPS_IN_VAIN).then_some(share)
     }
@@ -324,7 +324,7 @@ mod tests {
             bounds.body(request_from([10, 0, 0, 2], "{}")).await.is_ok()
         };
         let (answers, is_served) = tokio::join!(crowd, other);
-        assert!(is_served, "another address waits for nobody");
+        assert!(is_served, "another address does not wait");
         let busy = answers
             .iter()
             .filter(|answer| matches!(answer, Err(ReviewBoundsError::Busy(_))));

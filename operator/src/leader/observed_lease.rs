@@ -105,11 +105,11 @@ impl ObservedLease {
                 .max(contender.lease_duration)
         };
         let wait = holder.map_or(Duration::ZERO, |_| stated());
-        let patience = match is_followed && !contender.knows_tokens {
+        let precedence = match is_followed && !contender.knows_tokens {
             true => FOLLOWERS_FIRST,
             false => Duration::ZERO,
         };
-        match may_be_led || now < *since + wait + patience {
+        match may_be_led || now < *since + wait + precedence {
             true => Action::Wait {
                 holder: holder.unwrap_or_default().to_owned(),
             },

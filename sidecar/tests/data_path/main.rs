@@ -29,6 +29,7 @@ mod reachability;
 mod refusals;
 mod refused_users;
 mod scene;
+mod server_headers;
 mod streams;
 mod tokens;
 mod users;

@@ -1,6 +1,7 @@
 //! Against an operator in memory, with a clock that stands still while anything is left to do.
 
 pub(crate) mod operator;
+mod upgrade;
 
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
@@ -54,57 +55,6 @@ async fn takes_each_snapshot_over_and_reports_it() {
         (changed.applied.as_deref(), changed.restart_needed_for),
         (Some("r1"), vec!["tools".to_owned()])
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_leaves_http_with_its_first_report() {
-    let authority = Authority::new();
-    let mut operator = Operator::followed_with(&authority.pem);
-    let call = operator.call(&authority).await;
-    assert!(call.asks_for_upgrade());
-    let headers = call.request.headers();
-    assert_eq!(headers[CONNECTION], "upgrade");
-    assert!(
-        headers.contains_key(http::header::CONTENT_LENGTH),
-        "a body that ends, since HTTP reads it whole before it hands the connection over"
-    );
-    let mut stream = call.accept();
-    assert_eq!(stream.report().await.version, "1.2.3");
-    stream.snapshot("r1", "").await;
-    assert_eq!(stream.report().await.applied.as_deref(), Some("r1"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_operator_without_upgrades_is_asked_once_more_in_http_and_a_newer_one_by_its_next_stream() {
-    let authority = Authority::new();
-    let mut operator = Operator::followed_with(&authority.pem);
-    // It reads the first report, answers, and ends the stream with the body.
-    let older = operator.call(&authority).await;
-    assert!(older.asks_for_upgrade());
-    let first_at = older.at;
-    let mut ended = older.accept_in_http();
-    ended.report().await;
-    let again = operator.call(&authority).await;
-    assert!(!again.asks_for_upgrade());
-    assert_eq!(again.at, first_at, "at once");
-    let mut stream = again.accept_in_http();
-    stream.report().await;
-    stream.snapshot("r1", "").await;
-    assert_eq!(stream.report().await.applied.as_deref(), Some("r1"));
-    assert_eq!(operator.revisions(), ["r1"]);
-    stream.cut();
-
-    // The older one is not asked again.
-    let call = operator.call(&authority).await;
-    assert!(!call.asks_for_upgrade());
-    let mut stream = call.accept();
-    stream.report().await;
-    let mut newer = operator::snapshot("r2", "");
-    newer.capabilities = vec![Capability::Upgrade];
-    stream.send(&serde_json::to_string(&newer).unwrap()).await;
-    stream.report().await;
-    stream.cut();
-    assert!(operator.call(&authority).await.asks_for_upgrade());
 }
 
 #[tokio::test(start_paused = true)]
