@@ -27,7 +27,6 @@ use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
-use crate::http::content_coding::DecoderLimit;
 use crate::proxy::audit::AuditLog;
 use crate::proxy::fingerprint::Fingerprinter;
 use crate::proxy::inbound::client_address::TrustedProxies;
@@ -133,7 +132,7 @@ impl Proxies {
                 metrics,
                 drain,
             )
-            .with_decoder_limit(DecoderLimit::within(decoding_memory))
+            .with_decoding_memory(decoding_memory)
         });
         Self {
             routes,

@@ -1,7 +1,7 @@
 //! Progress of a request's body, for load shedding: whether the rest of it is waited for, and how much came since somebody
 //! asked. Nobody who sends one is authenticated before its end, since LiteLLM reads it first.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A body of which less comes between two looks gets on too slowly to be left alone where others need its place.
 const MIN_BYTES: usize = 1024;
@@ -15,6 +15,8 @@ pub struct BodyProgress {
     received: AtomicUsize,
     /// Since when next to nothing comes; 0 where it does.
     slow_since: AtomicU64,
+    /// Looks in a row that found next to nothing.
+    slow_looks: AtomicU32,
 }
 
 impl BodyProgress {
@@ -36,14 +38,19 @@ impl BodyProgress {
     /// Another body begins.
     pub fn renew(&self) {
         self.slow_since.store(0, Relaxed);
+        self.slow_looks.store(0, Relaxed);
     }
 
     /// Looks how much has come since the last look.
     pub fn look(&self, now: impl FnOnce() -> u64) {
         let received = self.received.swap(0, Relaxed);
         if !self.is_awaited() || received >= MIN_BYTES {
-            self.slow_since.store(0, Relaxed);
-        } else if self.slow_since.load(Relaxed) == 0 {
+            self.renew();
+            return;
+        }
+        let looks = self.slow_looks.load(Relaxed);
+        self.slow_looks.store(looks.saturating_add(1), Relaxed);
+        if self.slow_since.load(Relaxed) == 0 {
             self.slow_since.store(now(), Relaxed);
         }
     }
@@ -52,6 +59,15 @@ impl BodyProgress {
     pub fn slow_since(&self) -> Option<u64> {
         let since = self.slow_since.load(Relaxed);
         (since > 0 && self.is_awaited()).then_some(since)
+    }
+
+    /// At how many looks in a row next to nothing had come. The first one may have followed at once on what came before, so
+    /// only from the second one on nothing came for all the time between two looks.
+    pub fn slow_looks(&self) -> u32 {
+        match self.is_awaited() {
+            true => self.slow_looks.load(Relaxed),
+            false => 0,
+        }
     }
 
     pub fn is_awaited(&self) -> bool {
@@ -77,15 +93,17 @@ mod tests {
         assert_eq!(progress.slow_since(), None, "it is not waited for");
         progress.awaits();
         assert_eq!(looked(3), Some(2), "it drips");
+        assert_eq!(progress.slow_looks(), 2);
         progress.received(MIN_BYTES);
         progress.awaits();
         assert_eq!(looked(4), None, "it gets on");
+        assert_eq!(progress.slow_looks(), 0);
         assert_eq!(looked(5), Some(5));
         progress.ended();
         assert_eq!(looked(6), None);
         progress.awaits();
         progress.look(|| 7);
         progress.renew();
-        assert_eq!(progress.slow_since(), None);
+        assert_eq!((progress.slow_since(), progress.slow_looks()), (None, 0));
     }
 }

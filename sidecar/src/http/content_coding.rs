@@ -23,10 +23,10 @@ use super::json_key_filter::KeyFilter;
 use decoder::{Decoder, Step, Undecodable};
 pub use decoder_limit::DecoderLimit;
 use decoder_limit::{Lease, Need, NoRoom};
+pub use zstd::MAX_DECODER_BYTES;
 
-/// Decoded at once. What it becomes may be a thousand times as long, so whoever looks for longer lets others have their turn.
+/// Decoded at once.
 const PIECE_BYTES: usize = 16 * 1024;
-const PIECES_A_TURN: usize = 8;
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
 /// What a decoder of gzip holds, rounded up: window, tables and the optional fields of the header.
 const GZIP_BYTES: usize = 128 * 1024;
@@ -193,14 +193,19 @@ impl CodedBody {
     /// Looks at what was taken.
     pub fn look(&mut self) -> Result<Look, BodyError> {
         let mut piece = [0; PIECE_BYTES];
-        for _ in 0..PIECES_A_TURN {
+        let mut share = self.limit.share_of_turn();
+        while share > 0 {
             let lease = match &mut self.state {
                 State::Decoding(lease) => lease,
                 State::Header(_) | State::Ended => return Ok(Look::Encoded),
                 State::Beginning(_) | State::Identity => return Ok(Look::Identity),
             };
-            match lease.with(|decoder| decoder.step(&mut piece))?? {
-                Step::Decoded(length) => self.search.look_at(&piece[..length])?,
+            let piece = &mut piece[..share.min(PIECE_BYTES)];
+            match lease.with(|decoder| decoder.step(piece))?? {
+                Step::Decoded(length) => {
+                    self.search.look_at(&piece[..length])?;
+                    share -= length;
+                }
                 Step::NeedsMore => return Ok(Look::Encoded),
                 Step::Ended => self.state = State::Ended,
             }

@@ -116,10 +116,10 @@ impl Inbound {
         }
     }
 
-    /// With this limit of bodies that are decoded.
-    pub fn with_decoder_limit(self, decoder_limit: DecoderLimit) -> Self {
+    /// With decoders of bodies that hold so many bytes together, and one in any case.
+    pub fn with_decoding_memory(self, bytes: usize) -> Self {
         Self {
-            decoder_limit,
+            decoder_limit: DecoderLimit::within(bytes),
             ..self
         }
     }

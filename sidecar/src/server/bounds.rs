@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::http::content_coding::MAX_DECODER_BYTES;
 use crate::http::transport::UNACKNOWLEDGED_TIMEOUT;
 
 /// Longest headers of a request, all together, and the largest read buffer of a connection. Cookies of a large
@@ -49,9 +50,10 @@ impl Bounds {
     /// For a process that may have this much memory, in bytes, and this many open files.
     pub fn within(memory: Option<u64>, open_files: Option<u64>) -> Self {
         let memory = memory.unwrap_or(DEFAULT_MEMORY).saturating_sub(BASE_MEMORY);
-        // Two of five parts for each half; of the rest one half is for what is not counted to the byte.
-        let decoding = memory / 10;
-        let memory = (memory / 5 * 2).max(MIN_MEMORY);
+        // A tenth, but enough for the largest one, which is let in where nobody else has one. Of the rest four of nine parts
+        // are for each half, and one is for what is not counted to the byte.
+        let decoding = (memory / 10).max(MAX_DECODER_BYTES as u64);
+        let memory = (memory.saturating_sub(decoding) / 9 * 4).max(MIN_MEMORY);
         let files = open_files.unwrap_or(DEFAULT_FILES);
         let files = files.saturating_sub(RESERVED_FILES.min(files / 2));
         // Each half has two shares: for connections of clients, and for those on which their requests go on.
@@ -95,6 +97,7 @@ mod tests {
                 let bounds = Bounds::within(Some(memory), Some(files));
                 let both = |bound: usize| 2 * u64::try_from(bound).unwrap();
                 let decoding = u64::try_from(bounds.decoding).unwrap();
+                assert!(bounds.decoding >= MAX_DECODER_BYTES, "one is let in at any rate");
                 assert!(
                     both(bounds.memory) + decoding + BASE_MEMORY <= memory,
                     "{memory}: {bounds:?}"

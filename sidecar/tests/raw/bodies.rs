@@ -2,6 +2,8 @@
 //! is a stranger who takes the place of users.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +16,7 @@ use mcp_auth_sidecar::server::Bounds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::peer::Client;
@@ -208,43 +211,35 @@ const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xab\xae\x05\0\x43\xbf\xa6\x
 /// More than are decoded at a time.
 const COMPRESSED: usize = 160;
 
-/// Each would keep the decoder that looks into it.
-#[tokio::test]
-async fn compressed_bodies_that_drip_give_up_their_decoder_to_a_user() {
-    let litellm = LiteLlm::start().await;
-    let (workers, [inbound, _]) = bounded(litellm.address, Bounds::default());
-    let mut dripping = Vec::new();
-    let mut refused = 0;
-    for _ in 0..COMPRESSED {
-        let mut stream = TcpStream::connect(inbound).await.unwrap();
-        let head =
-            b"POST /drip HTTP/1.1\r\nHost: llm\r\nContent-Encoding: gzip\r\nContent-Length: 60000\r\n\r\n";
-        stream.write_all(&[head, GZIP_BEGINNING].concat()).await.unwrap();
-        dripping.push(stream);
-    }
-    let drops = tokio::spawn(async move {
-        let mut open = dripping;
-        loop {
-            for stream in &mut open {
-                let _ = stream.write_all(b"x").await;
-            }
-            sleep(DROP_INTERVAL).await;
-        }
-    });
-    let ask = async || {
-        let mut stream = TcpStream::connect(inbound).await.unwrap();
-        let head = format!(
-            "POST /user HTTP/1.1\r\nHost: llm\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
-            GZIP.len()
-        );
-        stream.write_all(&[head.as_bytes(), GZIP].concat()).await.unwrap();
-        read_head(&mut stream).await
-    };
+/// Beginning of a body in zstd with a window of 8 MiB: the frame's header, and that of a block of 128 KiB as it is.
+const ZSTD_BEGINNING: &[u8] = b"\x28\xb5\x2f\xfd\x00\x68\0\0\x10";
+/// `{}`, in a frame with the window of an encoder that does not know the length beforehand, which is 2 MiB.
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd\x00\x58\x11\0\0{}";
+
+/// A request whose body has begun.
+async fn begin_compressed(inbound: SocketAddr, coding: &str, beginning: &[u8], length: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(inbound).await.unwrap();
+    let head = format!(
+        "POST /a HTTP/1.1\r\nHost: llm\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let sent = [head.as_bytes(), beginning].concat();
+    stream.write_all(&sent).await.unwrap();
+    stream
+}
+
+/// The answer to a user's body.
+async fn ask_compressed(inbound: SocketAddr, coding: &str, body: &[u8]) -> String {
+    read_head(&mut begin_compressed(inbound, coding, body, body.len()).await).await
+}
+
+/// Asks until a user's body is looked into; how often it was refused before.
+async fn user_is_looked_into(inbound: SocketAddr, coding: &str, body: &[u8]) -> usize {
     let asking = async {
+        let mut refused = 0;
         loop {
-            let answer = ask().await;
+            let answer = ask_compressed(inbound, coding, body).await;
             if answer.starts_with("HTTP/1.1 200") {
-                return;
+                return refused;
             }
             assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
             refused += 1;
@@ -253,13 +248,63 @@ async fn compressed_bodies_that_drip_give_up_their_decoder_to_a_user() {
     };
     timeout(TEST_TIMEOUT, asking)
         .await
-        .unwrap_or_else(|_| panic!("a user's body is looked into in time"));
-    for _ in 0..3 {
-        assert!(
-            ask().await.starts_with("HTTP/1.1 200"),
-            "after {refused} refusals"
-        );
+        .unwrap_or_else(|_| panic!("a user's body is looked into in time"))
+}
+
+/// Sends `drop` on all of them, again and again, and counts how often.
+fn drip(mut streams: Vec<TcpStream>, drop: &'static [u8]) -> (JoinHandle<()>, Arc<AtomicUsize>) {
+    let count = Arc::<AtomicUsize>::default();
+    let counted = count.clone();
+    let drops = tokio::spawn(async move {
+        loop {
+            for stream in &mut streams {
+                let _ = stream.write_all(drop).await;
+            }
+            counted.fetch_add(1, Ordering::Relaxed);
+            sleep(DROP_INTERVAL).await;
+        }
+    });
+    (drops, count)
+}
+
+/// Each would keep the decoder that looks into it.
+#[tokio::test]
+async fn compressed_bodies_that_drip_give_up_their_decoder_to_a_user() {
+    let litellm = LiteLlm::start().await;
+    let bounds = Bounds {
+        decoding: 16 << 20,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, _]) = bounded(litellm.address, bounds);
+    let mut dripping = Vec::new();
+    for _ in 0..COMPRESSED {
+        dripping.push(begin_compressed(inbound, "gzip", GZIP_BEGINNING, 60_000).await);
     }
+    let (drops, _) = drip(dripping, b"x");
+    let refused = user_is_looked_into(inbound, "gzip", GZIP).await;
+    for _ in 0..3 {
+        let answer = ask_compressed(inbound, "gzip", GZIP).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "after {refused} refusals");
+    }
+    drops.abort();
+    workers.stop(Duration::ZERO);
+}
+
+/// Two are all that there is room for at the memory limit of the chart, and as fast as these come nobody is slow.
+#[tokio::test]
+async fn large_windows_of_strangers_give_up_their_room_to_a_user() {
+    let litellm = LiteLlm::start().await;
+    let (workers, [inbound, _]) = bounded(litellm.address, Bounds::within(Some(256 << 20), None));
+    let mut trickling = Vec::new();
+    for _ in 0..2 {
+        trickling.push(begin_compressed(inbound, "zstd", ZSTD_BEGINNING, 1 << 20).await);
+    }
+    let (drops, count) = drip(trickling, &[b'x'; 512]);
+    // It begins with a refusal, unless the strangers have not got there yet.
+    let refused = user_is_looked_into(inbound, "zstd", ZSTD).await;
+    let count = count.load(Ordering::Relaxed);
+    // In the time in which a small decoder is left alone it is 300.
+    assert!(count < 200, "{count} drops and {refused} refusals");
     drops.abort();
     workers.stop(Duration::ZERO);
 }

@@ -55,6 +55,7 @@ fn bounded_before(tools: Server, upstream: SocketAddr, bounds: Bounds) -> (Worke
         metrics.clone(),
         drain,
     );
+    let inbound = inbound.with_decoding_memory(bounds.decoding);
     let operator = Arc::new(Operator::default());
     let outbound = Outbound::new(
         routes,

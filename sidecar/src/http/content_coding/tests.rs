@@ -1,14 +1,16 @@
 use std::io::Write;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::HeaderValue;
-
 use futures::task::noop_waker_ref;
+use http::HeaderValue;
+use tokio::time::advance;
 
 use super::ContentCoding::{Gzip, Zstd};
 use super::*;
 use crate::http::json_key_filter::ServerNames;
+use crate::server::Bounds;
 
 const FORGED: &str = r#"{"tools":[{"type":"mcp","headers":{"mcpauth-context":"of somebody else"}}]}"#;
 const PLAIN: &str = r#"{"messages":[{"content":"what does mcpauth-context do?"}],"model":"m"}"#;
@@ -108,6 +110,34 @@ fn what_names_our_header_is_found_at_the_end_of_a_long_body() {
     ));
 }
 
+/// Where there are many, a user's request waits for all of them at each of its steps.
+#[test]
+fn the_more_bodies_are_looked_into_the_less_of_each_is_in_one_turn() {
+    let bodies = Bodies {
+        limit: DecoderLimit::within(200 * GZIP_BYTES),
+    };
+    let spaces = gzip(&vec![b' '; 200_000]);
+    let turns = |limit: &DecoderLimit| {
+        let mut coded = CodedBody::new(
+            Gzip,
+            limit.clone(),
+            Arc::default(),
+            FormCheck::new(false),
+            filter(),
+        );
+        coded.push(&Bytes::copy_from_slice(&spaces)).unwrap();
+        let unfinished = std::iter::repeat_with(|| coded.look().unwrap());
+        unfinished.take_while(|look| *look == Look::Unfinished).count()
+    };
+    assert_eq!(turns(&bodies.limit), 1, "128 KiB, then the rest");
+    let body = gzip(PLAIN.as_bytes());
+    let begin = |_| bodies.begin(Gzip, half(&body)).unwrap();
+    let many: Vec<_> = (0..184).map(begin).collect();
+    assert_eq!(turns(&bodies.limit), 200_000 / (1024 * 1024 / 185));
+    drop(many);
+    assert_eq!(turns(&bodies.limit), 1);
+}
+
 /// Deflate cannot do that, and LiteLLM takes less by far.
 #[test]
 fn what_becomes_far_too_long_is_refused_before_it_is_all_looked_at() {
@@ -166,10 +196,10 @@ fn a_body_that_drips_loses_its_decoder_to_another_and_one_that_comes_does_not() 
     let body = gzip(PLAIN.as_bytes());
     let mut begun: Vec<_> = (0..3).map(|_| bodies.begin(Gzip, half(&body)).unwrap()).collect();
     // The second one drips for longer than the first one, and the third one comes.
-    for (number, since) in [(1, 5), (0, 7)] {
+    for (number, looks) in [(1, 3), (0, 2)] {
         let (_, progress) = &begun[number];
         progress.awaits();
-        progress.look(|| since);
+        (0..looks).for_each(|_| progress.look(|| 1));
     }
     let (_, coming) = &begun[2];
     coming.awaits();
@@ -191,6 +221,58 @@ fn a_body_that_drips_loses_its_decoder_to_another_and_one_that_comes_does_not() 
     next.push(&rest).unwrap();
     drop((begun, next));
     assert_eq!(bodies.limit.held(), 0);
+}
+
+/// A stranger who sends just enough not to be slow is no reason to end a user whose packet was lost.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_has_paused_once_keeps_its_decoder_before_one_that_takes_too_long() {
+    let bodies = Bodies {
+        limit: DecoderLimit::within(3 * GZIP_BYTES),
+    };
+    let body = gzip(PLAIN.as_bytes());
+    let begin = || bodies.begin(Gzip, half(&body)).unwrap();
+    let (trickling, trickle) = begin();
+    advance(Duration::from_secs(600)).await;
+    let (paused, pause) = begin();
+    let (dripping, drip) = begin();
+    trickle.received(1024);
+    for (progress, looks) in [(&trickle, 1), (&pause, 1), (&drip, 2)] {
+        progress.awaits();
+        (0..looks).for_each(|_| progress.look(|| 1));
+    }
+    let mut next = Vec::new();
+    for expected in [[true, false, false], [true, true, false], [true, true, true]] {
+        next.push(begin());
+        let ended = [&trickling, &dripping, &paused].map(has_ended);
+        assert_eq!(ended, expected);
+    }
+}
+
+/// Two windows of 8 MiB are nearly all that zstd may hold at the memory limit of the chart.
+#[tokio::test(start_paused = true)]
+async fn the_larger_its_window_the_sooner_a_body_that_trickles_makes_room() {
+    let bodies = Bodies {
+        limit: DecoderLimit::within(Bounds::within(Some(256 << 20), None).decoding),
+    };
+    let (large, window_of_a_user) = (b"\x28\xb5\x2f\xfd\x00\x68", b"\x28\xb5\x2f\xfd\x00\x58");
+    let body = gzip(PLAIN.as_bytes());
+    let strangers = [bodies.begin(Zstd, large), bodies.begin(Zstd, large)].map(Result::unwrap);
+    let small = bodies.begin(Gzip, half(&body)).unwrap();
+    let progress = [&strangers[0].1, &strangers[1].1, &small.1];
+    progress.iter().for_each(|progress| progress.awaits());
+    let user = || bodies.begin(Zstd, window_of_a_user);
+    assert!(matches!(user(), Err(BodyError::NoDecoder)));
+
+    advance(Duration::from_secs(2)).await;
+    for progress in progress {
+        progress.received(1024);
+        progress.awaits();
+        progress.look(|| 1);
+    }
+    let _user = user().unwrap();
+    let ended = strangers.iter().filter(|(body, _)| has_ended(body)).count();
+    assert_eq!(ended, 1, "no more than are needed");
+    assert!(!has_ended(&small.0), "what needs little has its time");
 }
 
 #[test]

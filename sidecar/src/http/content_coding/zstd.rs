@@ -17,6 +17,8 @@ const MIN_WINDOW: u64 = 1 << 10;
 /// What a decoder holds without its buffers, rounded up.
 const BASE_BYTES: usize = 192 * 1024;
 const MAX_BLOCK: u64 = 128 * 1024;
+/// What a decoder of the largest window holds.
+pub const MAX_DECODER_BYTES: usize = BASE_BYTES + (MAX_WINDOW + 3 * MAX_BLOCK) as usize;
 
 pub struct ZstdDecoder {
     context: DCtx<'static>,
