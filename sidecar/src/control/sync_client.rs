@@ -37,6 +37,7 @@ pub(crate) use connect::Connection;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
 use connect::{StreamConnection, operator_tls_config};
 use delta::next_snapshot;
+use error::UNKNOWN;
 pub use error::{SyncError, UNREACHABLE};
 use lines::{IncomingLines, OutgoingLines, ReportLines};
 
@@ -213,13 +214,14 @@ impl<D: Connector> SyncClient<D> {
         }
     }
 
-    /// Opens a stream, out of HTTP where the operator has that.
+    /// Opens a stream, out of HTTP where the operator has that, and nothing between refuses it.
     async fn open(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<OpenStream, SyncError> {
+        let mut is_upgrade_refused = false;
         loop {
             let acknowledges = Arc::<AtomicBool>::default();
             let (asked, questions) = watch::channel(());
             let mut lines = report_lines(state.reports.subscribe(), questions, acknowledges.clone());
-            let first = match state.upgrades {
+            let first = match state.upgrades && !is_upgrade_refused {
                 true => lines.next().await,
                 false => None,
             };
@@ -265,7 +267,15 @@ impl<D: Connector> SyncClient<D> {
                     IncomingLines::Http(response.into_body()),
                     OutgoingLines::InRequest,
                 ),
-                _ => return Err(self.read_refusal(response).await),
+                _ => {
+                    let error = self.read_refusal(response).await;
+                    if !asks_for_upgrade || !error.may_be_of_upgrade() {
+                        return Err(error);
+                    }
+                    debug!(%error, "asking once more, to stay in HTTP");
+                    is_upgrade_refused = true;
+                    continue;
+                }
             };
             return Ok(OpenStream {
                 connection,
@@ -314,7 +324,7 @@ impl<D: Connector> SyncClient<D> {
             .and_then(Result::ok)
             .and_then(|body| serde_json::from_slice(&body.to_bytes()).ok())
             .unwrap_or_else(|| Problem {
-                reason: "Unknown".into(),
+                reason: UNKNOWN.into(),
                 message: "it does not say why".into(),
                 server: None,
             });

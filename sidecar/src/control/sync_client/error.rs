@@ -12,6 +12,9 @@ use tokio_util::codec::LinesCodecError;
 /// The reason where no connection comes about: another attempt may lead to another replica.
 pub const UNREACHABLE: &str = "OperatorUnreachable";
 
+/// The reason where a refusal has none that can be read, as those of the operator do.
+pub const UNKNOWN: &str = "Unknown";
+
 /// Why a stream ended or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
@@ -74,6 +77,15 @@ impl From<LinesCodecError> for SyncError {
 }
 
 impl SyncError {
+    /// Whether something between the operator and this sidecar may have refused a request only for its `Upgrade`: the operator
+    /// itself says why it refuses, and without a valid token nothing else is asked.
+    pub fn may_be_of_upgrade(&self) -> bool {
+        let Self::Refused { status, problem } = self else {
+            return false;
+        };
+        problem.reason == UNKNOWN && !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TokenUnreadable { .. } | Self::TokenInvalid { .. } => "TokenUnreadable",
