@@ -7,10 +7,13 @@
 //! except, at times, a single byte. Values are never touched: a user may write about the header. Text that is
 //! not JSON passes; LiteLLM does not read headers from it.
 
-use std::sync::Arc;
+mod server_names;
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr2, memchr3_iter};
+
+use server_names::ServerMatch;
+pub use server_names::ServerNames;
 
 const NAME: &[u8] = mcp_auth_protocol::pod::CONTEXT_HEADER.as_bytes();
 /// Keys that are renamed, compared in any case, escapes resolved: our header, and the members by which LiteLLM (1.80.17 and
@@ -25,10 +28,6 @@ const BEFORE_SERVER: &[u8] = b"x-mcp";
 const BEFORE_UNDERSCORE: &[u8] = b"mcp";
 /// Levels of nesting that are kept track of. LiteLLM's parsers give up earlier.
 const MAX_DEPTH: usize = 8 * 1024;
-
-/// What LiteLLM calls the servers for which no body may set headers, in lower case and sorted. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct ServerNames(Arc<[Box<[u8]>]>);
 
 /// Where in the JSON text the next byte stands. One for each body.
 #[derive(Debug, Default)]
@@ -65,22 +64,6 @@ enum KeyMatch {
     NameForServer { matched: usize, server: ServerMatch },
 }
 
-/// The servers, by their places, whose names begin with all that has come behind [`SERVER_PREFIX`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct ServerMatch {
-    first: usize,
-    end: usize,
-    length: usize,
-    partial: PartialCharacter,
-}
-
-/// The beginning of a character that takes more than one byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct PartialCharacter {
-    value: u32,
-    missing: u8,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Escape {
     #[default]
@@ -98,92 +81,6 @@ enum Escape {
 struct Nesting {
     depth: usize,
     words: Vec<u64>,
-}
-
-impl ServerNames {
-    /// LiteLLM ends the name at the first hyphen, so one that has a hyphen is never meant.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        let names = names
-            .into_iter()
-            .filter(|name| !name.is_empty() && !name.contains('-'));
-        let mut names: Vec<Box<[u8]>> = names
-            .map(|name| name.to_lowercase().into_bytes().into_boxed_slice())
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        Self(names.into())
-    }
-
-    fn all(&self) -> ServerMatch {
-        ServerMatch {
-            first: 0,
-            end: self.0.len(),
-            length: 0,
-            partial: PartialCharacter::default(),
-        }
-    }
-
-    /// Those that go on with this character, as LiteLLM reads it: in lower case, by which the Kelvin sign is a `k`.
-    fn narrow(&self, server: ServerMatch, character: u32) -> ServerMatch {
-        let partial = PartialCharacter::default();
-        let Some(character) = char::from_u32(character) else {
-            return ServerMatch {
-                end: server.first,
-                ..server
-            };
-        };
-        let mut narrowed = ServerMatch { partial, ..server };
-        let mut bytes = [0; 4];
-        for lower in character.to_lowercase() {
-            for byte in lower.encode_utf8(&mut bytes).bytes() {
-                narrowed = self.narrow_by(narrowed, byte);
-            }
-        }
-        narrowed
-    }
-
-    /// The same with a byte as it stands in the text.
-    fn narrow_raw(&self, mut server: ServerMatch, byte: u8) -> ServerMatch {
-        let partial = &mut server.partial;
-        match (partial.missing, byte) {
-            (0, ..0x80) => return self.narrow(server, byte.into()),
-            (0, 0xc0..0xe0) => (partial.value, partial.missing) = (u32::from(byte & 0x1f), 1),
-            (0, 0xe0..0xf0) => (partial.value, partial.missing) = (u32::from(byte & 0x0f), 2),
-            (0, _) => (partial.value, partial.missing) = (u32::from(byte & 0x07), 3),
-            (_, _) => {
-                partial.value = partial.value << 6 | u32::from(byte & 0x3f);
-                partial.missing -= 1;
-                if partial.missing == 0 {
-                    return self.narrow(server, server.partial.value);
-                }
-            }
-        }
-        server
-    }
-
-    fn narrow_by(&self, server: ServerMatch, byte: u8) -> ServerMatch {
-        let ServerMatch {
-            first, end, length, ..
-        } = server;
-        let names = &self.0[first..end];
-        let below = names.partition_point(|name| name.get(length) < Some(&byte));
-        let up_to = names.partition_point(|name| name.get(length) <= Some(&byte));
-        ServerMatch {
-            first: first + below,
-            end: first + up_to,
-            length: length + 1,
-            ..server
-        }
-    }
-
-    /// Whether one of them is named so, and not only begins so.
-    fn is_whole(&self, server: ServerMatch) -> bool {
-        if server.partial.missing > 0 {
-            return false;
-        }
-        let first = self.0[server.first..server.end].first();
-        first.is_some_and(|name| name.len() == server.length)
-    }
 }
 
 impl KeyFilter {
@@ -381,7 +278,9 @@ fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8, servers: &ServerName
             matched,
             escape: Escape::Hex { digits: 0, value: 0 },
         },
-        // No other escape stands for a character of the words.
+        // Which a name may have.
+        (Escape::Begun, b'"' | b'\\' | b'/') => return compare(byte.into(), Escape::Ended),
+        // No other escape stands for a character of the words, nor of a name.
         (Escape::Begun, _) => return compare(u16::MAX, Escape::Ended),
         (Escape::Hex { digits, value }, _) => match char::from(byte).to_digit(16) {
             Some(digit) => {
@@ -445,13 +344,10 @@ impl KeyMatch {
             Self::NameForServer { matched, server } => {
                 let server = match (character == u16::from(b'-'), u8::try_from(character)) {
                     (false, Ok(byte)) if is_raw => servers.narrow_raw(server, byte),
-                    (false, _) => servers.narrow(server, character.into()),
+                    (false, _) => servers.narrow_escaped(server, character),
                     // It becomes another character, and the name goes on.
                     (true, _) if servers.is_whole(server) => servers.narrow(server, b'_'.into()),
-                    (true, _) => ServerMatch {
-                        end: server.first,
-                        ..server
-                    },
+                    (true, _) => ServerNames::none(server),
                 };
                 let matched = match next(NAME, matched) {
                     true => matched + 1,

@@ -161,7 +161,15 @@ fn headers_for_servers_of_ours_go_to_no_server_of_ours() {
 /// LiteLLM takes the keys of `tools[].headers` in lower case by Python's rules, and its configuration may call a server anything.
 #[test]
 fn a_name_in_other_letters_that_litellm_reads_as_the_servers_is_the_servers() {
-    let servers = ["desk_k", "Caf\u{c9}", "stra\u{df}e"];
+    let servers = [
+        "desk_k",
+        "Caf\u{c9}",
+        "stra\u{df}e",
+        "staff\u{1f680}",
+        "\u{10400}",
+        "\u{39f}\u{394}\u{39f}\u{3a3}",
+        "a/b\\",
+    ];
     for (input, expected) in [
         ("{\"x-mcp-des\u{212a}_k-a\":1}", "{\"x-mcp-des\u{212a}_k_a\":1}"),
         (
@@ -172,6 +180,24 @@ fn a_name_in_other_letters_that_litellm_reads_as_the_servers_is_the_servers() {
         ("{\"x-mcp-CAF\u{c9}-a\":1}", "{\"x-mcp-CAF\u{c9}_a\":1}"),
         (r#"{"x-mcp-caf\u00e9-a":1}"#, r#"{"x-mcp-caf\u00e9_a":1}"#),
         ("{\"x-mcp-stra\u{1e9e}e-a\":1}", "{\"x-mcp-stra\u{1e9e}e_a\":1}"),
+        // Beyond the Basic Multilingual Plane an escape is half of a character, which may be a capital too.
+        (
+            r#"{"x-mcp-staff\ud83d\uDE80-a":1}"#,
+            r#"{"x-mcp-staff\ud83d\uDE80_a":1}"#,
+        ),
+        ("{\"x-mcp-staff\u{1f680}-a\":1}", "{\"x-mcp-staff\u{1f680}_a\":1}"),
+        (r#"{"x-mcp-\ud801\udc00-a":1}"#, r#"{"x-mcp-\ud801\udc00_a":1}"#),
+        (r#"{"x-mcp-\ud801\udc28-a":1}"#, r#"{"x-mcp-\ud801\udc28_a":1}"#),
+        // A sigma ends the word.
+        (
+            "{\"x-mcp-\u{39f}\u{394}\u{39f}\u{3a3}-a\":1}",
+            "{\"x-mcp-\u{39f}\u{394}\u{39f}\u{3a3}_a\":1}",
+        ),
+        (
+            "{\"x-mcp-\u{3bf}\u{3b4}\u{3bf}\u{3c2}-a\":1}",
+            "{\"x-mcp-\u{3bf}\u{3b4}\u{3bf}\u{3c2}_a\":1}",
+        ),
+        (r#"{"x-mcp-A\/b\\-a":1}"#, r#"{"x-mcp-A\/b\\_a":1}"#),
     ] {
         for cut in 0..=input.len() {
             let (before, after) = input.as_bytes().split_at(cut);
@@ -182,6 +208,8 @@ fn a_name_in_other_letters_that_litellm_reads_as_the_servers_is_the_servers() {
     for input in [
         "{\"x-mcp-des\u{212b}_k-a\":1,\"x-mcp-caf\u{e8}-a\":2,\"x-mcp-des\u{1f600}k-a\":3}",
         r#"{"x-mcp-des\u00e2\u0084\u00aa_k-a":1,"x-mcp-caf\u00c3\u00a9-a":2,"x-mcp-des\ud83d\ude00-a":3}"#,
+        r#"{"x-mcp-staff\ud83d-a":1,"x-mcp-staff\ude80-a":2,"x-mcp-staff\ude80\ud83d-a":3,"x-mcp-staff\ud83d\ud83d\ude80-a":4}"#,
+        r#"{"x-mcp-staff\ud83dx-a":1,"x-mcp-staff\ud83d\u0041-a":2,"x-mcp-a\nb-a":3}"#,
     ] {
         let text = filtered_for(&servers, &[input.as_bytes()]);
         assert_eq!(String::from_utf8(text).unwrap(), input);
