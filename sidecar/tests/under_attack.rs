@@ -4,16 +4,21 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+#[path = "under_attack/cgroup.rs"]
+mod cgroup;
+
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::stream::{self, StreamExt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,16 +26,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use cgroup::{Cgroup, MEMORY_LIMIT};
+
 /// That of every POST.
 const BODY_BYTES: usize = 100;
 
 /// Nothing here takes nearly as long.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// That of the chart.
-const MEMORY_LIMIT: u64 = 256 << 20;
-
-/// A memory cgroup of version 1, until this is dropped.
-struct Cgroup(PathBuf);
 
 struct Sidecar {
     child: Child,
@@ -42,50 +44,6 @@ struct Sidecar {
     events: mpsc::UnboundedSender<&'static str>,
     /// What LiteLLM has got of bodies without a stated length.
     received: Arc<AtomicUsize>,
-}
-
-impl Cgroup {
-    /// `None`, with a word why, where this machine has none to give.
-    fn new(name: &str) -> Option<Self> {
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let own = own
-            .lines()
-            .find_map(|line| line.split_once(":memory:"))
-            .map(|(_, path)| path);
-        let parents = own
-            .into_iter()
-            .chain([""])
-            .map(|path| Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/')));
-        for parent in parents {
-            let path = parent.join(format!("mcp-auth-test-{}-{name}", std::process::id()));
-            let limit = MEMORY_LIMIT.to_string();
-            if fs::create_dir(&path).is_ok() {
-                let cgroup = Self(path);
-                if fs::write(cgroup.0.join("memory.limit_in_bytes"), &limit).is_ok() {
-                    return Some(cgroup);
-                }
-            }
-        }
-        say("skipped: no memory cgroup of version 1 can be made here (that takes root)");
-        None
-    }
-
-    fn read(&self, file: &str) -> u64 {
-        let text = fs::read_to_string(self.0.join(file)).unwrap();
-        text.trim().parse().unwrap()
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // The kernel may take a moment to let go of a process that has ended.
-        for _ in 0..200 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 impl Sidecar {
@@ -108,7 +66,7 @@ impl Sidecar {
         let folder = tempfile::tempdir().unwrap();
         let program = std::env::var("MCPAUTH_TEST_SIDECAR_BINARY");
         let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_mcp-auth-sidecar").to_owned());
-        let procs = cgroup.0.join("cgroup.procs");
+        let procs = cgroup.processes();
         let child = Command::new("sh")
             .arg("-c")
             .arg(format!(r#"echo $$ > "$0" && {limit_files} && exec "$@""#))
@@ -206,8 +164,8 @@ impl Sidecar {
         self.events.send("second").unwrap();
         wait_for(user, "second").await;
         assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log());
-        let peak = self.cgroup.read("memory.max_usage_in_bytes");
-        let limited = self.cgroup.read("memory.failcnt");
+        let peak = self.cgroup.peak();
+        let limited = self.cgroup.times_at_limit();
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let resident = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
         say(&format!(
@@ -471,6 +429,36 @@ async fn bodies_that_never_end_cost_no_user_and_no_probe() {
         .await;
 }
 
+/// Each kilobyte becomes a megabyte that is looked at, of more bodies than there are decoders for.
+#[tokio::test]
+async fn compressed_bodies_that_become_long_cost_no_user_and_no_probe() {
+    const BODIES: usize = 300;
+    /// What there is room for with this limit of memory.
+    const DECODERS: usize = 185;
+    let Some(mut sidecar) = Sidecar::start("compressed").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&vec![b' '; 16 << 20]).unwrap();
+    let spaces = encoder.finish().unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\nf4240\r\n";
+    // Not to its end, behind which nothing may follow.
+    let sent = [&head[..], &spaces[..spaces.len() - 100]].concat();
+    let mut open = keep_open(sidecar.inbound, BODIES, &sent).await;
+    // The others have a decoder each.
+    let refused = stream::iter(&mut open).map(async |stream: &mut TcpStream| {
+        let mut read = [0; 1024];
+        while let Ok(1..) = stream.read(&mut read).await {}
+    });
+    let refused = refused.buffer_unordered(BODIES).take(BODIES - DECODERS).count();
+    let refused = timeout(TEST_TIMEOUT, refused).await;
+    refused.expect("they end for whom there is no decoder");
+    sidecar
+        .serves(&mut user, "300 bodies in gzip that become 16 MiB each")
+        .await;
+}
+
 #[tokio::test]
 async fn bodies_of_one_byte_a_chunk_at_mcp_paths_cost_no_user_and_no_probe() {
     const CHUNKS: usize = 16_384;
@@ -479,7 +467,7 @@ async fn bodies_of_one_byte_a_chunk_at_mcp_paths_cost_no_user_and_no_probe() {
         return;
     };
     let mut user = sidecar.user().await;
-    let before = sidecar.cgroup.read("memory.max_usage_in_bytes");
+    let before = sidecar.cgroup.peak();
     let head = b"POST /mcp/tools HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
     let sent = [&head[..], &b"1\r\nx\r\n".repeat(CHUNKS)].concat();
     let _open = keep_open(sidecar.inbound, REQUESTS, &sent).await;
@@ -494,7 +482,7 @@ async fn bodies_of_one_byte_a_chunk_at_mcp_paths_cost_no_user_and_no_probe() {
         .expect("the bodies pass through");
     let attack = format!("{REQUESTS} requests of {CHUNKS} chunks of one byte");
     sidecar.serves(&mut user, &attack).await;
-    let taken = sidecar.cgroup.read("memory.max_usage_in_bytes") - before;
+    let taken = sidecar.cgroup.peak() - before;
     let each = taken / REQUESTS as u64;
     assert!(each < 256 << 10, "{each} bytes are held for each request");
 }
