@@ -18,6 +18,7 @@ mod h2c;
 mod host;
 mod http2;
 mod inbound;
+mod interim;
 mod litellm;
 mod mcp;
 mod metrics;
