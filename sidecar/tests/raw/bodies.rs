@@ -211,8 +211,10 @@ const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xab\xae\x05\0\x43\xbf\xa6\x
 /// More than are decoded at a time.
 const COMPRESSED: usize = 160;
 
-/// Beginning of a body in zstd with a window of 8 MiB: the frame's header, and that of a block of 128 KiB as it is.
-const ZSTD_BEGINNING: &[u8] = b"\x28\xb5\x2f\xfd\x00\x68\0\0\x10";
+/// Beginning of a body in zstd with a window of 8 MiB: the frame's header.
+const ZSTD_BEGINNING: &[u8] = b"\x28\xb5\x2f\xfd\x00\x68";
+/// Header of a block of 1,021 bytes as they are.
+const ZSTD_BLOCK: &[u8] = b"\xe8\x1f\0";
 /// `{}`, in a frame with the window of an encoder that does not know the length beforehand, which is 2 MiB.
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd\x00\x58\x11\0\0{}";
 
@@ -252,13 +254,13 @@ async fn user_is_looked_into(inbound: SocketAddr, coding: &str, body: &[u8]) -> 
 }
 
 /// Sends `drop` on all of them, again and again, and counts how often.
-fn drip(mut streams: Vec<TcpStream>, drop: &'static [u8]) -> (JoinHandle<()>, Arc<AtomicUsize>) {
+fn drip(mut streams: Vec<TcpStream>, drop: Vec<u8>) -> (JoinHandle<()>, Arc<AtomicUsize>) {
     let count = Arc::<AtomicUsize>::default();
     let counted = count.clone();
     let drops = tokio::spawn(async move {
         loop {
             for stream in &mut streams {
-                let _ = stream.write_all(drop).await;
+                let _ = stream.write_all(&drop).await;
             }
             counted.fetch_add(1, Ordering::Relaxed);
             sleep(DROP_INTERVAL).await;
@@ -280,7 +282,7 @@ async fn compressed_bodies_that_drip_give_up_their_decoder_to_a_user() {
     for _ in 0..COMPRESSED {
         dripping.push(begin_compressed(inbound, "gzip", GZIP_BEGINNING, 60_000).await);
     }
-    let (drops, _) = drip(dripping, b"x");
+    let (drops, _) = drip(dripping, b"x".to_vec());
     let refused = user_is_looked_into(inbound, "gzip", GZIP).await;
     for _ in 0..3 {
         let answer = ask_compressed(inbound, "gzip", GZIP).await;
@@ -295,11 +297,13 @@ async fn compressed_bodies_that_drip_give_up_their_decoder_to_a_user() {
 async fn large_windows_of_strangers_give_up_their_room_to_a_user() {
     let litellm = LiteLlm::start().await;
     let (workers, [inbound, _]) = bounded(litellm.address, Bounds::within(Some(256 << 20), None));
+    let block = [ZSTD_BLOCK, &[b'x'; 1021]].concat();
+    let beginning = [ZSTD_BEGINNING, &block].concat();
     let mut trickling = Vec::new();
     for _ in 0..2 {
-        trickling.push(begin_compressed(inbound, "zstd", ZSTD_BEGINNING, 1 << 20).await);
+        trickling.push(begin_compressed(inbound, "zstd", &beginning, 1 << 20).await);
     }
-    let (drops, count) = drip(trickling, &[b'x'; 512]);
+    let (drops, count) = drip(trickling, block);
     // It begins with a refusal, unless the strangers have not got there yet.
     let refused = user_is_looked_into(inbound, "zstd", ZSTD).await;
     let count = count.load(Ordering::Relaxed);
