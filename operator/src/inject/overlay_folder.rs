@@ -135,6 +135,16 @@ fn shared_memory(surroundings: &Surroundings<'_>) -> Result<OverlayFolder, Strin
             "hostIPC makes {SHARED_MEMORY} that of the node: take hostIPC off"
         ));
     }
+    // Command lines are shown to every user there, and one names the folder where the wrapper lies in it.
+    let shared = [
+        (spec.share_process_namespace, "shareProcessNamespace"),
+        (spec.host_pid, "hostPID"),
+    ];
+    if let Some((_, field)) = shared.into_iter().find(|(set, _)| *set == Some(true)) {
+        return Err(format!(
+            "{field} shows others LiteLLM's command line, and with it a path that nobody may know: take {field} off"
+        ));
+    }
     let path = match previous.and_then(|previous| previous.shared_folder.clone()) {
         Some(path) => path,
         None => format!("{SHARED_FOLDERS}/{folder_name}"),

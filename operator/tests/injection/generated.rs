@@ -297,7 +297,17 @@ fn generate(number: u64) -> Generated {
     let spec_mounts = add_included(&mut spec, source, includes);
     let annotations = add_shared_memory(
         &mut spec,
-        choices.one(&["not", "not", "asked", "asked", "in memory", "on a disk"]),
+        choices.one(&[
+            "not",
+            "not",
+            "asked",
+            "asked",
+            "in memory",
+            "on a disk",
+            "hostIPC",
+            "hostPID",
+            "shareProcessNamespace",
+        ]),
     );
     Generated {
         pod: json!({"metadata": {"generateName": "litellm-", "labels": labels, "annotations": annotations}, "spec": spec}),
@@ -350,13 +360,18 @@ fn add_included(
     shown
 }
 
-/// The annotation that asks for shared memory, and a volume of LiteLLM's own over it.
+/// The annotation that asks for shared memory, and a volume of LiteLLM's own over it, or a field that shows others what lies in
+/// it.
 fn add_shared_memory(spec: &mut Value, shared_memory: &str) -> Value {
     let volume = match shared_memory {
         "not" => return json!({}),
         "in memory" => Some(json!({"name": "memory", "emptyDir": {"medium": "Memory"}})),
         "on a disk" => Some(json!({"name": "memory", "emptyDir": {}})),
-        _ => None,
+        "asked" => None,
+        field => {
+            spec[field] = json!(true);
+            None
+        }
     };
     if let Some(volume) = volume {
         spec["volumes"].as_array_mut().unwrap().push(volume);

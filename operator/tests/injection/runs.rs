@@ -295,7 +295,9 @@ pub fn litellm_container(pod: &Value) -> Option<&Value> {
 fn assert_shares_memory(folder: &str, container: &Value, pod: &Value, context: &dyn Fn() -> String) {
     let shown = |container: &Value| serving_mount(container, folder).map(|mount| mount["name"].clone());
     assert_eq!(shown(container), shown(sidecar(pod)), "{}", context());
-    assert_ne!(pod["spec"]["hostIPC"], true, "{}", context());
+    for field in ["hostIPC", "hostPID", "shareProcessNamespace"] {
+        assert_ne!(pod["spec"][field], true, "{field}: {}", context());
+    }
     let is_empty_dir_of_ours = |volume: &Value| {
         volume["name"].as_str().unwrap().starts_with("mcpauth-") && volume.get("emptyDir").is_some()
     };
