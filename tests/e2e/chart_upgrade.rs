@@ -22,7 +22,7 @@ const AROUND: Duration = Duration::from_secs(15);
 #[tokio::test]
 async fn an_upgrade_from_an_earlier_chart_and_a_rollout_at_once_lose_no_call_and_inject_the_next_pod() {
     let earlier = PathBuf::from(setting("MCPAUTH_TEST_EARLIER_CHART"));
-    // A clone without history has no earlier chart, which the script around the tests says.
+    // A clone without history has no earlier chart, which the script around the tests says, and which ends `.ci/run` there.
     if !earlier.join("Chart.yaml").exists() {
         return;
     }
