@@ -91,17 +91,21 @@ pub(super) fn mark_not_injected(pod: &Pod, error: &InjectionError, warnings: &[W
 /// Adds to the warnings of a pod that keeps the sidecar of an earlier injection.
 pub(super) fn warn_of_previous(pod: &Pod, warning: &Warning) -> Patch {
     let mut operations = Operations::default();
-    let stated = annotation(pod, annotations::WARNINGS).unwrap_or_default();
-    let line = format!("{}: {}", warning.reason, warning.message);
-    if !stated.lines().any(|known| known == line) {
-        let lines = stated.lines().chain([line.as_str()]).collect::<Vec<_>>();
-        operations.annotate(pod, &[(annotations::WARNINGS, lines.join("\n"))]);
-    }
+    operations.annotate(pod, with_warning(pod, warning).as_slice());
     let patch = operations.into_patch();
     match has_room_for_annotations(pod, &patch) {
         true => patch,
         false => Patch::default(),
     }
+}
+
+/// The annotation of the pod's warnings with one more line; nothing where it has that line.
+pub(super) fn with_warning(pod: &Pod, warning: &Warning) -> Option<(&'static str, String)> {
+    let stated = annotation(pod, annotations::WARNINGS).unwrap_or_default();
+    let line = format!("{}: {}", warning.reason, warning.message);
+    let is_stated = stated.lines().any(|known| known == line);
+    let lines = stated.lines().chain([line.as_str()]).collect::<Vec<_>>();
+    (!is_stated).then(|| (annotations::WARNINGS, lines.join("\n")))
 }
 
 /// Takes these out, whether they are annotations or labels.

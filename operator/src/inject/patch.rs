@@ -7,13 +7,14 @@ use k8s_openapi::api::core::v1::{
     Container, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe, SleepAction,
     VolumeMount,
 };
+use mcp_auth_protocol::pod::env;
 
 use super::annotations::{self, annotation};
 use super::command_line::flag;
 use super::config::WrapperOption;
 use super::environment::{Environment, VariableValue, escape};
 use super::environment_entries::entry_indexes;
-use super::marks::{remove_marks, warnings_annotation};
+use super::marks::{remove_marks, warnings_annotation, with_warning};
 use super::mesh;
 use super::operations::Operations;
 use super::overlay_folder::OverlayFolder;
@@ -24,7 +25,7 @@ use super::role::ArgumentsPlace;
 use super::settings::Settings;
 use super::sidecar;
 use super::variables;
-use super::warning::Warning;
+use super::warning::{SHARED_MEMORY_UNUSED, Warning};
 use super::wrapper::{self, Placement};
 
 /// What the kubelet takes where the pod says nothing.
@@ -56,6 +57,12 @@ pub(super) fn patch(
     // On the second look the first one's stand there; what was not hidden then may be now.
     if plan.previous.is_none() {
         added_annotations.extend(warnings_annotation(warnings));
+    } else if plan.shared_memory_unused.is_some() {
+        // The second look alone took the overlay out of shared memory.
+        let of_memory = warnings
+            .iter()
+            .filter(|warning| warning.reason == SHARED_MEMORY_UNUSED);
+        added_annotations.extend(of_memory.filter_map(|warning| with_warning(pod, warning)));
     }
     operations.annotate(pod, &added_annotations);
     remove_marks(
@@ -83,6 +90,7 @@ pub(super) fn patch(
         None => operations.add(&["spec", "initContainers"], [desired_sidecar]),
         Some(previous) => {
             update_sidecar(&mut operations, spec, previous, &desired_sidecar);
+            leave_shared_memory(&mut operations, spec, target, &index, plan);
             move_behind_proxy(&mut operations, spec, previous);
         }
     }
@@ -179,6 +187,45 @@ fn update_sidecar(
         present,
         desired_sidecar.volume_mounts.clone().unwrap_or_default(),
     );
+}
+
+/// Where a previous injection chose shared memory and the pod as it is now has none that serves: takes the folder from the
+/// sidecar, and moves the path in LiteLLM's command line into the volume, whatever stands around it. LiteLLM would not start
+/// otherwise. Nothing else has the folder's name, which nobody can guess.
+fn leave_shared_memory(
+    operations: &mut Operations,
+    spec: &PodSpec,
+    target: &Container,
+    index: &str,
+    plan: &Plan,
+) {
+    let Some(previous) = plan.previous.as_ref() else {
+        return;
+    };
+    let Some(folder) = previous
+        .shared_folder
+        .as_deref()
+        .filter(|folder| *folder != plan.folder.path())
+    else {
+        return;
+    };
+    for (field, words) in [("command", &target.command), ("args", &target.args)] {
+        let words = words.iter().flatten().enumerate();
+        for (place, word) in words.filter(|(_, word)| word.contains(folder)) {
+            let word = word.replace(folder, plan.folder.path());
+            operations.replace(&["spec", "containers", index, field, &place.to_string()], word);
+        }
+    }
+    let containers = spec.init_containers.as_deref().unwrap_or_default();
+    let sidecar = containers.get(previous.index);
+    let entries = sidecar
+        .and_then(|sidecar| sidecar.env.as_deref())
+        .unwrap_or_default();
+    // From the last one on, so that the indexes of the others stay.
+    for entry in entry_indexes(entries, env::SHARED_FOLDER).into_iter().rev() {
+        let sidecar = previous.index.to_string();
+        operations.remove(&["spec", "initContainers", &sidecar, "env", &entry.to_string()]);
+    }
 }
 
 /// Puts the sidecar behind the proxy of a mesh that came in front of LiteLLM, but behind the sidecar, after the

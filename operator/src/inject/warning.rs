@@ -13,6 +13,9 @@ pub struct Warning {
 /// Of a pod that cannot be injected and has a sidecar all the same.
 pub(super) const SIDECAR_KEPT: &str = "SidecarKept";
 
+/// Of an overlay in the volume although shared memory was asked for.
+pub(super) const SHARED_MEMORY_UNUSED: &str = "SharedMemoryUnused";
+
 /// The reasons of lasting warnings, to parse the annotation of a pod by.
 pub const WARNING_REASONS: [&str; 20] = [
     "UnknownAnnotation",
@@ -34,7 +37,7 @@ pub const WARNING_REASONS: [&str; 20] = [
     "SharedProcesses",
     "LowPort",
     "AuditOutputUnusable",
-    "SharedMemoryUnused",
+    SHARED_MEMORY_UNUSED,
 ];
 
 pub(super) fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {

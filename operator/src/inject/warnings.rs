@@ -13,7 +13,7 @@ use super::server_variables::ServerVariables;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::unknown_keys;
-use super::warning::{Warning, lasting};
+use super::warning::{SHARED_MEMORY_UNUSED, Warning, lasting};
 
 /// Servers that take the client's address from the connection alone (`docs/client-addresses.md`): their names, the option by
 /// which LiteLLM's command line runs each, and what to do about that.
@@ -50,7 +50,7 @@ pub(super) fn warnings(
     warnings.extend(audit.map(|problem| lasting("AuditOutputUnusable", problem)));
     warnings.extend(plan.shared_memory_unused.iter().map(|why| {
         let message = format!("the overlay is in a volume although shared memory is asked for: {why}");
-        lasting("SharedMemoryUnused", message)
+        lasting(SHARED_MEMORY_UNUSED, message)
     }));
     warnings
 }

@@ -4,7 +4,7 @@ use mcp_auth_operator::inject::Decision;
 use serde_json::{Value, json};
 
 use crate::api_server::admitted;
-use crate::input::{Input, SIDECAR, injecting, list, route, sidecar};
+use crate::input::{Input, LiteLlm, SIDECAR, injecting, list, route, sidecar};
 use crate::runs::{Original, StandIns};
 
 #[test]
@@ -153,49 +153,170 @@ fn a_wrapper_that_another_webhook_puts_in_front_stays() {
     }
 }
 
+/// Pods whose LiteLLM reads the overlay in the runtime's shared memory, with what is true of LiteLLM.
+fn in_shared_memory() -> impl Iterator<Item = (Input, LiteLlm, Value)> {
+    Input::all().into_iter().filter_map(|input| {
+        let litellm = input.litellm.clone()?;
+        let injected = input.injected(&input.pod)?;
+        let is_shared = sidecar(&injected).to_string().contains("MCPAUTH_SHARED_FOLDER");
+        let mut volumes = list(&input.pod["spec"], "volumes").iter();
+        (is_shared && !volumes.any(|volume| volume["name"] == "memory")).then_some((input, litellm, injected))
+    })
+}
+
+/// Another webhook mounts the volume into every container, after the first look.
+fn mount_later(pod: &mut Value, volume: &Value, mount: &Value) {
+    let spec = pod["spec"].as_object_mut().unwrap();
+    let volumes = spec.entry("volumes").or_insert(json!([]));
+    volumes.as_array_mut().unwrap().push(volume.clone());
+    for container in spec["containers"].as_array_mut().unwrap() {
+        let container = container.as_object_mut().unwrap();
+        let mounts = container.entry("volumeMounts").or_insert(json!([]));
+        mounts.as_array_mut().unwrap().push(mount.clone());
+    }
+}
+
 #[test]
 fn a_volume_that_comes_over_the_shared_memory_afterwards_is_mounted_into_the_sidecar_too() {
     let stand_ins = StandIns::new();
     let mut seen = 0;
-    for input in Input::all() {
-        let Some(litellm) = &input.litellm else { continue };
-        let Some(injected) = input.injected(&input.pod) else {
-            continue;
-        };
-        if !sidecar(&injected).to_string().contains("MCPAUTH_SHARED_FOLDER")
-            || list(&input.pod["spec"], "volumes")
-                .iter()
-                .any(|volume| volume["name"] == "memory")
-        {
-            continue;
-        }
+    for (input, litellm, injected) in in_shared_memory() {
         for medium in ["", "Memory"] {
             let mut pod = admitted(&injected);
             let volume = json!({"name": "later", "emptyDir": {"medium": medium}});
-            pod["spec"]["volumes"].as_array_mut().unwrap().push(volume);
-            let mount = json!({"name": "later", "mountPath": "/dev/shm"});
-            for container in pod["spec"]["containers"].as_array_mut().unwrap() {
-                let mounts = container
-                    .as_object_mut()
-                    .unwrap()
-                    .entry("volumeMounts")
-                    .or_insert(json!([]));
-                mounts.as_array_mut().unwrap().push(mount.clone());
-            }
+            mount_later(
+                &mut pod,
+                &volume,
+                &json!({"name": "later", "mountPath": "/dev/shm"}),
+            );
             let again = input.injected(&pod).unwrap();
-            let original = Original {
-                port: litellm.port,
-                config: litellm.config.as_deref(),
-            };
-            stand_ins.assert_behind_the_sidecar(&input.name, &original, &again);
-            let Decision::Inject { patch, .. } = input.decide(&again) else {
-                panic!("{}: refused", input.name);
-            };
-            assert!(patch.is_empty(), "{}: {patch}", input.name);
+            stand_ins.assert_behind_the_sidecar(&input.name, &original(&litellm), &again);
+            assert_nothing_left(&input, &again);
             seen += 1;
         }
     }
     assert!(seen >= 6, "only {seen} pods were looked at");
+}
+
+#[test]
+fn where_the_shared_memory_cannot_serve_any_more_litellm_reads_its_configuration_in_the_volume_and_is_warned()
+{
+    let stand_ins = StandIns::new();
+    let at = |volume: Value, mount: Value| move |pod: &mut Value| mount_later(pod, &volume, &mount);
+    let of_node = json!({"name": "later", "hostPath": {"path": "/dev/shm"}});
+    let in_memory = json!({"name": "later", "emptyDir": {"medium": "Memory"}});
+    let set = |field: &'static str| move |pod: &mut Value| pod["spec"][field] = json!(true);
+    let changes: [(&str, Box<dyn Fn(&mut Value)>); 7] = [
+        (
+            "hostPath",
+            Box::new(at(of_node, json!({"name": "later", "mountPath": "/dev/shm"}))),
+        ),
+        (
+            "readOnly",
+            Box::new(at(
+                in_memory.clone(),
+                json!({"name": "later", "mountPath": "/dev/shm", "readOnly": true}),
+            )),
+        ),
+        (
+            "subPathExpr",
+            Box::new(at(
+                in_memory.clone(),
+                json!({"name": "later", "mountPath": "/dev/shm", "subPathExpr": "$(POD)"}),
+            )),
+        ),
+        (
+            "deeper",
+            Box::new(at(
+                in_memory,
+                json!({"name": "later", "mountPath": "/dev/shm/mcpauth"}),
+            )),
+        ),
+        ("hostIPC", Box::new(set("hostIPC"))),
+        ("hostPID", Box::new(set("hostPID"))),
+        ("shareProcessNamespace", Box::new(set("shareProcessNamespace"))),
+    ];
+    let (mut seen, mut in_mirror) = (0, 0);
+    for (input, litellm, injected) in in_shared_memory() {
+        for (name, change) in &changes {
+            let context = format!("{}: {name}", input.name);
+            let mut pod = admitted(&injected);
+            change(&mut pod);
+            let again = input
+                .injected(&pod)
+                .unwrap_or_else(|| panic!("{context}: refused"));
+            stand_ins.assert_behind_the_sidecar(&context, &original(&litellm), &again);
+            assert!(
+                !again["spec"].to_string().contains("/dev/shm/mcpauth/"),
+                "{context}"
+            );
+            assert!(!again.to_string().contains("MCPAUTH_SHARED_FOLDER"), "{context}");
+            let warnings = again["metadata"]["annotations"]["mcpauth.dev/warnings"].as_str();
+            let of_memory = |line: &&str| line.starts_with("SharedMemoryUnused: ");
+            let lines = warnings.unwrap_or_default().lines().filter(of_memory).count();
+            assert_eq!(lines, 1, "{context}: {warnings:?}");
+            assert_nothing_left(&input, &again);
+            in_mirror += usize::from(
+                again["spec"]
+                    .to_string()
+                    .contains("/var/run/mcpauth/config/mirror/"),
+            );
+            seen += 1;
+        }
+    }
+    assert!(
+        seen >= 21 && in_mirror >= 7,
+        "only {seen} pods, {in_mirror} with a mirror"
+    );
+}
+
+#[test]
+fn a_path_in_shared_memory_that_cannot_work_is_moved_behind_a_wrapper_that_came_later_too() {
+    let mut seen = 0;
+    for (input, _, injected) in in_shared_memory() {
+        let mut pod = admitted(&injected);
+        pod["spec"]["hostIPC"] = json!(true);
+        for container in pod["spec"]["containers"].as_array_mut().unwrap() {
+            let words = [list(container, "command"), list(container, "args")].concat();
+            let words: Vec<Value> = [json!("docker/prod_entrypoint.sh")]
+                .into_iter()
+                .chain(words)
+                .collect();
+            container["command"] = json!(["/new/wrapper", "--flag"]);
+            container["args"] = json!(words);
+        }
+        if !pod["spec"]["containers"]
+            .to_string()
+            .contains("/dev/shm/mcpauth/")
+        {
+            continue;
+        }
+        let again = input
+            .injected(&pod)
+            .unwrap_or_else(|| panic!("{}: refused", input.name));
+        let containers = again["spec"]["containers"].to_string();
+        assert!(!containers.contains("/dev/shm/mcpauth/"), "{containers}");
+        assert!(
+            containers.contains("/var/run/mcpauth/config/mirror/"),
+            "{containers}"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 1, "no pod has the path in its command line");
+}
+
+fn original(litellm: &LiteLlm) -> Original<'_> {
+    Original {
+        port: litellm.port,
+        config: litellm.config.as_deref(),
+    }
+}
+
+fn assert_nothing_left(input: &Input, pod: &Value) {
+    let Decision::Inject { patch, .. } = input.decide(pod) else {
+        panic!("{}: refused", input.name);
+    };
+    assert!(patch.is_empty(), "{}: {patch}", input.name);
 }
 
 #[test]
