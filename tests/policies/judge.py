@@ -25,6 +25,8 @@ PODS = REPOSITORY / "operator/tests/injection/testdata"
 DOCUMENT = REPOSITORY / "docs/tasks/openshift.md"
 BEGIN, END = "<!-- what follows is written by tests/policies/judge.py -->", "<!-- what was written ends here, by tests/policies/judge.py -->"
 DIGEST = "sha256:" + "0" * 64
+# Of a pod as it is, in its name.
+PLAIN = "plain"
 # The most that any engine takes for all pods.
 LIMIT = 1800
 
@@ -56,6 +58,8 @@ VALUES = {"sidecar": {"image": {"repository": "registry.example.com/mcp-auth-sid
 UNMET = {
     "liveness-of-native-sidecars": "leave the container `mcpauth-sidecar` out of the policy: a restart of it costs LiteLLM its own probes",
 }
+# Policies that refuse no plain pod, each with the reason. Without one, a policy that matches nothing would pass.
+NEVER_REFUSING: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def corpus() -> list[dict]:
     pods = []
     for number, path in enumerate(sorted(PODS.glob("*.yaml"))):
         found = list(yaml.load_all(path.read_text(), Loader=LOADER))[-1]
-        for variant, change in {"plain": lambda pod: None, "hardened": harden, "by-pod": harden_by_pod}.items():
+        for variant, change in {PLAIN: lambda pod: None, "hardened": harden, "by-pod": harden_by_pod}.items():
             pod = {"apiVersion": "v1", "kind": "Pod"} | copy.deepcopy(found)
             pod.setdefault("metadata", {}).pop("generateName", None)
             pod["metadata"] |= {"name": f"p{number}-{variant}", "namespace": NAMESPACE}
@@ -215,6 +219,9 @@ def judge(engine: Engine, program: Path, stages: dict[str, Path]) -> tuple[int, 
         passed += len(takes) - len(still)
         if not takes:
             wrong.append(f"{policy}: no pod passes it before")
+        refuses_plain = any(policy in before.get(name, set()) for name in names if name.endswith(PLAIN))
+        if refuses_plain == (policy in NEVER_REFUSING):
+            wrong.append(f"{policy}: it refuses {'a' if refuses_plain else 'no'} plain pod before")
         if policy in UNMET:
             wrong += [] if refused else [f"{policy}: it is met, and the document says that it is not"]
             continue
