@@ -19,6 +19,7 @@
 
 pub mod annotations;
 mod audit_output;
+mod client_addresses;
 mod command_line;
 mod config;
 mod decision;

@@ -17,6 +17,8 @@ pub const CONFIG_PATH: &str = "mcpauth.dev/config-path";
 pub const PORT: &str = "mcpauth.dev/port";
 /// `disabled`: LiteLLM keeps its port, and only its way to MCP servers goes through the sidecar.
 pub const INBOUND: &str = "mcpauth.dev/inbound";
+/// `hidden`: LiteLLM may take every client for the sidecar, where its server knows no forwarded address.
+pub const CLIENT_ADDRESSES: &str = "mcpauth.dev/client-addresses";
 /// `Allow`: a pod that cannot be injected starts without the sidecar. `Deny`: it does not start.
 pub const ON_REFUSAL: &str = "mcpauth.dev/on-refusal";
 /// Longest wait of LiteLLM's start for routes and first tokens, in seconds.
@@ -41,11 +43,12 @@ pub const TRACING: &str = "mcpauth.dev/tracing";
 pub const SHARED_MEMORY: &str = "mcpauth.dev/shared-memory";
 
 /// All annotations that users set.
-pub const STATED: [&str; 15] = [
+pub const STATED: [&str; 16] = [
     CONTAINER,
     CONFIG_PATH,
     PORT,
     INBOUND,
+    CLIENT_ADDRESSES,
     ON_REFUSAL,
     START_TIMEOUT,
     RESOURCES,

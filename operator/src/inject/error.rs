@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::annotations::{CONFIG_PATH, CONTAINER, INBOUND, PORT, RESOURCES};
+use super::annotations::{CLIENT_ADDRESSES, CONFIG_PATH, CONTAINER, INBOUND, PORT, RESOURCES};
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum InjectionError {
@@ -38,7 +38,7 @@ pub enum InjectionError {
     UnknownCommand { container: String },
     #[error(
         "the container `{container}` starts LiteLLM by {program}, which takes its address by other options; \
-         start it by `litellm --run_{program}`, or keep its port by the annotation {INBOUND}: disabled"
+         start it by `litellm --run_gunicorn`, or keep its port by the annotation {INBOUND}: disabled"
     )]
     ServerArguments { container: String, program: String },
     #[error(
@@ -46,6 +46,14 @@ pub enum InjectionError {
          use --host and --port, or keep it by the annotation {INBOUND}: disabled"
     )]
     OwnSocket { container: String, option: &'static str },
+    #[error(
+        "LiteLLM runs in {server}, which would take all clients for 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}, or \
+         set the annotation {INBOUND}: disabled, or {CLIENT_ADDRESSES}: hidden to accept it"
+    )]
+    ClientAddressesLost {
+        server: &'static str,
+        advice: &'static str,
+    },
     #[error(
         "LiteLLM is the native sidecar `{container}`, which starts before the containers of the pod; run it \
          as one of `containers`"
@@ -162,7 +170,7 @@ pub enum InjectionError {
 pub const ANNOTATIONS_TOO_LARGE: &str = "AnnotationsTooLarge";
 
 /// What [`InjectionError::reason`] may be, for whoever reads one back from a pod.
-pub const NOT_INJECTED_REASONS: [&str; 32] = [
+pub const NOT_INJECTED_REASONS: [&str; 33] = [
     "InvalidMetadata",
     "NoTarget",
     "SeveralTargets",
@@ -171,6 +179,7 @@ pub const NOT_INJECTED_REASONS: [&str; 32] = [
     "UnknownCommand",
     "ServerArguments",
     "OwnSocket",
+    "ClientAddressesLost",
     "NativeSidecar",
     "Windows",
     "NoPort",
@@ -209,6 +218,7 @@ impl InjectionError {
             Self::UnknownCommand { .. } => "UnknownCommand",
             Self::ServerArguments { .. } => "ServerArguments",
             Self::OwnSocket { .. } => "OwnSocket",
+            Self::ClientAddressesLost { .. } => "ClientAddressesLost",
             Self::NativeSidecar { .. } => "NativeSidecar",
             Self::Windows => "Windows",
             Self::NoPort { .. } => "NoPort",

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use mcp_auth_protocol::otlp::OtlpEndpoint;
 
 use super::annotations::{
-    AUDIT_OUTPUT, AUDIT_VOLUME, CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL,
-    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, SECURITY_CONTEXT, SHARED_MEMORY, START_TIMEOUT,
-    TRACING, annotation,
+    AUDIT_OUTPUT, AUDIT_VOLUME, CLIENT_ADDRESSES, CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE,
+    ON_REFUSAL, OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, SECURITY_CONTEXT, SHARED_MEMORY,
+    START_TIMEOUT, TRACING, annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
@@ -34,6 +34,8 @@ pub(super) struct PodOptions {
     pub config_path: Option<StatedConfig>,
     pub port: Option<u16>,
     pub outbound_only: bool,
+    /// Whether LiteLLM may take every client for the sidecar.
+    pub hides_client_addresses: bool,
     pub start_timeout_seconds: Option<u32>,
     pub keepalive_seconds: Option<u32>,
     pub audit_output: Option<AuditOutput>,
@@ -88,6 +90,16 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         text.parse::<u16>().ok().filter(|port| *port > 0)
     })?;
     let inbound = parse_annotation(pod, INBOUND, SWITCH, switch)?;
+    let client_addresses = parse_annotation(
+        pod,
+        CLIENT_ADDRESSES,
+        "`required` or `hidden`",
+        |text| match text {
+            "required" => Some(false),
+            "hidden" => Some(true),
+            _ => None,
+        },
+    )?;
     let tracing = parse_annotation(pod, TRACING, SWITCH, switch)?;
     let start_timeout_seconds = parse_annotation(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
         text.parse::<u32>()
@@ -152,6 +164,7 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         config_path,
         port,
         outbound_only: inbound == Some(false),
+        hides_client_addresses: client_addresses == Some(true),
         start_timeout_seconds,
         keepalive_seconds,
         audit_output,
@@ -243,6 +256,11 @@ mod tests {
         assert_eq!(pod_options(&pod(PORT, "8080")).unwrap().port, Some(8080));
         assert!(pod_options(&pod(INBOUND, "disabled")).unwrap().outbound_only);
         assert!(!pod_options(&pod(INBOUND, "enabled")).unwrap().outbound_only);
+        let hides_addresses = |value| {
+            let options = pod_options(&pod(CLIENT_ADDRESSES, value)).unwrap();
+            options.hides_client_addresses
+        };
+        assert!(hides_addresses("hidden") && !hides_addresses("required"));
         let shared_memory = |value| pod_options(&pod(SHARED_MEMORY, value)).unwrap().shared_memory;
         assert_eq!(
             (shared_memory("true"), shared_memory("false")),
@@ -287,6 +305,7 @@ mod tests {
             (PORT, "65536", "a number of 5 digits"),
             (PORT, "", "empty"),
             (INBOUND, "Disabled", "a text of 8 characters"),
+            (CLIENT_ADDRESSES, "Hidden", "a text of 6 characters"),
             (START_TIMEOUT, "601", "a number of 3 digits"),
             (START_TIMEOUT, "20s", "a text of 3 characters"),
             (CONFIG_PATH, "config.yaml", "a text of 11 characters"),

@@ -10,6 +10,7 @@ use mcp_auth_protocol::pod::{TOOL_PREFIX_SEPARATOR, env};
 use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
+use super::client_addresses;
 use super::config::{
     WrapperOption, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
 };
@@ -339,7 +340,17 @@ fn check_can_move_litellm(
         Some(argument) => Err(InjectionError::LiteLlmTls {
             what: format!("the argument {argument}"),
         }),
-        None => Ok(()),
+        None => check_sees_clients(invocation, options),
+    }
+}
+
+/// Checks that LiteLLM's server can be told of the clients behind the sidecar, unless the pod accepts that it is not.
+fn check_sees_clients(invocation: &Invocation, options: &PodOptions) -> Result<(), InjectionError> {
+    match client_addresses::server_without_any(invocation) {
+        Some((server, advice)) if !options.hides_client_addresses => {
+            Err(InjectionError::ClientAddressesLost { server, advice })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -10,6 +10,8 @@ pub(super) struct ServerVariables {
     /// A socket that no host and port replaces.
     pub own_socket: &'static [&'static str],
     pub tls: &'static [&'static str],
+    /// Whether the server knows no forwarded address at all.
+    pub knows_no_address: bool,
     /// A file of variables.
     pub environment_file: &'static str,
     /// By which the server believes the sidecar no address of a client, and whether it does so with any value but `false`.
@@ -19,6 +21,7 @@ pub(super) struct ServerVariables {
 const UVICORN: ServerVariables = ServerVariables {
     own_socket: &["UVICORN_UDS", "UVICORN_FD"],
     tls: &["UVICORN_SSL_KEYFILE", "UVICORN_SSL_CERTFILE"],
+    knows_no_address: false,
     environment_file: "UVICORN_ENV_FILE",
     hiding_addresses: &[
         ("UVICORN_PROXY_HEADERS", false),
@@ -28,8 +31,8 @@ const UVICORN: ServerVariables = ServerVariables {
 const GRANIAN: ServerVariables = ServerVariables {
     own_socket: &["GRANIAN_UDS"],
     tls: &["GRANIAN_SSL_KEYFILE", "GRANIAN_SSL_CERTIFICATE"],
+    knows_no_address: true,
     environment_file: "GRANIAN_ENV_FILES",
-    // Granian knows no forwarded address at all.
     hiding_addresses: &[],
 };
 

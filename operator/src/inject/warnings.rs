@@ -4,23 +4,16 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::annotations::{self, annotation};
+use super::client_addresses;
 use super::environment::Environment;
 use super::image::{Image, OLDEST_LITELLM};
 use super::mesh;
 use super::plan::Plan;
 use super::role::Role;
-use super::server_variables::ServerVariables;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::unknown_keys;
 use super::warning::{SHARED_MEMORY_UNUSED, Warning, lasting};
-
-/// Servers that take the client's address from the connection alone (`docs/client-addresses.md`): their names, the option by
-/// which LiteLLM's command line runs each, and what to do about that.
-const SERVERS_WITHOUT_ADDRESSES: [(&str, &str, &str); 2] = [
-    ("granian", "--run_granian", "take --run_granian out"),
-    ("hypercorn", "--run_hypercorn", "take --run_hypercorn out"),
-];
 
 pub(super) fn warnings(
     pod: &Pod,
@@ -123,7 +116,7 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         ));
     }
     if plan.ports.inbound.is_some()
-        && let Some((server, advice)) = server_without_addresses(container, plan)
+        && let Some((server, advice)) = client_addresses::hiding(container, plan.role, &plan.words)
     {
         warnings.push(lasting(
             "ClientAddressesHidden",
@@ -144,34 +137,6 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         ));
     }
     warnings
-}
-
-/// The server that LiteLLM runs in, if that knows no `X-Forwarded-For`, or believes the sidecar none; and what to do.
-fn server_without_addresses(container: &Container, plan: &Plan) -> Option<(&'static str, &'static str)> {
-    let words = || container.command.iter().chain(&container.args).flatten();
-    let names = |server: &str| {
-        words().any(|word| {
-            let mut parts =
-                word.split(|character: char| character.is_whitespace() || "/;&|".contains(character));
-            parts.any(|part| part == server)
-        })
-    };
-    for (server, option, without_option) in SERVERS_WITHOUT_ADDRESSES {
-        if names(option) {
-            return Some((server, without_option));
-        }
-        if names(server) {
-            return Some((server, "start LiteLLM by uvicorn"));
-        }
-    }
-    ["--no-proxy-headers", "--forwarded-allow-ips"]
-        .into_iter()
-        .find(|option| words().any(|word| word.contains(option)))
-        .or_else(|| {
-            let environment = Environment::from_container(container);
-            ServerVariables::of(plan.role, &plan.words)?.hides_addresses(&environment)
-        })
-        .map(|option| (option, "use FORWARDED_ALLOW_IPS"))
 }
 
 fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {

@@ -118,7 +118,7 @@ fn start(wrapper: &str, options: &[String]) -> (Option<Value>, Option<Value>) {
             Some(words(&["uvicorn", "litellm.proxy.proxy_server:app"])),
             Some(json!(options)),
         ),
-        "granian" => (
+        "granian" | "granian accepted" => (
             Some(words(&[
                 "granian",
                 "--interface",
@@ -162,10 +162,10 @@ fn generate(number: u64) -> Generated {
         "uv module",
         "sh variable",
         "granian",
-        "granian",
+        "granian accepted",
         "gunicorn",
     ]);
-    let is_uvicorn = ["uvicorn", "granian", "gunicorn"].contains(&wrapper);
+    let is_uvicorn = ["uvicorn", "granian", "granian accepted", "gunicorn"].contains(&wrapper);
     let mut options: Vec<String> = Vec::new();
     let mut env: Vec<Value> = Vec::new();
 
@@ -295,7 +295,7 @@ fn generate(number: u64) -> Generated {
     let later = choices.one(&["nothing", "a container", "a wrapper", "probes lost", "a volume"]);
     let includes = choices.one(&["none", "beside", "below", "above"]);
     let spec_mounts = add_included(&mut spec, source, includes);
-    let annotations = add_shared_memory(
+    let mut annotations = add_shared_memory(
         &mut spec,
         choices.one(&[
             "not",
@@ -309,6 +309,9 @@ fn generate(number: u64) -> Generated {
             "shareProcessNamespace",
         ]),
     );
+    if wrapper == "granian accepted" {
+        annotations["mcpauth.dev/client-addresses"] = json!("hidden");
+    }
     Generated {
         pod: json!({"metadata": {"generateName": "litellm-", "labels": labels, "annotations": annotations}, "spec": spec}),
         port,

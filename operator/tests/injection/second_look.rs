@@ -164,6 +164,9 @@ fn in_shared_memory() -> impl Iterator<Item = (Input, LiteLlm, Value)> {
     })
 }
 
+/// What another webhook does to the pod.
+type Change = Box<dyn Fn(&mut Value)>;
+
 /// Another webhook mounts the volume into every container, after the first look.
 fn mount_later(pod: &mut Value, volume: &Value, mount: &Value) {
     let spec = pod["spec"].as_object_mut().unwrap();
@@ -206,7 +209,7 @@ fn where_the_shared_memory_cannot_serve_any_more_litellm_reads_its_configuration
     let of_node = json!({"name": "later", "hostPath": {"path": "/dev/shm"}});
     let in_memory = json!({"name": "later", "emptyDir": {"medium": "Memory"}});
     let set = |field: &'static str| move |pod: &mut Value| pod["spec"][field] = json!(true);
-    let changes: [(&str, Box<dyn Fn(&mut Value)>); 7] = [
+    let changes: [(&str, Change); 7] = [
         (
             "hostPath",
             Box::new(at(of_node, json!({"name": "later", "mountPath": "/dev/shm"}))),
