@@ -44,7 +44,9 @@ use crate::restarts::{RestartOutcomes, Restarts};
 use crate::shares::Shares;
 use crate::sidecars::Sidecars;
 use crate::status::{EventSinks, KeptSecrets, ObservedPods, StatusWriter};
-use crate::sync::{self, Authenticator, DebouncedChanges, EXCHANGES, OperatorAccount, Snapshots, Sync};
+use crate::sync::{
+    self, Authenticator, DebouncedChanges, EXCHANGES, OperatorAccount, STREAMS, Snapshots, Sync,
+};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
@@ -299,6 +301,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         changes: DebouncedChanges::new(changes),
         pods: pods.clone(),
         sidecars,
+        streams: Shares::new(STREAMS),
         exchanges: Shares::new(EXCHANGES),
         metrics: metrics.clone(),
         longest_stream: Duration::from_secs(args.longest_stream_seconds),

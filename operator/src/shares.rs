@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+/// Callers of which something is remembered at least before those without a share are forgotten.
+const MIN_FORGET_AT: usize = 64;
+
 /// How many permits there are: in total and for one caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ShareLimits {
@@ -25,7 +28,13 @@ struct SharesInner<K> {
     limits: ShareLimits,
     total: Arc<Semaphore>,
     /// Those of callers that have a share now, or had one a moment ago.
-    of_callers: Mutex<HashMap<K, Weak<Semaphore>>>,
+    of_callers: Mutex<OfCallers<K>>,
+}
+
+struct OfCallers<K> {
+    semaphores: HashMap<K, Weak<Semaphore>>,
+    /// At how many those without a share are forgotten.
+    forget_at: usize,
 }
 
 /// Permits of one caller, free again when this is dropped.
@@ -40,7 +49,10 @@ impl<K: Eq + Hash> Shares<K> {
         Self(Arc::new(SharesInner {
             limits,
             total: Arc::new(Semaphore::new(limits.total as usize)),
-            of_callers: Mutex::default(),
+            of_callers: Mutex::new(OfCallers {
+                semaphores: HashMap::new(),
+                forget_at: MIN_FORGET_AT,
+            }),
         }))
     }
 
@@ -65,13 +77,20 @@ impl<K: Eq + Hash> Shares<K> {
 
     fn of_caller(&self, caller: K) -> Arc<Semaphore> {
         let mut of_callers = self.0.of_callers.lock();
-        if let Some(semaphore) = of_callers.get(&caller).and_then(Weak::upgrade) {
+        let OfCallers {
+            semaphores,
+            forget_at,
+        } = &mut *of_callers;
+        if let Some(semaphore) = semaphores.get(&caller).and_then(Weak::upgrade) {
             return semaphore;
         }
-        // There are few at a time.
-        of_callers.retain(|_, semaphore| semaphore.strong_count() > 0);
+        // Seldom, since there may be thousands that have a share.
+        if semaphores.len() >= *forget_at {
+            semaphores.retain(|_, semaphore| semaphore.strong_count() > 0);
+            *forget_at = MIN_FORGET_AT.max(2 * semaphores.len());
+        }
         let semaphore = Arc::new(Semaphore::new(self.0.limits.of_one as usize));
-        of_callers.insert(caller, Arc::downgrade(&semaphore));
+        semaphores.insert(caller, Arc::downgrade(&semaphore));
         semaphore
     }
 }
@@ -111,14 +130,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_than_one_caller_can_have_is_refused_at_once_and_nothing_is_kept_of_callers_that_went() {
+    async fn more_than_one_caller_can_have_is_refused_at_once_and_little_is_kept_of_callers_that_went() {
         let shares = shares();
         let began = tokio::time::Instant::now();
         assert!(shares.take(1, 5, LONGEST_WAIT).await.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
-        for caller in 0..100 {
+        for caller in 0..1_000 {
             shares.take(caller, 1, LONGEST_WAIT).await.unwrap();
         }
-        assert_eq!(shares.0.of_callers.lock().len(), 1);
+        assert!(shares.0.of_callers.lock().semaphores.len() <= MIN_FORGET_AT);
     }
 }

@@ -36,6 +36,7 @@ pub use error::SyncError;
 pub use exchange::{EXCHANGES, exchanged};
 pub use lines::{LineError, lines};
 pub use snapshots::Snapshots;
+pub use stream::STREAMS;
 
 /// What the endpoint works with.
 pub struct Sync {
@@ -53,6 +54,8 @@ pub struct Sync {
     pub changes: DebouncedChanges,
     pub pods: Pods,
     pub sidecars: Sidecars,
+    /// Of streams, by the uid of the pod.
+    pub streams: Shares<String>,
     /// Of users' tokens that are asked for, by the uid of the pod.
     pub exchanges: Shares<String>,
     pub metrics: Metrics,

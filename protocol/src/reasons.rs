@@ -18,6 +18,8 @@ pub const NOT_BOUND_TO_POD: &str = "NotBoundToPod";
 pub const OTHER_POD: &str = "OtherPod";
 /// The pod has as many connections to the operator as a pod may have.
 pub const TOO_MANY_CONNECTIONS: &str = "TooManyConnections";
+/// The pod has as many streams as a pod may have, or all pods have.
+pub const TOO_MANY_STREAMS: &str = "TooManyStreams";
 /// The pod does not exist any more.
 pub const NO_SUCH_POD: &str = "NoSuchPod";
 /// The API server could not be asked whose pod this is.
@@ -57,6 +59,7 @@ pub fn known(reason: &str) -> Option<&'static str> {
         NOT_BOUND_TO_POD,
         OTHER_POD,
         TOO_MANY_CONNECTIONS,
+        TOO_MANY_STREAMS,
         TOO_MANY_EXCHANGES,
         NO_SUCH_POD,
         API_SERVER,

@@ -26,8 +26,13 @@ const JUNK_A_SECOND: u32 = 100;
 const SECONDS: u32 = 5;
 /// Of one address, by the operator's own bound of those that have shown no token.
 const CONNECTIONS_OF_ADDRESS: usize = 200;
+/// Of one pod, by the operator's own bound.
+const STREAMS_OF_POD: usize = 4;
 /// What the operator may take at most for reviews that are no pods. One of them, parsed, is hundreds of megabytes.
 const MAX_GROWTH_KIB: u64 = 200 * 1024;
+
+/// And for 300 requests whose streams keep 250 KiB each, were they all to have one, 75 MB.
+const MAX_STREAMS_GROWTH_KIB: u64 = 30 * 1024;
 
 /// A namespace with a server, and an operator of its own.
 struct Scene {
@@ -173,7 +178,7 @@ async fn a_pod_that_makes_requests_without_a_token_and_stays_takes_two_hundred_c
     let pod = scene.world.pod("litellm-1", labels).await;
     let token = token(&scene.world, AUDIENCE, Some(&pod)).await;
     let mut streams = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..STREAMS_OF_POD {
         let stream = Sidecar::connect_to(&scene.url, &client(crowd), Some(&token), report(&pod)).await;
         streams.push(stream.unwrap());
     }
@@ -241,6 +246,49 @@ async fn a_pod_that_asks_for_users_tokens_without_end_has_256_turns_and_another_
     for status in answers.join_all().await {
         assert_eq!(status, StatusCode::BAD_REQUEST);
     }
+}
+
+#[tokio::test]
+async fn a_pod_that_opens_streams_without_end_has_four_and_another_pod_its_own() {
+    let scene = Scene::start("abuse-streams").await;
+    let labels = json!({"app.kubernetes.io/name": "litellm"});
+    let crowd = scene.world.pod("crowd-0", labels).await;
+    let crowd_token = token(&scene.world, AUDIENCE, Some(&crowd)).await;
+    let clients = [(); 2].map(|()| client(Ipv4Addr::new(127, 106, 0, 1)));
+    for client in &clients {
+        client.get(&scene.url).send().await.unwrap();
+    }
+    let before = peak_memory(&scene.replica);
+    let mut answers = JoinSet::new();
+    for number in 0..300 {
+        // Of a report that never ends, as much as may be read of one line.
+        let begun = futures::stream::iter([Ok::<_, std::io::Error>(vec![b' '; 250 * 1024])]);
+        let endless = Body::wrap_stream(futures::StreamExt::chain(begun, futures::stream::pending()));
+        let request = clients[number % 2]
+            .post(format!("{}{PATH}", scene.url))
+            .bearer_auth(&crowd_token)
+            .body(endless);
+        answers.spawn(async move {
+            let answer = request.send().await.unwrap();
+            (answer.status(), answer.text().await.unwrap())
+        });
+    }
+    for _ in 0..300 - STREAMS_OF_POD {
+        let (status, problem) = answers.join_next().await.unwrap().unwrap();
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        assert!(problem.contains("TooManyStreams"), "{problem}");
+    }
+    // The others have theirs until no report came.
+    let mut other = scene.new_sidecar("other-0", 4).await;
+    other.until(|snapshot| bearer(snapshot, "tools").is_some()).await;
+    for (status, _) in answers.join_all().await {
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    let growth = peak_memory(&scene.replica) - before;
+    assert!(growth < MAX_STREAMS_GROWTH_KIB, "it took {growth} KiB");
+    // And gives them back.
+    let again = Sidecar::connect_to(&scene.url, &clients[0], Some(&crowd_token), report(&crowd)).await;
+    again.unwrap();
 }
 
 /// The most memory that the process has had, in KiB.

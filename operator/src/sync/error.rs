@@ -25,6 +25,8 @@ pub enum SyncError {
     OtherPod { claimed: String, bound: String },
     #[error("{0}: close some of them")]
     TooManyConnections(#[from] TooManyOfPodError),
+    #[error("the pod has {0} streams, or all pods have as many as there may be: close some of them")]
+    TooManyStreams(u32),
     #[error("pod {0} does not exist any more")]
     NoSuchPod(String),
     #[error(
@@ -72,6 +74,7 @@ impl SyncError {
             Self::NotBoundToPod => reasons::NOT_BOUND_TO_POD,
             Self::OtherPod { .. } => reasons::OTHER_POD,
             Self::TooManyConnections(_) => reasons::TOO_MANY_CONNECTIONS,
+            Self::TooManyStreams(_) => reasons::TOO_MANY_STREAMS,
             Self::NoSuchPod(_) => reasons::NO_SUCH_POD,
             Self::NotListed(_) => reasons::NOT_LISTED,
             Self::NoReport(_) => reasons::NO_REPORT,
@@ -96,7 +99,9 @@ impl SyncError {
             Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) | Self::NotAReplica(_) => {
                 StatusCode::FORBIDDEN
             }
-            Self::TooManyConnections(_) | Self::TooManyExchanges => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyConnections(_) | Self::TooManyStreams(_) | Self::TooManyExchanges => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::OfLeader { status, .. } => *status,
             Self::NotEntitled(_) => StatusCode::FORBIDDEN,
             Self::NoReport(_) | Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => {

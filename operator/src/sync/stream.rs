@@ -27,9 +27,18 @@ use super::upgrade::{StreamUpgrade, pieces, switching_protocols};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
 use crate::pods::WatchedPod;
+use crate::shares::{Share, ShareLimits};
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams of one pod, each of which may keep an unfinished report of [`MAX_REPORT_BYTES`] however many share a connection, and of
+/// all pods. A sidecar has one, and for a moment the one that it had before.
+///
+/// [`MAX_REPORT_BYTES`]: mcp_auth_protocol::bounds::MAX_REPORT_BYTES
+pub const STREAMS: ShareLimits = ShareLimits {
+    total: 20_000,
+    of_one: 4,
+};
 /// How long a sidecar waits for a replica that has only just started to know the tokens.
 const KNOWING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Faster ones wait: each may cause work for every resource of the namespace.
@@ -56,6 +65,8 @@ pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
 async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError> {
     let (mut head, body) = request.into_parts();
     let pod = sync.authenticator.authenticate(&head).await?;
+    let turn = sync.streams.take(pod.uid.clone(), 1, Duration::ZERO).await;
+    let turn = turn.ok_or(SyncError::TooManyStreams(STREAMS.of_one))?;
     // Afterwards, since it takes the connection's place, which has become the pod's.
     let upgrade = StreamUpgrade::requested_by(&mut head);
     let mut knows_tokens = sync.knows_tokens.clone();
@@ -86,7 +97,7 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
 
     let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
     let Some(upgrade) = upgrade else {
-        let lines = lines(sync, pod, first, reports, span).map(Ok::<Bytes, Infallible>);
+        let lines = lines(sync, (pod, turn), first, reports, span).map(Ok::<Bytes, Infallible>);
         return Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(lines)).into_response());
     };
     // HTTP hands the connection over when it has read the request to its end.
@@ -100,7 +111,13 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
     }
     drop(tokio::spawn(async move {
         if let Some((reader, writer)) = upgrade.halves().await {
-            let lines = Box::pin(lines(sync, pod, first, self::reports(pieces(reader)), span));
+            let lines = Box::pin(lines(
+                sync,
+                (pod, turn),
+                first,
+                self::reports(pieces(reader)),
+                span,
+            ));
             // As a task of its own, since what led here would be part of this one until the end.
             drop(tokio::spawn(writer.send_all(lines)));
         }
@@ -122,15 +139,17 @@ async fn first_report(reports: &mut Reports) -> Option<Result<Report, LineError>
 /// What a sidecar is sent, until either side ends the stream, the pod is gone, this replica has lost the leader or the time is
 /// up. Its reports are read meanwhile. One task polls this and writes, and while the connection is slow it does not: the
 /// next line is then made when the last has gone, from the newest state. A sidecar that takes nothing is disconnected by the
-/// kernel, whose bound of what waits unacknowledged holds for a window that is closed too.
+/// kernel, whose bound of what waits unacknowledged holds for a window that is closed too, and out of HTTP one that takes a line too
+/// slowly by the writer.
 fn lines(
     sync: Arc<Sync>,
-    pod: Pod,
+    (pod, turn): (Pod, Share),
     first: Report,
     mut reports: Reports,
     span: Span,
 ) -> impl Stream<Item = Bytes> + Send {
     stream! {
+        let _turn = turn;
         let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
         let _connected = sync.metrics.sidecar_connected();
         let mut disconnect = Disconnect { span, why: "the sidecar went away" };
