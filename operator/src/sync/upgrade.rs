@@ -16,7 +16,8 @@ use futures::{Stream, StreamExt, stream};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::UPGRADE;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use mcp_auth_protocol::timeouts::SYNC_SILENCE;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -105,17 +106,67 @@ pub fn pieces(
 
 impl ToSidecar {
     /// Sends each line as soon as the one before has gone, and then says that the stream has ended.
-    pub async fn send_all(mut self, mut lines: Pin<Box<impl Stream<Item = Bytes>>>) {
-        while let Some(line) = lines.next().await {
-            if let Err(error) = self.send(&line).await {
-                return debug!(%error, "a line could not be sent");
-            }
+    pub async fn send_all(self, lines: Pin<Box<impl Stream<Item = Bytes>>>) {
+        send_lines(self.writer, lines).await;
+    }
+}
+
+/// While a line is being sent nothing of the stream is looked at, neither its time nor its pod's end, so that it may not take for ever:
+/// a sidecar that has got no whole line for [`SYNC_SILENCE`] has given the stream up by itself.
+async fn send_lines(mut writer: impl AsyncWrite + Unpin, mut lines: Pin<Box<impl Stream<Item = Bytes>>>) {
+    while let Some(line) = lines.next().await {
+        match timeout(SYNC_SILENCE, send(&mut writer, &line)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return debug!(%error, "a line could not be sent"),
+            Err(_) => return debug!("a line was not taken in time"),
         }
-        drop(timeout(END_TIMEOUT, self.writer.shutdown()).await);
+    }
+    drop(timeout(END_TIMEOUT, writer.shutdown()).await);
+}
+
+async fn send(writer: &mut (impl AsyncWrite + Unpin), line: &[u8]) -> io::Result<()> {
+    writer.write_all(line).await?;
+    writer.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_that_takes_a_line_a_few_bytes_at_a_time_is_disconnected() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (held, mut is_dropped) = tokio::sync::watch::channel(());
+        let endless = stream::iter([Bytes::from(vec![b'a'; 10_000])])
+            .chain(stream::pending())
+            .inspect(move |_| held.send_replace(()));
+        let sends = tokio::spawn(send_lines(ours, Box::pin(endless)));
+        let reads = async {
+            let mut few = [0; 8];
+            while theirs.read(&mut few).await.unwrap() > 0 {
+                tokio::time::sleep(SYNC_SILENCE / 3).await;
+            }
+        };
+        // The connection is closed before the line is read, and what was to be sent is given up.
+        reads.await;
+        sends.await.unwrap();
+        while is_dropped.changed().await.is_ok() {}
     }
 
-    async fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        self.writer.write_all(line).await?;
-        self.writer.flush().await
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_that_takes_each_line_in_time_gets_them_all() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let lines = stream::iter(vec![Bytes::from_static(&[b'a'; 60]); 20]);
+        let sends = tokio::spawn(send_lines(ours, Box::pin(lines)));
+        let mut all = 0;
+        let mut one = [0; 60];
+        while theirs.read_exact(&mut one).await.is_ok() {
+            all += 1;
+            tokio::time::sleep(SYNC_SILENCE / 3).await;
+        }
+        sends.await.unwrap();
+        assert_eq!(all, 20);
     }
 }
