@@ -3,8 +3,8 @@
 //!
 //! - A leader stops by its own clock when it could not renew for [`Timing::renew_deadline`], whatever its last
 //!   call is waiting for. The others wait longer than that, also where there is no Lease: somebody may have deleted it.
-//!   So two lead at once only where a Lease is written by hand that says that nobody does, until the leader's next renewal, and
-//!   where a machine was suspended (ADR 7).
+//!   So two lead at once only where a Lease is written by hand that says that nobody does, until the leader's next renewal,
+//!   where a machine was suspended, and where the Lease and the Secret of the certificates were deleted together (ADR 7).
 //! - How long the others wait, each measures from when it last saw the Lease change. Times that another
 //!   replica wrote into the Lease are for people: clocks that differ depose nobody.
 //! - The Lease is written by resource version, so that of two replicas that try one succeeds.
@@ -125,10 +125,11 @@ impl Candidate {
             address: self.address,
             followers: self.followers,
             knows_tokens: self.knows_tokens,
-            is_first: self.is_first,
+            first_until: self.is_first.then(|| Instant::now() + self.timing.lease_duration),
             timing: self.timing,
             observed: ObservedLease::default(),
             has_led: false,
+            leads: false,
             leader,
         };
         Participation {
@@ -146,10 +147,12 @@ struct Election {
     address: Option<SocketAddr>,
     followers: watch::Receiver<usize>,
     knows_tokens: watch::Receiver<bool>,
-    is_first: bool,
+    /// Until when an absent Lease shows that nobody leads: another replica may have come and led once it is over.
+    first_until: Option<Instant>,
     timing: Timing,
     observed: ObservedLease,
     has_led: bool,
+    leads: bool,
     leader: watch::Sender<Leader>,
 }
 
@@ -162,11 +165,13 @@ impl Election {
                 acquired = self.acquire() => acquired,
             };
             leads.send_replace(true);
+            self.leads = true;
             tokio::select! {
                 biased;
                 () = leads.closed() => break,
                 () = self.renew_from(acquired) => {}
             }
+            self.leads = false;
             leads.send_replace(false);
         }
         self.release().await;
@@ -273,16 +278,18 @@ impl Election {
 
     async fn look_and_write(&mut self) -> Result<Holder, ElectionError> {
         let found = self.leases.get_opt(&self.name).await?;
-        self.observed.observe(found.as_ref(), Instant::now());
+        let now = Instant::now();
+        self.observed.observe(found.as_ref(), now);
         let lease_duration = self.timing.lease_duration;
         let contender = Contender {
             identity: &self.identity,
             lease_duration,
             has_led: self.has_led,
             knows_tokens: *self.knows_tokens.borrow(),
-            is_first: self.is_first,
+            leads: self.leads,
+            is_first: self.first_until.is_some_and(|until| now < until),
         };
-        let action = self.observed.action(contender, Instant::now());
+        let action = self.observed.action(contender, now);
         let written = match action {
             Action::Wait { holder } => return Ok(Holder::Other(holder)),
             Action::Write { acquires } => {

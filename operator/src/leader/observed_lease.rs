@@ -43,6 +43,8 @@ pub struct Contender<'a> {
     pub lease_duration: Duration,
     /// This very process has held the Lease, and not an earlier one of the same name.
     pub has_led: bool,
+    /// It leads now.
+    pub leads: bool,
     /// It knows the tokens of the leader before it.
     pub knows_tokens: bool,
     /// This very process made the certificates that all replicas serve with: no other one has served before it.
@@ -94,7 +96,9 @@ impl ObservedLease {
         };
         let is_followed = self.annotations.followers > 0;
         let holder = holder(spec);
-        if holder == Some(contender.identity) && (contender.has_led || !is_followed) {
+        // One that led once may have a successor whose Lease it never saw.
+        let was_seen = contender.leads || self.absent_since.is_none();
+        if holder == Some(contender.identity) && was_seen && (contender.has_led || !is_followed) {
             return Action::Write { acquires: false };
         }
         let stated = || {

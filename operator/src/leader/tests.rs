@@ -326,6 +326,48 @@ async fn a_follower_that_could_not_look_for_a_while_does_not_take_a_deleted_leas
     assert_eq!(cluster.holder().as_deref(), Some("first"));
 }
 
+/// Deletes the Lease when its holder has just renewed it, so that another replica looks before that makes it anew.
+async fn delete_after_renewal(cluster: &Cluster) {
+    let before = cluster.spec();
+    while cluster.spec() == before {
+        tokio::time::sleep(SECOND / 100).await;
+    }
+    cluster.delete();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_former_leader_that_missed_its_successor_does_not_take_a_deleted_lease_from_it() {
+    let cluster = Cluster::default();
+    let mut first = cluster.replica("first");
+    first.until(true).await;
+    let mut second = cluster.replica("second");
+    tokio::time::sleep(5 * SECOND).await;
+    first.path.send_replace(Path::Failing);
+    first.until(false).await;
+    second.until(true).await;
+    let leads = first.leads.clone();
+    delete_after_renewal(&cluster).await;
+    first.path.send_replace(Path::Open);
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(second.leads() && !leads.has_changed().unwrap());
+    assert_eq!(cluster.holder().as_deref(), Some("second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replica_that_made_the_certificates_and_could_not_look_until_another_led_waits_like_it() {
+    let cluster = Cluster::default();
+    let first = cluster.replica_that("first", true);
+    first.path.send_replace(Path::Failing);
+    let mut second = cluster.replica("second");
+    second.until(true).await;
+    let leads = first.leads.clone();
+    delete_after_renewal(&cluster).await;
+    first.path.send_replace(Path::Open);
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(second.leads() && !leads.has_changed().unwrap());
+    assert_eq!(cluster.holder().as_deref(), Some("second"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_replica_that_made_the_certificates_leads_at_once_and_waits_like_any_other_once_there_was_a_lease()
  {
