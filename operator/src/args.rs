@@ -125,6 +125,10 @@ pub struct Args {
     #[arg(long, env = "POD_IP")]
     pub pod_ip: Option<IpAddr>,
 
+    /// Address of this replica's node, by which the kubelet probes it: at the health port it is always let in.
+    #[arg(long, env = "NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+
     /// File with a ServiceAccount token of this replica's pod, for the audience `mcp-auth-operator`, by which it
     /// follows the replica that leads. Without it this replica follows none, and serves sidecars only while it
     /// leads.

@@ -21,10 +21,15 @@ pub struct ConnectionLimits {
     pub by_pod: usize,
 }
 
+/// Of the places that are free, what one address may have: each that has none then finds one, where a few dozen have all that they can.
+const SHARE_OF_FREE: usize = 8;
+
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct ConnectionBounds {
     limits: ConnectionLimits,
+    /// Have a place whatever the others have.
+    preferred: Arc<[IpAddr]>,
     counts: Arc<Mutex<Counts>>,
 }
 
@@ -61,7 +66,17 @@ impl ConnectionBounds {
     pub fn new(limits: ConnectionLimits) -> Self {
         Self {
             limits,
+            preferred: Arc::default(),
             counts: Arc::default(),
+        }
+    }
+
+    /// With addresses that the bounds of all and of one address do not keep out, such as the kubelet's. Each may have as many connections
+    /// as there may be in total, beside those of the others.
+    pub fn preferring(self, addresses: &[IpAddr]) -> Self {
+        Self {
+            preferred: addresses.iter().map(IpAddr::to_canonical).collect(),
+            ..self
         }
     }
 
@@ -69,11 +84,11 @@ impl ConnectionBounds {
     pub fn enter(&self, address: IpAddr) -> Option<Place> {
         let mut counts = self.counts.lock();
         let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
-        let limits = &self.limits;
-        if counts.total >= limits.total
-            || counts.without_request >= limits.without_request
-            || of_address >= limits.unauthenticated_by_address
-        {
+        let max_of_address = match self.preferred.contains(&address.to_canonical()) {
+            true => self.limits.total,
+            false => self.max_of_address(&counts),
+        };
+        if of_address >= max_of_address {
             return None;
         }
         counts.total += 1;
@@ -82,9 +97,21 @@ impl ConnectionBounds {
         Some(Place {
             counts: self.counts.clone(),
             address,
-            max_of_pod: limits.by_pod,
+            max_of_pod: self.limits.by_pod,
             state: Mutex::new(PlaceState::WithoutRequest),
         })
+    }
+
+    /// None where there is no room, and the less the less room there is: those that take many leave some to who comes later.
+    fn max_of_address(&self, counts: &Counts) -> usize {
+        let limits = &self.limits;
+        // More than there may be, where preferred addresses have some.
+        let in_total = limits.total.saturating_sub(counts.total);
+        let without_request = limits.without_request.saturating_sub(counts.without_request);
+        match in_total.min(without_request) {
+            0 => 0,
+            free => (free / SHARE_OF_FREE).clamp(1, limits.unauthenticated_by_address),
+        }
     }
 }
 
@@ -166,13 +193,51 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_of_addresses_leaves_places_to_those_that_have_none() {
+        let limits = ConnectionLimits {
+            total: 20_000,
+            without_request: 4_000,
+            unauthenticated_by_address: 200,
+            by_pod: 16,
+        };
+        let bounds = ConnectionBounds::new(limits);
+        let mut kept = Vec::new();
+        for last in 1..=25 {
+            kept.extend((0..200).map_while(|_| bounds.enter(address(last))));
+        }
+        assert!(kept.len() > 3_000, "they have most: {}", kept.len());
+        for last in 101..=125 {
+            kept.extend([(); 2].map(|()| bounds.enter(address(last)).expect("there is room for others")));
+        }
+    }
+
+    #[test]
+    fn a_preferred_address_has_a_place_where_others_have_them_all() {
+        let node = IpAddr::from([10, 0, 1, 1]);
+        let bounds = bounds().preferring(&[node]);
+        let others: Vec<Place> = (0..100).filter_map(|last| bounds.enter(address(last))).collect();
+        assert_eq!(others.len(), 4);
+        // As a listener for both families has it.
+        let of_node = [(); 5].map(|()| bounds.enter("::ffff:10.0.1.1".parse().unwrap()).unwrap());
+        drop(others);
+        assert!(bounds.enter(address(1)).is_none(), "they count with all");
+        drop(of_node);
+        assert_nothing_is_left(&bounds);
+    }
+
+    #[test]
     fn one_address_cannot_take_the_places_of_the_others() {
-        let bounds = bounds();
-        let first = [(); 2].map(|()| bounds.enter(address(1)).unwrap());
+        let bounds = ConnectionBounds::new(ConnectionLimits {
+            total: 60,
+            without_request: 40,
+            unauthenticated_by_address: 2,
+            by_pod: 2,
+        });
+        let of_one = [(); 2].map(|()| bounds.enter(address(1)).unwrap());
         assert!(bounds.enter(address(1)).is_none());
-        let second = [(); 2].map(|()| bounds.enter(address(2)).unwrap());
-        assert!(bounds.enter(address(3)).is_none(), "too many wait in total");
-        for place in first.iter().chain(&second) {
+        let others: Vec<Place> = (2..100).filter_map(|last| bounds.enter(address(last))).collect();
+        assert_eq!(others.len(), 38, "too many wait in total");
+        for place in of_one.iter().chain(&others) {
             place.has_request();
             place.has_request();
         }
@@ -180,9 +245,11 @@ mod tests {
             bounds.enter(address(1)).is_none(),
             "a request that anybody can send makes no room for more"
         );
-        let third = [(); 2].map(|()| bounds.enter(address(3)).unwrap());
-        assert!(bounds.enter(address(4)).is_none(), "too many in total");
-        drop((first, second, third));
+        let more: Vec<Place> = (100..200)
+            .filter_map(|last| bounds.enter(address(last)))
+            .collect();
+        assert_eq!(more.len(), 20, "too many in total");
+        drop((of_one, others, more));
         assert_nothing_is_left(&bounds);
     }
 

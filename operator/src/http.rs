@@ -3,7 +3,7 @@
 mod handshakes;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -341,15 +341,22 @@ pub struct Health {
     pub closed: watch::Receiver<bool>,
 }
 
-/// Serves probes and metrics in plain HTTP.
-pub async fn serve_health(address: SocketAddr, health: Health) -> anyhow::Result<()> {
-    serve_plain(address, health_router(health)).await
+/// Serves probes and metrics in plain HTTP. Whoever takes the places keeps out neither the kubelet, which comes from its node's address and
+/// would end this process, nor who is in the pod itself.
+pub async fn serve_health(address: SocketAddr, health: Health, node: Option<IpAddr>) -> anyhow::Result<()> {
+    let mut preferred = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    preferred.extend(node);
+    let bounds = ConnectionBounds::new(MAX_PLAIN_CONNECTIONS).preferring(&preferred);
+    serve_within(bounds, address, health_router(health)).await
 }
 
 /// Serves in plain HTTP what few ask for, and none for long.
 pub async fn serve_plain(address: SocketAddr, router: Router) -> anyhow::Result<()> {
+    serve_within(ConnectionBounds::new(MAX_PLAIN_CONNECTIONS), address, router).await
+}
+
+async fn serve_within(bounds: ConnectionBounds, address: SocketAddr, router: Router) -> anyhow::Result<()> {
     let listener = bind(address)?;
-    let bounds = ConnectionBounds::new(MAX_PLAIN_CONNECTIONS);
     // Nothing waits for these to end.
     let (_never, closing) = watch::channel(false);
     loop {

@@ -102,7 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         knowing_until,
         closed: closed.clone(),
     };
-    tasks.spawn(serve_health(args.listen_health, health));
+    tasks.spawn(serve_health(args.listen_health, health, args.node_ip));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let certificates = tokio::select! {
         loaded = Certificates::load_when_possible(&client, &certificate_config) => loaded?,

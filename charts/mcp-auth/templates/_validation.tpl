@@ -169,7 +169,7 @@ mcpauth.dev/service: ""
   "sidecar-settings" "the values of sidecar" "certificate-secret" ""
   "certificate-folder" "certificates.certManager" "secrets-cluster-role" "rbac.secrets"
   "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
-  "pod-ip" "" "replica-token-file" "" }}
+  "pod-ip" "" "node-ip" "" "replica-token-file" "" }}
 {{- range $operator.extraArgs }}
 {{- $argument := splitList "=" . | first | trimPrefix "--" }}
 {{- if hasKey $arguments $argument }}
@@ -177,7 +177,7 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "operator.extraArgs sets --%s, which the chart sets itself: %s" $argument ($instead | empty | ternary "leave it out" (printf "use %s" $instead))) }}
 {{- end }}
 {{- end }}
-{{- $names := list "POD_NAMESPACE" "POD_NAME" "POD_SERVICE_ACCOUNT" "POD_IP" }}
+{{- $names := list "POD_NAMESPACE" "POD_NAME" "POD_SERVICE_ACCOUNT" "POD_IP" "NODE_IP" }}
 {{- if or .Values.trustBundle.configMap .Values.trustBundle.secret }}{{ $names = concat $names (list "SSL_CERT_FILE" "SSL_CERT_DIR") }}{{ end }}
 {{- range $name, $_ := include "mcp-auth.egressProxy" . | fromYaml }}{{ $names = concat $names (list $name (lower $name)) }}{{ end }}
 {{- range $operator.extraEnv }}

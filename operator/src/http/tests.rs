@@ -280,6 +280,29 @@ async fn one_address_that_sends_requests_and_stays_keeps_the_kubelet_from_no_pro
 }
 
 #[tokio::test]
+async fn addresses_that_take_every_place_keep_the_kubelet_from_no_probe() {
+    let address = free_address();
+    let limits = ConnectionLimits {
+        total: 20,
+        ..MAX_PLAIN_CONNECTIONS
+    };
+    let bounds = ConnectionBounds::new(limits).preferring(&[LOOPBACK.into()]);
+    tokio::spawn(serve_within(bounds, address, Router::new()));
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    for last in 2..42 {
+        let mut stream = connect([127, 0, 0, last], address).await;
+        match ask(&mut stream).await.as_str() {
+            "HTTP/1.1 404" => kept.push(stream),
+            _ => refused += 1,
+        }
+    }
+    assert_eq!((kept.len(), refused), (20, 20));
+    let mut kubelet = connect(LOOPBACK, address).await;
+    assert_eq!(ask(&mut kubelet).await, "HTTP/1.1 404");
+}
+
+#[tokio::test]
 async fn a_header_that_never_ends_is_refused_at_64_kib() {
     let address = free_address();
     tokio::spawn(serve_plain(address, Router::new()));
