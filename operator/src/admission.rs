@@ -1,6 +1,7 @@
 //! The webhook's endpoint: looks up what the pod is entitled to and lets [`crate::inject`] decide. Any pod of the cluster may call
 //! it, within [`review_bounds`].
 
+mod lookups_in_vain;
 mod review_bounds;
 
 use std::net::IpAddr;
@@ -25,11 +26,13 @@ use crate::entitlement::entitled;
 use crate::inject::{self, NOT_INJECTED_REASONS, NamespaceLimits, RoutesInPod, Settings};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
+use crate::object_names::is_dns_label;
 use crate::pod_owners::{Ownership, PodOwners, controller};
 use crate::refused_pods::{RefusedPod, RefusedPods};
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
+use lookups_in_vain::LookupScope;
 pub use review_bounds::ReviewBounds;
 use review_bounds::ReviewBoundsError;
 
@@ -73,6 +76,9 @@ async fn review(
         Err(error) => return Ok(Json(AdmissionResponse::invalid(error.to_string()).into_review())),
     };
     drop(body);
+    if !is_dns_label(request.namespace.as_deref().unwrap_or_default()) {
+        return Err(no_namespace(&admission.metrics));
+    }
     let Some(entitled) = admission.entitled(&request) else {
         return Err(not_listed(&admission.metrics, &request));
     };
@@ -112,6 +118,14 @@ fn parse(body: &[u8]) -> Result<AdmissionReview<Pod>, (StatusCode, String)> {
     })
 }
 
+/// No API server sends that. Nothing is asked about such a namespace, whose name would be part of a request's path.
+fn no_namespace(metrics: &Metrics) -> (StatusCode, String) {
+    warn!("a review was not looked at: its namespace is no name that a namespace can have");
+    metrics.reviewed("InvalidNamespace");
+    let message = "the review's namespace is no name that a namespace can have (a DNS label)";
+    (StatusCode::BAD_REQUEST, message.to_owned())
+}
+
 /// What the pod needs is not known. The API server takes that for a webhook that failed, so that the webhook's
 /// `failurePolicy` says what becomes of the pod.
 fn not_listed(metrics: &Metrics, request: &AdmissionRequest<Pod>) -> (StatusCode, String) {
@@ -139,23 +153,31 @@ impl Admission {
         Some(entitled(&resources, &labels))
     }
 
+    fn lookup_scope(&self, namespace: &str) -> LookupScope {
+        match self.resources.has_any_in(namespace) {
+            true => LookupScope::Namespace(namespace.to_owned()),
+            false => LookupScope::WithoutResources,
+        }
+    }
+
     /// Whether a workload of the namespace makes the pod, and the limits of the namespace. A stranger hears of no amount; what a
     /// quota wants every container to state a pod that no workload makes could not start without. Where an owner is made up the
     /// limits are not asked for.
     async fn look_up(&self, request: &AdmissionRequest<Pod>, address: IpAddr) -> (bool, NamespaceLimits) {
         let namespace = request.namespace.as_deref().unwrap_or_default();
-        let Some(_turn) = self.bounds.lookup(address, namespace).await else {
+        let scope = self.lookup_scope(namespace);
+        let Some(_turn) = self.bounds.lookup(address, &scope).await else {
             return (false, NamespaceLimits::default());
         };
         match self.ownership(request).await {
             Ownership::Exists => (true, self.namespace_limits.list(namespace).await),
-            Ownership::Unknown if self.bounds.looks_up_without_owner(address, namespace) => {
+            Ownership::Unknown if self.bounds.looks_up_without_owner(address, &scope) => {
                 let limits = self.namespace_limits.list(namespace).await;
                 (false, limits.demands_alone())
             }
             Ownership::Unknown => (false, NamespaceLimits::default()),
             Ownership::MadeUp => {
-                self.bounds.looked_up_in_vain(address, namespace);
+                self.bounds.looked_up_in_vain(address, &scope);
                 (false, NamespaceLimits::default())
             }
         }
@@ -179,7 +201,8 @@ impl Admission {
             return;
         };
         let namespace = request.namespace.as_deref().unwrap_or_default();
-        let Some(_turn) = self.bounds.lookup(address, namespace).await else {
+        let scope = self.lookup_scope(namespace);
+        let Some(_turn) = self.bounds.lookup(address, &scope).await else {
             return;
         };
         match self.ownership(request).await {
@@ -188,7 +211,7 @@ impl Admission {
                 self.events
                     .tell_owner(namespace, controller(owners(request)), kind, &text);
             }
-            Ownership::MadeUp => self.bounds.looked_up_in_vain(address, namespace),
+            Ownership::MadeUp => self.bounds.looked_up_in_vain(address, &scope),
             Ownership::Unknown => {}
         }
     }

@@ -24,6 +24,7 @@ mod metrics;
 mod namespace_limits;
 mod namespaces;
 mod not_watched;
+mod object_names;
 mod pod_owners;
 mod pods;
 mod reconcile;

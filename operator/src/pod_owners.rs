@@ -13,6 +13,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
+use crate::object_names::is_dns_subdomain;
+
 /// Longest wait for the answer. The pod's creation waits for it, within the webhook's own timeout.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Cheap to clone; all clones are the same.
@@ -26,7 +28,7 @@ pub struct PodOwners {
 pub enum Ownership {
     /// It is there.
     Exists,
-    /// The API server was asked, and knows none of this UID.
+    /// The API server was asked, and knows none of this UID; or its name is none that an object can have.
     MadeUp,
     /// It names none that can be looked up, or there was no answer in time.
     Unknown,
@@ -51,6 +53,9 @@ impl PodOwners {
         let Some(owner) = controller(owners).filter(can_be_read) else {
             return Ownership::Unknown;
         };
+        if !is_dns_subdomain(&owner.name) {
+            return Ownership::MadeUp;
+        }
         let lookup = async {
             match &*owner.kind {
                 "ReplicaSet" => self.uid::<ReplicaSet>(namespace, &owner.name).await,

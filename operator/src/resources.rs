@@ -122,6 +122,11 @@ impl Resources {
         Some(resources.cloned().collect())
     }
 
+    /// Whether the namespace has a resource.
+    pub fn has_any_in(&self, namespace: &str) -> bool {
+        self.by_namespace.read().contains_key(namespace)
+    }
+
     /// Everything that is stored, of namespaces that have been listed whole and of others. Held for a moment only.
     pub fn index(&self) -> RwLockReadGuard<'_, NamespaceIndex> {
         self.by_namespace.read()

@@ -2,7 +2,6 @@
 //! asks. Any pod of the cluster can send a review, and before it is parsed it is unknown whose it is: a megabyte of
 //! `"containers":[{},{},…]` is hundreds of megabytes as a `Pod`.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +12,10 @@ use axum::http::StatusCode;
 use bytes::BytesMut;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Volume};
-use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::lookups_in_vain::{LookupInVain, LookupScope, LookupsInVain};
 use crate::connection_bounds::Place;
 use crate::http::{BODY_TIMEOUT, BodyError};
 use crate::shares::{Share, ShareLimits, Shares};
@@ -38,11 +37,6 @@ const LOOKUPS: ShareLimits = ShareLimits {
     total: 16,
     of_one: 12,
 };
-/// In a minute and of one namespace: owners that an address has made up, as far as the API server has said so, and pods without an
-/// owner that it has asked about. From then on the API server is not asked for the rest of that minute: it hardly ever sends such
-/// reviews itself. Who writes such pods in one namespace is no reason to look up less for another.
-const MAX_LOOKUPS_IN_VAIN: usize = 30;
-const LOOKUPS_WINDOW: Duration = Duration::from_secs(60);
 /// Longest wait for each of these, within the webhook's own timeout.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -70,17 +64,7 @@ pub struct ReviewBounds {
     bodies: Shares<IpAddr>,
     parsed: Shares<IpAddr>,
     lookups: Shares<IpAddr>,
-    /// How many, and since when.
-    in_vain: Arc<Mutex<HashMap<LookupInVain, (Instant, usize)>>>,
-}
-
-/// What was looked up for a review of this address about this namespace, which a stranger may have made up.
-type LookupInVain = (InVain, IpAddr, String);
-
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum InVain {
-    MadeUpOwner,
-    NoOwner,
+    in_vain: LookupsInVain,
 }
 
 /// A body, within the share of the address that sent it.
@@ -118,7 +102,7 @@ impl Default for ReviewBounds {
             bodies: Shares::new(BODIES),
             parsed: Shares::new(PARSED),
             lookups: Shares::new(LOOKUPS),
-            in_vain: Arc::default(),
+            in_vain: LookupsInVain::default(),
         }
     }
 }
@@ -171,33 +155,29 @@ impl ReviewBounds {
         share.ok_or(ReviewBoundsError::Busy(body.address))
     }
 
-    /// A turn to ask the API server about a review of this address and namespace.
-    pub async fn lookup(&self, address: IpAddr, namespace: &str) -> Option<Share> {
+    /// A turn to ask the API server about a review of this address and scope. A scope in which too many owners are made up has none.
+    pub async fn lookup(&self, address: IpAddr, scope: &LookupScope) -> Option<Share> {
         let share = self.lookups.take(address, 1, LONGEST_WAIT).await?;
-        let made_up = self.count(InVain::MadeUpOwner, address, namespace, 0);
-        (made_up < MAX_LOOKUPS_IN_VAIN).then_some(share)
+        let is_within = self
+            .in_vain
+            .is_within_bound(LookupInVain::MadeUpOwner, address, scope);
+        is_within.then_some(share)
     }
 
     /// The owner that a review named was made up.
-    pub fn looked_up_in_vain(&self, address: IpAddr, namespace: &str) {
-        self.count(InVain::MadeUpOwner, address, namespace, 1);
+    pub fn looked_up_in_vain(&self, address: IpAddr, scope: &LookupScope) {
+        self.in_vain.record(LookupInVain::MadeUpOwner, address, scope);
     }
 
     /// Whether something may be looked up for a pod without an owner, which then counts.
-    pub fn looks_up_without_owner(&self, address: IpAddr, namespace: &str) -> bool {
-        self.count(InVain::NoOwner, address, namespace, 1) <= MAX_LOOKUPS_IN_VAIN
-    }
-
-    /// How many there are with `more`.
-    fn count(&self, what: InVain, address: IpAddr, namespace: &str, more: usize) -> usize {
-        let mut in_vain = self.in_vain.lock();
-        in_vain.retain(|_, (since, _)| since.elapsed() < LOOKUPS_WINDOW);
-        let key = (what, address, namespace.to_owned());
-        let count = in_vain.get(&key).map_or(0, |(_, count)| *count) + more;
-        if more > 0 {
-            in_vain.entry(key).or_insert((Instant::now(), 0)).1 = count;
+    pub fn looks_up_without_owner(&self, address: IpAddr, scope: &LookupScope) -> bool {
+        let is_within = self
+            .in_vain
+            .is_within_bound(LookupInVain::NoOwner, address, scope);
+        if is_within {
+            self.in_vain.record(LookupInVain::NoOwner, address, scope);
         }
-        count
+        is_within
     }
 }
 

@@ -17,39 +17,80 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::resources::ResourceEvent;
 
-/// How often the API server was asked.
-static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
-
-async fn replica_set(Path(name): Path<String>) -> Response {
-    LOOKUPS.fetch_add(1, Ordering::SeqCst);
-    if name != "litellm-7c9" {
-        return StatusCode::NOT_FOUND.into_response();
-    }
-    Json(json!({
-        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-        "metadata": {"name": name, "namespace": "llm", "uid": "the-uid"},
-    }))
-    .into_response()
+/// An API server, and how often it was asked.
+#[derive(Clone, Default)]
+struct ApiServer {
+    owners: Arc<AtomicUsize>,
+    limits: Arc<AtomicUsize>,
 }
 
-async fn admission() -> Admission {
-    let resource: McpServerAuth = serde_json::from_value(json!({
-        "apiVersion": "mcpauth.dev/v1alpha1",
-        "kind": "McpServerAuth",
-        "metadata": {"name": "tools", "namespace": "llm", "generation": 1},
-        "spec": {
-            "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
-            "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
-        },
-    }))
-    .unwrap();
-    let events = stream::iter([Event::Init, Event::InitApply(resource), Event::InitDone].map(Ok));
+impl ApiServer {
+    fn client(&self) -> Client {
+        let asked = self.clone();
+        let replica_set = async move |Path((namespace, name)): Path<(String, String)>| -> Response {
+            asked.owners.fetch_add(1, Ordering::SeqCst);
+            if name != "litellm-7c9" || namespace != "llm" {
+                let status = json!({
+                    "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "reason": "NotFound",
+                    "message": "not found", "code": 404,
+                });
+                return (StatusCode::NOT_FOUND, Json(status)).into_response();
+            }
+            Json(json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": name, "namespace": namespace, "uid": "the-uid"},
+            }))
+            .into_response()
+        };
+        let asked = self.clone();
+        let limits = async move || -> Response {
+            asked.limits.fetch_add(1, Ordering::SeqCst);
+            Json(json!({"metadata": {}, "items": []})).into_response()
+        };
+        let router = Router::new()
+            .route(
+                "/apis/apps/v1/namespaces/{namespace}/replicasets/{name}",
+                get(replica_set),
+            )
+            .route(
+                "/api/v1/namespaces/{namespace}/resourcequotas",
+                get(limits.clone()),
+            )
+            .route("/api/v1/namespaces/{namespace}/limitranges", get(limits));
+        Client::new(router, "default")
+    }
+
+    fn owners_asked(&self) -> usize {
+        self.owners.load(Ordering::SeqCst)
+    }
+
+    /// Each time there are two lists.
+    fn limits_asked(&self) -> usize {
+        self.limits.load(Ordering::SeqCst) / 2
+    }
+}
+
+/// A resource in each of the namespaces `llm` and `other`.
+async fn admission(api_server: &ApiServer) -> Admission {
+    let resource = |namespace: &str| -> McpServerAuth {
+        serde_json::from_value(json!({
+            "apiVersion": "mcpauth.dev/v1alpha1",
+            "kind": "McpServerAuth",
+            "metadata": {"name": "tools", "namespace": namespace, "generation": 1},
+            "spec": {
+                "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+                "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+            },
+        }))
+        .unwrap()
+    };
+    let [one, other] = ["llm", "other"].map(|namespace| Event::InitApply(resource(namespace)));
+    let events = stream::iter([Event::Init, one, other, Event::InitDone].map(Ok));
     let events = events.chain(stream::pending());
     let (resources, mut resource_watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], Changes::default());
     while resource_watch.next().await != ResourceEvent::Listed {}
-    let path = "/apis/apps/v1/namespaces/llm/replicasets/{name}";
-    let client = Client::new(Router::new().route(path, get(replica_set)), "default");
+    let client = api_server.client();
     Admission {
         settings: serde_json::from_value(json!({"image": "sidecar"})).unwrap(),
         certificates: Certificates::self_made(),
@@ -64,19 +105,21 @@ async fn admission() -> Admission {
     }
 }
 
-/// Has a pod reviewed that cannot be injected and asks for it, of the ReplicaSet with this UID.
-async fn review_of_owned_pod(admission: &Admission, uid: &str, dry_run: bool) -> Value {
-    let owner = json!({
-        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "litellm-7c9", "uid": uid, "controller": true,
-    });
-    let review = json!({
+/// Of the ReplicaSet with this name and UID.
+fn owner(name: &str, uid: &str) -> Value {
+    json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": uid, "controller": true}])
+}
+
+/// A review of a pod that cannot be injected and asks for it.
+fn review_of(namespace: &str, owners: &Value, dry_run: bool) -> Value {
+    json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
         "request": {
             "uid": "u-1",
             "kind": {"group": "", "version": "v1", "kind": "Pod"},
             "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": "llm",
+            "namespace": namespace,
             "operation": "CREATE",
             "dryRun": dry_run,
             "userInfo": {},
@@ -88,23 +131,32 @@ async fn review_of_owned_pod(admission: &Admission, uid: &str, dry_run: bool) ->
                     "labels": {
                         "app.kubernetes.io/name": "litellm", "pod-template-hash": "7c9", "mcpauth.dev/inject": "true",
                     },
-                    "ownerReferences": [owner],
+                    "ownerReferences": owners,
                 },
                 "spec": {
                     "containers": [{"name": "litellm", "image": "litellm", "args": ["--ssl_keyfile_path", "/tls/key"]}],
                 },
             },
         },
-    });
+    })
+}
+
+async fn answer(admission: &Admission, review: &Value) -> Result<Value, StatusCode> {
     let request = Request::post(PATH).body(Body::from(review.to_string())).unwrap();
-    let Json(answer) = super::review(State(admission.clone()), request).await.unwrap();
-    serde_json::to_value(answer).unwrap()
+    let answer = super::review(State(admission.clone()), request).await;
+    let Json(answer) = answer.map_err(|(status, _)| status)?;
+    Ok(serde_json::to_value(answer).unwrap())
+}
+
+async fn review_of_owned_pod(admission: &Admission, uid: &str, dry_run: bool) -> Value {
+    let review = review_of("llm", &owner("litellm-7c9", uid), dry_run);
+    answer(admission, &review).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_stranger_that_makes_up_a_thousand_owners_has_the_api_server_asked_thirty_times_in_a_minute() {
-    let admission = admission().await;
-    let before = LOOKUPS.load(Ordering::SeqCst);
+    let api_server = ApiServer::default();
+    let admission = admission(&api_server).await;
     for number in 0..1_000 {
         let answer = review_of_owned_pod(&admission, &format!("made-up-{number}"), false).await;
         assert_eq!(
@@ -112,14 +164,97 @@ async fn a_stranger_that_makes_up_a_thousand_owners_has_the_api_server_asked_thi
             "it is answered all the same"
         );
     }
-    let asked = LOOKUPS.load(Ordering::SeqCst) - before;
-    // The other test of this file asks a few times.
-    assert!((30..=33).contains(&asked), "{asked}");
+    assert_eq!(api_server.owners_asked(), 30);
+    // Another namespace with resources has its own.
+    let review = review_of("other", &owner("litellm-7c9", "made-up"), false);
+    answer(&admission, &review).await.unwrap();
+    assert_eq!(api_server.owners_asked(), 31);
+}
+
+#[tokio::test]
+async fn a_stranger_that_makes_up_a_thousand_namespaces_has_the_api_server_asked_thirty_times_in_a_minute() {
+    let api_server = ApiServer::default();
+    let admission = admission(&api_server).await;
+    for number in 0..1_000 {
+        let review = review_of(
+            &format!("made-up-{number}"),
+            &owner("litellm-7c9", "made-up"),
+            false,
+        );
+        let answer = answer(&admission, &review).await.unwrap();
+        assert_eq!(answer["response"]["allowed"], false, "{answer}");
+    }
+    assert_eq!(api_server.owners_asked(), 30);
+    // A namespace with resources suffers nothing by it.
+    review_of_owned_pod(&admission, "the-uid", false).await;
+    assert_eq!(api_server.owners_asked(), 31);
+    assert!(admission.calls.is_called());
+}
+
+#[tokio::test]
+async fn for_a_thousand_pods_without_an_owner_limits_are_asked_for_thirty_times_in_a_minute_and_namespace() {
+    let api_server = ApiServer::default();
+    let admission = admission(&api_server).await;
+    let of_custom_kind = json!([
+        {"apiVersion": "apps.kruise.io/v1alpha1", "kind": "CloneSet", "name": "litellm", "uid": "1", "controller": true},
+    ]);
+    for owners in [json!([]), of_custom_kind] {
+        for _ in 0..500 {
+            answer(&admission, &review_of("llm", &owners, false))
+                .await
+                .unwrap();
+        }
+    }
+    assert_eq!(api_server.limits_asked(), 30);
+    answer(&admission, &review_of("other", &json!([]), false))
+        .await
+        .unwrap();
+    assert_eq!(api_server.limits_asked(), 31);
+    review_of_owned_pod(&admission, "the-uid", false).await;
+    assert_eq!(
+        api_server.limits_asked(),
+        32,
+        "nor do pods of workloads suffer by it"
+    );
+    for number in 0..1_000 {
+        let review = review_of(&format!("made-up-{number}"), &json!([]), false);
+        answer(&admission, &review).await.unwrap();
+    }
+    assert_eq!(
+        api_server.limits_asked(),
+        32,
+        "where no resource is there is nothing to fit"
+    );
+    assert_eq!(api_server.owners_asked(), 1);
+}
+
+#[tokio::test]
+async fn what_no_object_can_be_called_does_not_get_into_a_request_to_the_api_server() {
+    let api_server = ApiServer::default();
+    let admission = admission(&api_server).await;
+    let long = "a".repeat(64);
+    for namespace in ["llm/replicasets?", "llm/../kube-system", "LLM", "a.b", "", &long] {
+        let review = review_of(namespace, &owner("litellm-7c9", "the-uid"), false);
+        let status = answer(&admission, &review).await.unwrap_err();
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{namespace}");
+    }
+    for name in [
+        "litellm-7c9/scale",
+        "litellm-7c9?watch=true",
+        "",
+        "../litellm-7c9",
+    ] {
+        let review = review_of("llm", &owner(name, "the-uid"), false);
+        let answer = answer(&admission, &review).await.unwrap();
+        assert_eq!(answer["response"]["allowed"], false, "{answer}");
+    }
+    assert!(!admission.calls.is_called());
+    assert_eq!((api_server.owners_asked(), api_server.limits_asked()), (0, 0));
 }
 
 #[tokio::test]
 async fn a_review_that_anybody_may_have_made_up_says_nothing_of_the_api_server_and_of_no_refusal() {
-    let admission = admission().await;
+    let admission = admission(&ApiServer::default()).await;
     let refused = |admission: &Admission| admission.refused.in_namespace("llm", Timestamp::now());
     let answer = review_of_owned_pod(&admission, "made up", false).await;
     assert_eq!(answer["response"]["allowed"], false, "{answer}");

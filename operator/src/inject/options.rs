@@ -14,7 +14,8 @@ use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
 use super::resources::{self, SidecarResources};
 use super::security_context::StatedSecurityContext;
-use super::settings::{AuditOutput, SecretKey, Settings, is_object_name};
+use super::settings::{AuditOutput, SecretKey, Settings};
+use crate::object_names::is_dns_subdomain;
 
 /// What says whether the pod is to be injected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -134,7 +135,7 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         },
     )?;
     let audit_volume = parse_annotation(pod, AUDIT_VOLUME, "the name of a volume of the pod", |text| {
-        is_object_name(text).then(|| text.to_owned())
+        is_dns_subdomain(text).then(|| text.to_owned())
     })?;
     let otlp_endpoint = parse_annotation(
         pod,

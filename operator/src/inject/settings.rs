@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::namespace_limits::NamespaceLimits;
 use super::resources::{self, ResourcesError};
 use super::security_context::{self, StatedSecurityContext};
+use crate::object_names::is_dns_subdomain;
 
 /// The settings of all sidecars, read from a file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -169,7 +170,11 @@ impl Settings {
         if !policy.is_none_or(|policy| ["Always", "IfNotPresent", "Never"].contains(&policy)) {
             return Err(SettingsError::ImagePullPolicy);
         }
-        if let Some(name) = self.image_pull_secrets.iter().find(|name| !is_object_name(name)) {
+        if let Some(name) = self
+            .image_pull_secrets
+            .iter()
+            .find(|name| !is_dns_subdomain(name))
+        {
             let length = name.chars().count();
             return Err(SettingsError::ImagePullSecret { length });
         }
@@ -182,7 +187,7 @@ impl Settings {
             }
         }
         if let Some(volume) = self.audit.volume()
-            && !is_object_name(volume)
+            && !is_dns_subdomain(volume)
         {
             return Err(SettingsError::AuditVolume);
         }
@@ -242,23 +247,11 @@ impl SecretKey {
 
     fn is_valid(&self) -> bool {
         let is_allowed = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
-        is_object_name(&self.name)
+        is_dns_subdomain(&self.name)
             && (1..=253).contains(&self.key.len())
             && self.key.bytes().all(is_allowed)
             && ![".", ".."].contains(&self.key.as_str())
     }
-}
-
-/// A DNS subdomain (RFC 1123), as names of objects are.
-pub(super) fn is_object_name(name: &str) -> bool {
-    let is_letter = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit();
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.iter().all(|letter| is_letter(*letter) || *letter == b'-')
-            && bytes.first().is_some_and(|letter| is_letter(*letter))
-            && bytes.last().is_some_and(|letter| is_letter(*letter))
-    };
-    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// 128 random bits in hexadecimal.
