@@ -6,9 +6,10 @@ mod review_bounds;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::routing::post;
 use axum::{Json, Router};
 use jiff::Timestamp;
@@ -19,6 +20,7 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::routes::route;
 use mcp_auth_protocol::sync::Route;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::certificates::Certificates;
@@ -38,6 +40,9 @@ use review_bounds::ReviewBoundsError;
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";
+/// How long after its arrival a review waits for what it has the API server asked, all of that together: well below the timeout of
+/// the chart's webhook (5 s), after which the pod would start without the sidecar.
+const LOOKUP_TIME: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub struct Admission {
@@ -62,6 +67,7 @@ async fn review(
     State(admission): State<Admission>,
     request: Request,
 ) -> Result<Json<AdmissionReview<DynamicObject>>, (StatusCode, String)> {
+    let deadline = Instant::now() + lookup_time(request.uri());
     let beyond = |error: ReviewBoundsError| {
         warn!(%error, "a review was not looked at");
         admission.metrics.reviewed("OutOfBounds");
@@ -88,7 +94,7 @@ async fn review(
     // Anybody may ask; who asks for a pod that no workload of the namespace makes hears of no route.
     let (is_owned, namespace_limits) = match entitled.is_empty() {
         true => (false, NamespaceLimits::default()),
-        false => admission.look_up(&request, address).await,
+        false => admission.look_up(&request, address, deadline).await,
     };
     settings.namespace_limits = namespace_limits;
     settings.routes_in_pod = match is_owned {
@@ -103,10 +109,21 @@ async fn review(
         admission.record_refusal(&request, &response);
     }
     if entitled.is_empty() {
-        admission.tell_owner(&request, &response, address).await;
+        admission.tell_owner(&request, &response, address, deadline).await;
     }
     admission.metrics.reviewed(decision(&response));
     Ok(Json(response.into_review()))
+}
+
+/// Where the webhook's timeout is shorter, there is less time. An API server states it (`?timeout=5s`).
+fn lookup_time(uri: &Uri) -> Duration {
+    let parameters = uri.query().unwrap_or_default().split('&');
+    let timeout = parameters
+        .filter_map(|parameter| parameter.strip_prefix("timeout=")?.strip_suffix('s'))
+        .find_map(|seconds| seconds.parse::<u32>().ok());
+    timeout.map_or(LOOKUP_TIME, |seconds| {
+        LOOKUP_TIME.min(Duration::from_secs(seconds.into()) * 3 / 5)
+    })
 }
 
 fn parse(body: &[u8]) -> Result<AdmissionReview<Pod>, (StatusCode, String)> {
@@ -160,33 +177,39 @@ impl Admission {
         }
     }
 
-    /// Whether a workload of the namespace makes the pod, and the limits of the namespace. A stranger hears of no amount; what a
-    /// quota wants every container to state a pod that no workload makes could not start without. Where an owner is made up the
-    /// limits are not asked for.
-    async fn look_up(&self, request: &AdmissionRequest<Pod>, address: IpAddr) -> (bool, NamespaceLimits) {
+    /// Whether a workload of the namespace makes the pod, and the limits of the namespace, of which strangers hear neither amounts nor
+    /// names.
+    async fn look_up(
+        &self,
+        request: &AdmissionRequest<Pod>,
+        address: IpAddr,
+        deadline: Instant,
+    ) -> (bool, NamespaceLimits) {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let scope = self.lookup_scope(namespace);
-        let Some(_turn) = self.bounds.lookup(address, &scope).await else {
+        let Some(_turn) = self.bounds.lookup(address, &scope, deadline).await else {
             return (false, NamespaceLimits::default());
         };
-        match self.ownership(request).await {
-            Ownership::Exists => (true, self.namespace_limits.list(namespace).await),
-            Ownership::Unknown if self.bounds.looks_up_without_owner(address, &scope) => {
-                let limits = self.namespace_limits.list(namespace).await;
-                (false, limits.demands_alone())
+        let limits = self.namespace_limits.list(namespace, deadline);
+        let (ownership, limits) = match PodOwners::to_ask_about(owners(request)) {
+            Ok(_) => tokio::join!(self.ownership(request, deadline), limits),
+            Err(Ownership::Unknown) if self.bounds.looks_up_without_owner(address, &scope) => {
+                (Ownership::Unknown, limits.await)
             }
-            Ownership::Unknown => (false, NamespaceLimits::default()),
-            Ownership::MadeUp => {
-                self.bounds.looked_up_in_vain(address, &scope);
-                (false, NamespaceLimits::default())
-            }
+            Err(ownership) => (ownership, NamespaceLimits::default()),
+        };
+        match ownership {
+            Ownership::Exists => return (true, limits),
+            Ownership::MadeUp => self.bounds.looked_up_in_vain(address, &scope),
+            Ownership::Unknown => {}
         }
+        (false, limits.demands_alone())
     }
 
     /// Whether a workload of the namespace makes the pod.
-    async fn ownership(&self, request: &AdmissionRequest<Pod>) -> Ownership {
+    async fn ownership(&self, request: &AdmissionRequest<Pod>, deadline: Instant) -> Ownership {
         let namespace = request.namespace.as_deref().unwrap_or_default();
-        self.owners.look_up(namespace, owners(request)).await
+        self.owners.look_up(namespace, owners(request), deadline).await
     }
 
     /// Tells the workload of a pod that no resource selects, such as one with the label that asks for the sidecar in a namespace
@@ -196,16 +219,17 @@ impl Admission {
         request: &AdmissionRequest<Pod>,
         response: &AdmissionResponse,
         address: IpAddr,
+        deadline: Instant,
     ) {
         let Some((kind, text)) = notice(response).filter(|_| !request.dry_run) else {
             return;
         };
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let scope = self.lookup_scope(namespace);
-        let Some(_turn) = self.bounds.lookup(address, &scope).await else {
+        let Some(_turn) = self.bounds.lookup(address, &scope, deadline).await else {
             return;
         };
-        match self.ownership(request).await {
+        match self.ownership(request, deadline).await {
             Ownership::Exists => {
                 self.calls.record();
                 self.events

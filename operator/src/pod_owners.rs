@@ -4,19 +4,17 @@
 //! its controller: it is random, and nothing outside of the namespace's own objects has it.
 
 use std::fmt::Debug;
-use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use crate::object_names::is_dns_subdomain;
 
-/// Longest wait for the answer. The pod's creation waits for it, within the webhook's own timeout.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct PodOwners {
@@ -44,18 +42,26 @@ impl PodOwners {
         Self { client }
     }
 
-    /// Whether the controller among these owners is a workload of this namespace.
-    pub async fn look_up(&self, namespace: &str, owners: &[OwnerReference]) -> Ownership {
+    /// What is known of the controller among these owners without asking; otherwise the one to ask about.
+    pub fn to_ask_about(owners: &[OwnerReference]) -> Result<&OwnerReference, Ownership> {
         let is_known_kind = |kind: &str| matches!(kind, "ReplicaSet" | "StatefulSet" | "DaemonSet");
         // Whatever else makes pods itself, such as a custom kind, the operator has no right to read.
         let can_be_read =
             |owner: &&OwnerReference| owner.api_version == "apps/v1" && is_known_kind(&owner.kind);
-        let Some(owner) = controller(owners).filter(can_be_read) else {
-            return Ownership::Unknown;
-        };
-        if !is_dns_subdomain(&owner.name) {
-            return Ownership::MadeUp;
+        let owner = controller(owners).filter(can_be_read).ok_or(Ownership::Unknown)?;
+        match is_dns_subdomain(&owner.name) {
+            true => Ok(owner),
+            false => Err(Ownership::MadeUp),
         }
+    }
+
+    /// Whether the controller among these owners is a workload of this namespace. The pod's creation waits for the answer, until
+    /// the deadline at the latest.
+    pub async fn look_up(&self, namespace: &str, owners: &[OwnerReference], deadline: Instant) -> Ownership {
+        let owner = match Self::to_ask_about(owners) {
+            Ok(owner) => owner,
+            Err(ownership) => return ownership,
+        };
         let lookup = async {
             match &*owner.kind {
                 "ReplicaSet" => self.uid::<ReplicaSet>(namespace, &owner.name).await,
@@ -63,7 +69,7 @@ impl PodOwners {
                 _ => self.uid::<DaemonSet>(namespace, &owner.name).await,
             }
         };
-        match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
+        match timeout_at(deadline, lookup).await {
             Ok(Ok(Some(uid))) if uid == owner.uid => Ownership::Exists,
             Ok(Ok(_)) => Ownership::MadeUp,
             Ok(Err(error)) => {

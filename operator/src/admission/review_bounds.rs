@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Volume};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::lookups_in_vain::{LookupInVain, LookupScope, LookupsInVain};
 use crate::connection_bounds::Place;
@@ -37,7 +37,7 @@ const LOOKUPS: ShareLimits = ShareLimits {
     total: 16,
     of_one: 12,
 };
-/// Longest wait for each of these, within the webhook's own timeout.
+/// Longest wait for memory, for the body and for what it is parsed into. Both together are within the webhook's own timeout.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The largest thing that a pod has in a list. A list has room for twice as many as it holds, beside what it was copied from.
@@ -155,9 +155,11 @@ impl ReviewBounds {
         share.ok_or(ReviewBoundsError::Busy(body.address))
     }
 
-    /// A turn to ask the API server about a review of this address and scope. A scope in which too many owners are made up has none.
-    pub async fn lookup(&self, address: IpAddr, scope: &LookupScope) -> Option<Share> {
-        let share = self.lookups.take(address, 1, LONGEST_WAIT).await?;
+    /// A turn to ask the API server about a review of this address and scope. A scope in which too many owners are made up has none,
+    /// nor has a review whose turn does not come until its deadline.
+    pub async fn lookup(&self, address: IpAddr, scope: &LookupScope, deadline: Instant) -> Option<Share> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = self.lookups.take(address, 1, left).await?;
         let is_within = self
             .in_vain
             .is_within_bound(LookupInVain::MadeUpOwner, address, scope);

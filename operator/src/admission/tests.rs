@@ -13,6 +13,7 @@ use kube::runtime::watcher::Event;
 use mcp_auth_credentials::Changes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::*;
 use crate::resources::ResourceEvent;
@@ -22,6 +23,8 @@ use crate::resources::ResourceEvent;
 struct ApiServer {
     owners: Arc<AtomicUsize>,
     limits: Arc<AtomicUsize>,
+    /// Before each of its answers.
+    delay: Duration,
 }
 
 impl ApiServer {
@@ -29,6 +32,7 @@ impl ApiServer {
         let asked = self.clone();
         let replica_set = async move |Path((namespace, name)): Path<(String, String)>| -> Response {
             asked.owners.fetch_add(1, Ordering::SeqCst);
+            sleep(asked.delay).await;
             if name != "litellm-7c9" || namespace != "llm" {
                 let status = json!({
                     "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "reason": "NotFound",
@@ -45,6 +49,7 @@ impl ApiServer {
         let asked = self.clone();
         let limits = async move || -> Response {
             asked.limits.fetch_add(1, Ordering::SeqCst);
+            sleep(asked.delay).await;
             Json(json!({"metadata": {}, "items": []})).into_response()
         };
         let router = Router::new()
@@ -226,6 +231,47 @@ async fn for_a_thousand_pods_without_an_owner_limits_are_asked_for_thirty_times_
         "where no resource is there is nothing to fit"
     );
     assert_eq!(api_server.owners_asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_api_server_is_waited_for_once_and_for_three_seconds_in_all() {
+    let slow = ApiServer {
+        delay: Duration::from_secs(2),
+        ..ApiServer::default()
+    };
+    let slow_admission = admission(&slow).await;
+    let begun = Instant::now();
+    review_of_owned_pod(&slow_admission, "the-uid", false).await;
+    assert!(
+        slow_admission.calls.is_called(),
+        "owner and limits are asked for together"
+    );
+    assert_eq!((slow.owners_asked(), slow.limits_asked()), (1, 1));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+
+    let silent = ApiServer {
+        delay: Duration::from_secs(3600),
+        ..ApiServer::default()
+    };
+    let silent = admission(&silent).await;
+    let answered_after = async |path: &str, namespace: &str| {
+        let review = review_of(namespace, &owner("litellm-7c9", "the-uid"), false);
+        let begun = Instant::now();
+        let request = Request::post(path).body(Body::from(review.to_string())).unwrap();
+        drop(super::review(State(silent.clone()), request).await.unwrap());
+        begun.elapsed().as_millis()
+    };
+    for namespace in ["llm", "without-resources"] {
+        let [default, given, short] =
+            ["", "?timeout=30s", "?timeout=1s"].map(|query| format!("{PATH}{query}"));
+        assert!((3000..3100).contains(&answered_after(&default, namespace).await));
+        assert!((3000..3100).contains(&answered_after(&given, namespace).await));
+        assert!((600..700).contains(&answered_after(&short, namespace).await));
+    }
+    // Those that wait for their turn wait no longer.
+    let crowd = (0..40).map(|_| answered_after(PATH, "llm"));
+    let waited = futures::future::join_all(crowd).await;
+    assert!(waited.iter().all(|waited| *waited < 3100), "{waited:?}");
 }
 
 #[tokio::test]
