@@ -47,7 +47,9 @@ pub struct Contender<'a> {
     pub leads: bool,
     /// It knows the tokens of the leader before it.
     pub knows_tokens: bool,
-    /// This very process made the certificates that all replicas serve with: no other one has served before it.
+    /// This very process created the certificates' Secret, since there was none. So it is at the first start of an installation; but
+    /// also where somebody has deleted the Secret while another replica leads. Where the Lease is deleted together with it, both
+    /// lead until that one's next renewal finds this one's Lease.
     pub is_first: bool,
 }
 
@@ -81,8 +83,8 @@ impl ObservedLease {
 
     /// What may be done with the Lease after it was observed. A replica that knows no tokens lets those go
     /// first that do, be it after a crash of its own. Where there is none, somebody may have deleted it: a replica that leads
-    /// makes it anew at its next renewal, and each other one waits for as long as such a one could lead on without; not the first of an
-    /// installation, which nobody can have led.
+    /// makes it anew at its next renewal, and each other one waits for as long as such a one could lead on without; not the one that
+    /// created the certificates' Secret, which is the first of an installation unless somebody has deleted the Secret as well.
     pub fn action(&self, contender: Contender<'_>, now: Instant) -> Action {
         let absent_until = self.absent_since.map(|since| since + contender.lease_duration);
         let may_be_led = absent_until.is_some_and(|until| now < until);
