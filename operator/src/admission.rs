@@ -203,7 +203,7 @@ impl Admission {
             Ownership::MadeUp => self.bounds.looked_up_in_vain(address, &scope),
             Ownership::Unknown => {}
         }
-        (false, limits.demands_alone())
+        (false, limits.withheld())
     }
 
     /// Whether a workload of the namespace makes the pod.

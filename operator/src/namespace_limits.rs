@@ -31,6 +31,7 @@ impl NamespaceLimitsLookup {
             Ok::<_, kube::Error>(NamespaceLimits {
                 quotas: quotas.items,
                 ranges: ranges.items,
+                are_withheld: false,
             })
         };
         match timeout_at(deadline, lookup).await {

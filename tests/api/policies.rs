@@ -45,6 +45,12 @@ async fn tried(world: &World, pod: &Value) -> Result<Pod, String> {
     pods.create(&trial, &pod).await.map_err(|error| error.to_string())
 }
 
+/// Why the pod starts as it was.
+fn not_injected(pod: &Pod) -> String {
+    let annotations = pod.metadata.annotations.as_ref().unwrap();
+    annotations["mcpauth.dev/not-injected"].clone()
+}
+
 #[tokio::test]
 async fn an_injected_pod_passes_pod_security_restricted_as_it_did_before() {
     let namespace = "policies-restricted";
@@ -97,7 +103,7 @@ async fn a_quota_that_demands_limits_and_a_limit_range_are_met_by_an_annotation_
         let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.clone());
         serde_json::to_value(&containers.unwrap_or_default()[0].resources).unwrap()["limits"]["cpu"].clone()
     };
-    // No workload makes the pod, so that the quota's amounts are nothing to it; what it demands is stated all the same.
+    // No workload makes the pod, so that nothing tells of the quota's amounts; what it demands is stated all the same.
     assert_eq!(cpu_limit(&tried(&world, &pod).await.unwrap()), "250m");
     pod["metadata"]["annotations"] =
         json!({"mcpauth.dev/resources": r#"{"limits": {"cpu": "200m", "memory": "256Mi"}}"#});
@@ -109,13 +115,17 @@ async fn a_quota_that_demands_limits_and_a_limit_range_are_met_by_an_annotation_
     ]}});
     let range: LimitRange = serde_json::from_value(range).unwrap();
     ranges.create(&PostParams::default(), &range).await.unwrap();
-    let refused = until(
+    let left_alone = until(
         "the range is known",
         async || tried(&world, &pod).await,
-        Result::is_err,
+        |tried| tried.as_ref().is_ok_and(|pod| !has_sidecar(pod)),
     )
     .await;
-    assert!(refused.unwrap_err().contains("minimum"));
+    let why = not_injected(&left_alone.unwrap());
+    assert!(
+        why.starts_with("OutsideLimitRange: ") && !why.contains("`range`") && !why.contains("150"),
+        "{why}"
+    );
     let stated =
         r#"{"requests": {"cpu": "150m", "memory": "200Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}}"#;
     pod["metadata"]["annotations"] = json!({"mcpauth.dev/resources": stated});
@@ -158,6 +168,30 @@ async fn quotas_and_limit_ranges_are_met_without_an_annotation_or_the_pod_starts
             .unwrap_err()
             .contains("must specify limits.cpu for: litellm")
     );
+    // A pod that no workload makes starts as well, and is told neither name nor amount.
+    let bare = pod.clone();
+    assert!(has_sidecar(&tried(&world, &bare).await.unwrap()));
+    count("1Gi").await;
+    let left_alone = until(
+        "what is used is known",
+        async || tried(&world, &bare).await,
+        |tried| tried.as_ref().is_ok_and(|pod| !has_sidecar(pod)),
+    )
+    .await
+    .unwrap();
+    let why = not_injected(&left_alone);
+    assert!(
+        why.starts_with("ExceedsQuota: ") && !why.contains("team") && !why.contains("limits.memory"),
+        "{why}"
+    );
+    count("0").await;
+    until(
+        "the room is known",
+        async || tried(&world, &bare).await,
+        |tried| tried.as_ref().is_ok_and(has_sidecar),
+    )
+    .await
+    .unwrap();
     let pod = owned(&world, pod).await;
     let sidecar = |pod: &Pod| {
         let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.clone());
@@ -180,6 +214,17 @@ async fn quotas_and_limit_ranges_are_met_without_an_annotation_or_the_pod_starts
     )
     .await;
 
+    // Its own resources are not within the range, and are not changed: they would tell of it.
+    let left_alone = until(
+        "the range is known to the webhook",
+        async || tried(&world, &bare).await,
+        |tried| tried.as_ref().is_ok_and(|pod| !has_sidecar(pod)),
+    )
+    .await
+    .unwrap();
+    let why = not_injected(&left_alone);
+    assert!(why.starts_with("OutsideLimitRange: "), "{why}");
+
     count("1Gi").await;
     let left_alone = until(
         "what is used is known",
@@ -188,7 +233,7 @@ async fn quotas_and_limit_ranges_are_met_without_an_annotation_or_the_pod_starts
     )
     .await
     .unwrap();
-    let why = left_alone.metadata.annotations.unwrap_or_default()["mcpauth.dev/not-injected"].clone();
+    let why = not_injected(&left_alone);
     assert!(
         why.starts_with("ExceedsQuota: ") && why.contains("`team`"),
         "{why}"

@@ -97,10 +97,22 @@ pub enum InjectionError {
          for the sidecar in the annotation {RESOURCES}"
     )]
     ExceedsQuota { quota: String, resource: String },
+    /// The same to one who may not read the quotas of the namespace.
+    #[error(
+        "a ResourceQuota of the namespace has room for the pod, and not for the sidecar besides; raise it, or state less for the \
+         sidecar in the annotation {RESOURCES}"
+    )]
+    ExceedsSomeQuota,
     #[error(
         "by the LimitRange `{range}` {what}; change it, or state the sidecar's resources in the annotation {RESOURCES}"
     )]
     OutsideLimitRange { range: String, what: String },
+    /// The same to one who may not read the limit ranges of the namespace.
+    #[error(
+        "a LimitRange of the namespace does not allow the sidecar's resources; change it, or state others in the annotation \
+         {RESOURCES}"
+    )]
+    OutsideSomeLimitRange,
     #[error(
         "LiteLLM ignores the configuration `{path}`, whose name ends neither in .yaml nor in .yml; rename it"
     )]
@@ -241,8 +253,8 @@ impl InjectionError {
             Self::CaTooLarge => "CaTooLarge",
             Self::AnnotationsTooLarge => ANNOTATIONS_TOO_LARGE,
             Self::Reserved { .. } => "Reserved",
-            Self::ExceedsQuota { .. } => "ExceedsQuota",
-            Self::OutsideLimitRange { .. } => "OutsideLimitRange",
+            Self::ExceedsQuota { .. } | Self::ExceedsSomeQuota => "ExceedsQuota",
+            Self::OutsideLimitRange { .. } | Self::OutsideSomeLimitRange => "OutsideLimitRange",
         }
     }
 }

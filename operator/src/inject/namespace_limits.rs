@@ -3,16 +3,18 @@
 //! in it. The sidecar gets the requests and limits that they demand and that neither chart nor pod states; a pod that they would
 //! refuse because of the sidecar is not injected.
 
+mod quota_scope;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, LimitRange, LimitRangeItem, PodSpec, ResourceQuota, ResourceQuotaSpec, ResourceRequirements,
-    ScopedResourceSelectorRequirement,
+    Container, LimitRange, LimitRangeItem, PodSpec, ResourceQuota, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::error::InjectionError;
 use super::resources::{LEAST_MEMORY_BYTES, NAMES, NANO, nano_units};
+use quota_scope::matches;
 
 /// What a sidecar gets where a quota demands a value that neither the settings nor the pod state: what the chart states by
 /// default, and a limit of CPU, which it does not.
@@ -28,25 +30,16 @@ const DEFAULTS: [(Field, &str, &str); 4] = [
 pub struct NamespaceLimits {
     pub quotas: Vec<ResourceQuota>,
     pub ranges: Vec<LimitRange>,
+    /// Whoever reads the answer may be one who must not read these objects: it shows no amount and no name of them, but which values
+    /// a quota wants every container to state, and whether the sidecar fits.
+    pub are_withheld: bool,
 }
 
 impl NamespaceLimits {
-    /// What the quotas want every container to state, without their names and amounts.
-    pub fn demands_alone(self) -> Self {
-        let demands = |quota: ResourceQuota| {
-            let keys = hard(&quota).into_keys();
-            let hard = keys.map(|key| (key, Quantity("1Ei".to_owned()))).collect();
-            ResourceQuota {
-                spec: Some(ResourceQuotaSpec {
-                    hard: Some(hard),
-                    ..quota.spec.unwrap_or_default()
-                }),
-                ..ResourceQuota::default()
-            }
-        };
+    pub fn withheld(self) -> Self {
         Self {
-            quotas: self.quotas.into_iter().map(demands).collect(),
-            ranges: Vec::new(),
+            are_withheld: true,
+            ..self
         }
     }
 }
@@ -79,36 +72,50 @@ pub(super) fn fit(
     limits: &NamespaceLimits,
 ) -> Result<ResourceRequirements, InjectionError> {
     let mut sidecar = Sidecar { resources, stated };
-    let items = |kind: &'static str| {
-        limits.ranges.iter().flat_map(move |range| {
-            let items = range.spec.iter().flat_map(|spec| &spec.limits);
-            items
-                .filter(move |item| item.type_ == kind)
-                .map(move |item| (range, item))
-        })
-    };
     sidecar.apply_quotas(place.spec, &limits.quotas);
-    for (_, item) in items("Container") {
-        sidecar.apply_range(item);
-    }
-    for (range, item) in items("Container") {
-        if let Some(what) = sidecar.outside_of_range(item) {
-            return Err(conflict(range, &what));
+    if limits.are_withheld {
+        // The range's amounts would be seen in the sidecar's: it is judged as the API server would complete it.
+        let mut completed = Sidecar {
+            resources: sidecar.resources.clone(),
+            stated: None,
+        };
+        completed.fill_in_requests();
+        for (_, item) in items(limits, "Container") {
+            completed.fill_in_defaults(item);
         }
-    }
-    for (range, item) in items("Pod") {
-        if let Some(what) = above_range_of_pods(place, &sidecar.resources, item) {
-            return Err(conflict(range, &what));
+        completed.check(place, limits).map_err(without_names)?;
+    } else {
+        for (_, item) in items(limits, "Container") {
+            sidecar.apply_range(item);
         }
-    }
-    if let Some(error) = exceeded_quota(place, &sidecar.resources, &limits.quotas) {
-        return Err(error);
+        sidecar.check(place, limits)?;
     }
     let ResourceRequirements { requests, limits, .. } = &mut sidecar.resources;
     for quantities in [requests, limits] {
         quantities.take_if(|quantities| quantities.is_empty());
     }
     Ok(sidecar.resources)
+}
+
+/// What the limit ranges say of each of this kind: `Container` or `Pod`.
+fn items<'a>(
+    limits: &'a NamespaceLimits,
+    kind: &'static str,
+) -> impl Iterator<Item = (&'a LimitRange, &'a LimitRangeItem)> {
+    limits.ranges.iter().flat_map(move |range| {
+        let items = range.spec.iter().flat_map(|spec| &spec.limits);
+        items
+            .filter(move |item| item.type_ == kind)
+            .map(move |item| (range, item))
+    })
+}
+
+fn without_names(error: InjectionError) -> InjectionError {
+    match error {
+        InjectionError::ExceedsQuota { .. } => InjectionError::ExceedsSomeQuota,
+        InjectionError::OutsideLimitRange { .. } => InjectionError::OutsideSomeLimitRange,
+        other => other,
+    }
 }
 
 fn conflict(range: &LimitRange, what: &str) -> InjectionError {
@@ -129,6 +136,21 @@ impl Sidecar<'_> {
             return;
         }
         quantities_mut(&mut self.resources, field).insert(name.to_owned(), quantity);
+    }
+
+    /// Whether the API server would refuse the pod because of the sidecar.
+    fn check(&self, place: Place<'_>, limits: &NamespaceLimits) -> Result<(), InjectionError> {
+        for (range, item) in items(limits, "Container") {
+            if let Some(what) = self.outside_of_range(item) {
+                return Err(conflict(range, &what));
+            }
+        }
+        for (range, item) in items(limits, "Pod") {
+            if let Some(what) = above_range_of_pods(place, &self.resources, item) {
+                return Err(conflict(range, &what));
+            }
+        }
+        exceeded_quota(place, &self.resources, &limits.quotas).map_or(Ok(()), Err)
     }
 
     /// States what a quota wants every container of a pod to state.
@@ -199,23 +221,37 @@ impl Sidecar<'_> {
         }
     }
 
+    /// What states a limit alone requests as much: so the API server completes a container.
+    fn fill_in_requests(&mut self) {
+        for name in NAMES {
+            if self.get(Field::Requests, name).is_none() {
+                self.copy(name, Field::Limits, Field::Requests);
+            }
+        }
+    }
+
+    /// What the admission plugin LimitRanger fills in, as it is.
+    fn fill_in_defaults(&mut self, item: &LimitRangeItem) {
+        for name in NAMES {
+            for (field, default) in defaults(item, name) {
+                if let (None, Some(default)) = (self.get(field, name), default) {
+                    self.set(field, name, default);
+                }
+            }
+        }
+    }
+
     /// Brings the sidecar between minimum and maximum of a container, and fills in what the admission plugin LimitRanger would:
     /// a default limit below the request would have the pod refused.
     fn apply_range(&mut self, item: &LimitRangeItem) {
         for name in NAMES {
-            let of = |quantities: &Option<BTreeMap<String, Quantity>>| {
-                quantities.as_ref().and_then(|all| all.get(name)).cloned()
-            };
+            let of = |quantities: &Option<BTreeMap<String, Quantity>>| quantity_in(quantities, name);
             let (min, max) = (of(&item.min), of(&item.max));
-            let default = of(&item.default).or(max.clone());
-            let default_request = of(&item.default_request).or(min.clone());
-            if let (None, Some(default)) = (self.get(Field::Limits, name), default) {
-                self.set(Field::Limits, name, default);
-                self.keep_request_within_limit(name, Field::Limits);
-            }
-            if let (None, Some(default)) = (self.get(Field::Requests, name), default_request) {
-                self.set(Field::Requests, name, default);
-                self.keep_request_within_limit(name, Field::Requests);
+            for (field, default) in defaults(item, name) {
+                if let (None, Some(default)) = (self.get(field, name), default) {
+                    self.set(field, name, default);
+                    self.keep_request_within_limit(name, field);
+                }
             }
             for field in [Field::Requests, Field::Limits] {
                 let present = self.get(field, name);
@@ -276,6 +312,19 @@ impl Sidecar<'_> {
             is_outside.then(|| format!("the sidecar's limit of {name} is too many times its request"))
         })
     }
+}
+
+/// What a container gets by default.
+fn defaults(item: &LimitRangeItem, name: &str) -> [(Field, Option<Quantity>); 2] {
+    let of = |quantities: &Option<BTreeMap<String, Quantity>>| quantity_in(quantities, name);
+    [
+        (Field::Limits, of(&item.default).or(of(&item.max))),
+        (Field::Requests, of(&item.default_request).or(of(&item.min))),
+    ]
+}
+
+fn quantity_in(quantities: &Option<BTreeMap<String, Quantity>>, name: &str) -> Option<Quantity> {
+    quantities.as_ref()?.get(name).cloned()
 }
 
 /// Why the API server would refuse the pod because of the sidecar, whose resources count together with the others'.
@@ -356,44 +405,6 @@ fn usage(place: Place<'_>, sidecar: Option<&ResourceRequirements>, field: Field,
         .and_then(|quantity| nano_units(&quantity.0))
         .unwrap_or_default();
     most.max(running_on + spec.containers.iter().map(of).sum::<i128>()) + overhead
-}
-
-/// Whether the quota counts the pod; nothing where its scope is not known here. `is_best_effort`: of the whole pod.
-fn matches(quota: &ResourceQuota, spec: &PodSpec, is_best_effort: bool) -> Option<bool> {
-    let of_quota = quota.spec.as_ref()?;
-    let ends = spec.active_deadline_seconds.is_some();
-    let in_scope = |scope: &str| match scope {
-        "BestEffort" => Some(is_best_effort),
-        "NotBestEffort" => Some(!is_best_effort),
-        "Terminating" => Some(ends),
-        "NotTerminating" => Some(!ends),
-        "PriorityClass" => Some(spec.priority_class_name.is_some()),
-        _ => None,
-    };
-    let selected = |requirement: &ScopedResourceSelectorRequirement| {
-        if requirement.scope_name != "PriorityClass" {
-            let is_in = in_scope(&requirement.scope_name)?;
-            return Some(is_in == (requirement.operator != "DoesNotExist"));
-        }
-        let class = spec.priority_class_name.as_ref();
-        let is_listed =
-            class.is_some_and(|class| requirement.values.iter().flatten().any(|one| one == class));
-        match requirement.operator.as_str() {
-            "In" => Some(is_listed),
-            "NotIn" => Some(!is_listed),
-            "Exists" => Some(class.is_some()),
-            "DoesNotExist" => Some(class.is_none()),
-            _ => None,
-        }
-    };
-    let scopes = of_quota.scopes.iter().flatten().map(|scope| in_scope(scope));
-    let selector = of_quota.scope_selector.iter();
-    let requirements = selector.flat_map(|selector| selector.match_expressions.iter().flatten());
-    let all: Vec<Option<bool>> = scopes.chain(requirements.map(selected)).collect();
-    if all.contains(&Some(false)) {
-        return Some(false);
-    }
-    (!all.contains(&None)).then_some(true)
 }
 
 /// The bounds that hold: those of the status, which the quota's controller writes.

@@ -19,6 +19,7 @@ fn quota(spec: Value, used: Value) -> NamespaceLimits {
     NamespaceLimits {
         quotas: vec![serde_json::from_value(quota).unwrap()],
         ranges: vec![],
+        are_withheld: false,
     }
 }
 
@@ -27,6 +28,7 @@ fn range(items: Value) -> NamespaceLimits {
     NamespaceLimits {
         quotas: vec![],
         ranges: vec![serde_json::from_value(range).unwrap()],
+        are_withheld: false,
     }
 }
 
@@ -54,20 +56,71 @@ fn without_quotas_and_ranges_the_settings_count() {
 }
 
 #[test]
-fn a_pod_of_a_stranger_has_what_quotas_demand_and_shows_no_amount_and_no_name() {
-    let full = quota(
-        json!({"hard": {"limits.cpu": "4", "requests.memory": "8Gi"}}),
-        json!({"limits.cpu": "3", "requests.memory": "7Gi"}),
-    );
+fn a_pod_of_a_stranger_has_what_quotas_demand_and_is_left_alone_where_the_sidecar_does_not_fit() {
+    let with_used = |used: &str| {
+        quota(
+            json!({"hard": {"limits.cpu": "4", "requests.memory": "8Gi"}}),
+            json!({"limits.cpu": used, "requests.memory": "1Gi"}),
+        )
+    };
+    let fits = with_used("2").withheld();
+    assert_eq!(fitted(&litellm(), None, &fits).unwrap()["limits"]["cpu"], "250m");
+    let full = with_used("3");
     assert!(fitted(&litellm(), None, &full).unwrap_err().contains("`team`"));
-    let told = full.demands_alone();
+    let error = fitted(&litellm(), None, &full.withheld()).unwrap_err();
+    assert!(error.starts_with("ExceedsQuota: "), "{error}");
+    for secret in ["team", "cpu", "memory"] {
+        assert!(!error.contains(secret), "{error}");
+    }
     assert!(
-        !format!("{told:?}").contains("team") && !format!("{told:?}").contains("8Gi"),
-        "{told:?}"
+        !error.contains(|letter: char| letter.is_ascii_digit()),
+        "no amount: {error}"
     );
-    assert_eq!(fitted(&litellm(), None, &told).unwrap()["limits"]["cpu"], "250m");
-    let narrow = range(json!([{"type": "Container", "max": {"memory": "8Mi"}}]));
-    assert_eq!(narrow.demands_alone(), NamespaceLimits::default());
+}
+
+#[test]
+fn a_pod_of_a_stranger_shows_no_amount_of_a_limit_range_and_is_left_alone_where_it_would_have_to() {
+    let settings: Value = serde_json::from_str(SETTINGS).unwrap();
+    for allowed in [
+        // The API server fills in the default, which nobody else has to be told.
+        json!({"type": "Container", "default": {"cpu": "300m"}, "defaultRequest": {"cpu": "70m"}}),
+        json!({"type": "Container", "max": {"cpu": "300m", "memory": "128Mi"}, "min": {"memory": "32Mi"}}),
+        json!({"type": "Pod", "max": {"memory": "4Gi"}}),
+    ] {
+        let found = fitted(&litellm(), None, &range(json!([allowed])).withheld());
+        assert_eq!(found, Ok(settings.clone()), "{allowed}");
+    }
+    for refused in [
+        json!({"type": "Container", "min": {"memory": "33Mi"}}),
+        json!({"type": "Container", "max": {"memory": "127Mi"}}),
+        json!({"type": "Container", "default": {"cpu": "9m"}}),
+        json!({"type": "Container", "maxLimitRequestRatio": {"memory": "3"}}),
+        json!({"type": "Pod", "max": {"memory": "1Gi"}}),
+    ] {
+        let error = fitted(&litellm(), None, &range(json!([refused])).withheld()).unwrap_err();
+        assert!(error.starts_with("OutsideLimitRange: "), "{error}");
+        assert!(
+            !error.contains("`range`") && !error.contains(|letter: char| letter.is_ascii_digit()),
+            "{error}"
+        );
+    }
+    // What the pod itself states may fit.
+    let narrow = range(json!([{"type": "Container", "min": {"memory": "33Mi"}}])).withheld();
+    let stated = json!({"requests": {"memory": "40Mi"}});
+    assert_eq!(
+        fitted(&litellm(), Some(stated), &narrow).unwrap()["requests"]["memory"],
+        "40Mi"
+    );
+    // A limit alone is a request as well before defaults are filled in.
+    let alone: ResourceRequirements = serde_json::from_value(json!({"limits": {"cpu": "100m"}})).unwrap();
+    let spec = litellm();
+    let place = Place {
+        spec: &spec,
+        position: 0,
+    };
+    let default = json!({"type": "Container", "default": {"cpu": "300m"}, "defaultRequest": {"cpu": "200m"}});
+    let found = fit(place, alone.clone(), None, &range(json!([default])).withheld());
+    assert!(found.is_ok_and(|found| found == alone));
 }
 
 #[test]
