@@ -23,6 +23,7 @@ use mcp_auth_protocol::sync::{Problem, notices};
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{instrument, warn};
 
 use super::events::events;
@@ -57,6 +58,8 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 /// How often a status is compared with what the watch shows although nothing happened: somebody else may have
 /// written it.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
+/// Longest wait for the API server to say whether a workload is still there.
+const OWNER_LOOKUP_TIME: Duration = Duration::from_secs(2);
 
 /// What is known of the secrets that resources refer to, and of those that the operator keeps for them.
 pub struct KeptSecrets {
@@ -256,7 +259,8 @@ impl StatusWriter {
         let ObservedPods { refused, owners, .. } = &self.observed;
         for refusal in refused.due_for_a_look(namespace, now) {
             let owner = std::slice::from_ref(&refusal.owner);
-            if owners.look_up(namespace, owner).await == Ownership::MadeUp {
+            let deadline = Instant::now() + OWNER_LOOKUP_TIME;
+            if owners.look_up(namespace, owner, deadline).await == Ownership::MadeUp {
                 refused.forget(&refusal);
             }
         }
