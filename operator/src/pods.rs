@@ -18,7 +18,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use mcp_auth_credentials::Changes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tracing::warn;
 
@@ -40,6 +40,9 @@ pub const START_GRACE: Duration = Duration::from_secs(60);
 /// would tell neither.
 pub const SERVING_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed,spec.restartPolicy=Always";
 
+/// Pods that the API server is asked for at once: a pod of any namespace may have it asked for its own.
+const MAX_LOOKUPS: usize = 16;
+
 /// How often workloads are told of what lasts. Of the same they are not told as often.
 const TELL_AGAIN: Duration = Duration::from_secs(10 * 60);
 
@@ -47,6 +50,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone)]
 pub struct Pods {
     client: Client,
+    /// Of pods that are in no watch.
+    lookups: Arc<Semaphore>,
     watched: Arc<Mutex<HashMap<String, Watched>>>,
     /// For reconcile: each change.
     changed: mpsc::UnboundedSender<String>,
@@ -82,6 +87,7 @@ impl Pods {
         let (changed, receiver) = mpsc::unbounded_channel();
         let pods = Self {
             client,
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             watched: Arc::default(),
             changed,
             changes,
@@ -151,7 +157,11 @@ impl Pods {
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         // On the heap, since it is large and seldom: every stream's task would be larger by it.
-        let pod = with_deadline(pods.get_metadata_opt(name)).boxed().await?;
+        let lookup = async {
+            let _turn = self.lookups.acquire().await;
+            pods.get_metadata_opt(name).await
+        };
+        let pod = with_deadline(lookup).boxed().await?;
         let pod = pod.map(|pod| Arc::new(WatchedPod::from(pod)));
         Ok(pod.filter(|pod| *pod.uid == *uid))
     }

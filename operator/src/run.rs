@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::Client;
 use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
@@ -16,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::admission::{self, Admission, ReviewBounds};
+use crate::api_server;
 use crate::args::Args;
 use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
@@ -45,7 +45,8 @@ use crate::shares::Shares;
 use crate::sidecars::Sidecars;
 use crate::status::{EventSinks, KeptSecrets, ObservedPods, StatusWriter};
 use crate::sync::{
-    self, Authenticator, DebouncedChanges, EXCHANGES, OperatorAccount, STREAMS, Snapshots, Sync,
+    self, Authenticator, DebouncedChanges, EXCHANGES, EXCHANGES_OF_PODS, OperatorAccount, STREAMS, Snapshots,
+    Sync,
 };
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
@@ -77,7 +78,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if client_config.proxy_url.is_some() {
         info!("the API server is reached by the proxy of the kubeconfig or of the environment");
     }
-    let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
+    let client = api_server::client(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         source: certificate_source(&args),
         names: args.serving_names.clone(),
@@ -302,6 +303,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods: pods.clone(),
         sidecars,
         streams: Shares::new(STREAMS),
+        exchanges_of_pods: Shares::new(EXCHANGES_OF_PODS),
         exchanges: Shares::new(EXCHANGES),
         metrics: metrics.clone(),
         longest_stream: Duration::from_secs(args.longest_stream_seconds),

@@ -33,7 +33,7 @@ use crate::sidecars::Sidecars;
 pub use authenticate::{Authenticator, OperatorAccount};
 pub use debounced_changes::DebouncedChanges;
 pub use error::SyncError;
-pub use exchange::{EXCHANGES, exchanged};
+pub use exchange::{EXCHANGES, EXCHANGES_OF_PODS, exchanged};
 pub use lines::{LineError, lines};
 pub use snapshots::Snapshots;
 pub use stream::STREAMS;
@@ -57,6 +57,8 @@ pub struct Sync {
     /// Of streams, by the uid of the pod.
     pub streams: Shares<String>,
     /// Of users' tokens that are asked for, by the uid of the pod.
+    pub exchanges_of_pods: Shares<String>,
+    /// Of the same, by the pod's namespace.
     pub exchanges: Shares<String>,
     pub metrics: Metrics,
     /// A stream ends after this time, so that a pod's identity is looked at anew, with a newer token.

@@ -46,7 +46,7 @@ pub enum SyncError {
     OfLeader { status: StatusCode, problem: Problem },
     #[error("the API server could not be asked: {0}")]
     ApiServer(String),
-    #[error("too many users' tokens are asked for at once, by this pod or in total")]
+    #[error("too many users' tokens are asked for at once, by this pod, its namespace or in total")]
     TooManyExchanges,
     #[error("the body is no exchange request: {0}")]
     NoExchangeRequest(&'static str),

@@ -23,12 +23,18 @@ use crate::entitlement::entitled;
 use crate::http::read_body;
 use crate::leader_client::{ForwardedExchange, LeaderError};
 use crate::metrics::ExchangeOutcome;
+use crate::pods::Pods;
+use crate::resources::Resources;
 use crate::shares::ShareLimits;
 
-/// Requests of one pod that are answered at once, which are as many as a sidecar has on its connection, and of all pods: each may hold
-/// [`MAX_EXCHANGE_REQUEST_BYTES`].
+/// Requests of one namespace that are answered at once, and of all: each may hold [`MAX_EXCHANGE_REQUEST_BYTES`].
 pub const EXCHANGES: ShareLimits = ShareLimits {
     total: 2_048,
+    of_one: 512,
+};
+/// Of one pod, which are as many as a sidecar has on its connection. Of all together the namespaces have the bound.
+pub const EXCHANGES_OF_PODS: ShareLimits = ShareLimits {
+    total: 1_000_000,
     of_one: 256,
 };
 /// Longest wait for a turn among them: the sidecar waits for the answer no longer than for a change of the lead and an authorization
@@ -55,12 +61,18 @@ pub async fn exchange(State(sync): State<Arc<Sync>>, request: Request) -> Respon
 async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncError> {
     let (head, body) = request.into_parts();
     let pod = sync.authenticator.authenticate(&head).await?;
-    let turn = sync.exchanges.take(pod.uid.clone(), 1, TURN_TIMEOUT).await;
+    // The pod's first: while it waits for those of its own it takes none of its namespace's.
+    let turn = sync
+        .exchanges_of_pods
+        .take(pod.uid.clone(), 1, TURN_TIMEOUT)
+        .await;
+    let _turn_of_pod = turn.ok_or(SyncError::TooManyExchanges)?;
+    let turn = sync.exchanges.take(pod.namespace.clone(), 1, TURN_TIMEOUT).await;
     let _turn = turn.ok_or(SyncError::TooManyExchanges)?;
     let body = read_body(body, MAX_EXCHANGE_REQUEST_BYTES).await;
     let exchange_request = parse(&body.map_err(SyncError::UnreadableBody)?)?;
     agree(&exchange_request.pod, &pod)?;
-    let resource = server(sync, &pod, &exchange_request.server).await?;
+    let resource = server(&sync.resources, &sync.pods, &pod, &exchange_request.server).await?;
     if exchange_request.url != resource.spec.server.url {
         return Err(SyncError::OtherUrl);
     }
@@ -149,14 +161,85 @@ fn parse(body: &Bytes) -> Result<ExchangeRequest, SyncError> {
 }
 
 /// The resource that the pod reaches this server by.
-async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAuth>, SyncError> {
-    let known = sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await;
+async fn server(
+    resources: &Resources,
+    pods: &Pods,
+    pod: &Pod,
+    server: &str,
+) -> Result<Arc<McpServerAuth>, SyncError> {
+    let not_entitled = || SyncError::NotEntitled(server.chars().take(64).collect());
+    let resources = resources.in_namespace(&pod.namespace);
+    let resources = resources.ok_or_else(|| SyncError::NotListed(pod.namespace.clone()))?;
+    // Its pods are in no watch, so that each request would have the API server asked.
+    if resources.is_empty() {
+        return Err(not_entitled());
+    }
+    let known = pods.get(&pod.namespace, &pod.name, &pod.uid).await;
     let known = known.map_err(|error| SyncError::ApiServer(error.to_string()))?;
     let known = known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
-    let resources = sync.resources.in_namespace(&pod.namespace);
-    let resources = resources.ok_or_else(|| SyncError::NotListed(pod.namespace.clone()))?;
     entitled(&resources, known.labels())
         .into_iter()
         .find(|resource| resource.spec.server.name == server)
-        .ok_or_else(|| SyncError::NotEntitled(server.chars().take(64).collect()))
+        .ok_or_else(not_entitled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use futures::{StreamExt, stream};
+    use kube::Client;
+    use kube::runtime::watcher::Event;
+    use mcp_auth_credentials::Changes;
+    use mcp_auth_protocol::reasons;
+
+    use super::*;
+    use crate::api_server::tests::not_found;
+    use crate::liveness::Liveness;
+    use crate::pods::PodNotices;
+
+    #[tokio::test]
+    async fn the_api_server_is_asked_for_no_pod_of_a_namespace_without_resources() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        // It knows no pod.
+        let api_server = Router::new().fallback(async move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            not_found()
+        });
+        let client = Client::new(api_server, "default");
+        let (pods, _changed) = Pods::new(
+            client,
+            Changes::default(),
+            PodNotices::none(),
+            Liveness::default(),
+        );
+        let resource = serde_json::from_value(serde_json::json!({
+            "apiVersion": "mcpauth.dev/v1alpha1", "kind": "McpServerAuth",
+            "metadata": {"name": "tools", "namespace": "llm"},
+            "spec": {
+                "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+                "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+            },
+        }));
+        let events = [Event::Init, Event::InitApply(resource.unwrap()), Event::InitDone];
+        let events = stream::iter(events.map(Ok)).chain(stream::pending());
+        let (resources, mut watch) =
+            Resources::from_watches(vec![None], vec![events.boxed()], Changes::default());
+        watch.next().await;
+        let ask = async |namespace: &str| {
+            let pod = Pod {
+                namespace: namespace.into(),
+                name: "litellm-0".into(),
+                uid: "u1".into(),
+            };
+            let answer = server(&resources, &pods, &pod, "tools").await;
+            (answer.unwrap_err().reason(), asked.load(Ordering::SeqCst))
+        };
+        for _ in 0..3 {
+            assert_eq!(ask("strangers").await, (reasons::NOT_ENTITLED, 0));
+        }
+        assert_eq!(ask("llm").await, (reasons::NO_SUCH_POD, 1), "it may be new");
+    }
 }

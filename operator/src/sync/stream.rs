@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Capability, Pod, RejectedToken, Report};
-use mcp_auth_protocol::timeouts::HEARTBEAT;
+use mcp_auth_protocol::timeouts::{HEARTBEAT, SYNC_SILENCE};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{Span, debug, info, info_span, warn};
@@ -31,6 +31,13 @@ use crate::shares::{Share, ShareLimits};
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the answer to a request for a stream, whatever it is for: the turns and answers of the API server, the tokens and the
+/// report have bounds of their own, which together are longer than a sidecar waits.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(40);
+const _: () = assert!(
+    OPEN_TIMEOUT.as_secs() < SYNC_SILENCE.as_secs(),
+    "the sidecar hears why it is not served"
+);
 /// Streams of one pod, each of which may keep an unfinished report of [`MAX_REPORT_BYTES`] however many share a connection, and of
 /// all pods. A sidecar has one, and for a moment the one that it had before.
 ///
@@ -48,7 +55,7 @@ const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(200);
 const HEARTBEAT_GRID: Duration = Duration::from_millis(250);
 
 pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
-    match accept(Arc::clone(&sync), request).await {
+    match within_open_timeout(accept(Arc::clone(&sync), request)).await {
         Ok(response) => response,
         Err(error) => {
             match error {
@@ -59,6 +66,18 @@ pub async fn open(State(sync): State<Arc<Sync>>, request: Request) -> Response {
             sync.metrics.sync_refused(error.reason());
             error.into_response()
         }
+    }
+}
+
+async fn within_open_timeout<T>(
+    accepted: impl Future<Output = Result<T, SyncError>>,
+) -> Result<T, SyncError> {
+    match tokio::time::timeout(OPEN_TIMEOUT, accepted).await {
+        Ok(accepted) => accepted,
+        Err(_) => Err(SyncError::ApiServer(format!(
+            "its answers and the turns to ask it took more than {} s",
+            OPEN_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -334,6 +353,19 @@ fn is_revision(newest: &SerialisedSnapshot, sent: Option<&Arc<SerialisedSnapshot
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_whose_turns_add_up_hears_why_before_it_gives_up() {
+        let turns = async {
+            tokio::time::sleep(SYNC_SILENCE - Duration::from_secs(4)).await;
+            Ok(())
+        };
+        let gives_up =
+            tokio::time::timeout(SYNC_SILENCE - Duration::from_secs(2), within_open_timeout(turns));
+        let error = gives_up.await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), "ApiServer");
+        within_open_timeout(async { Ok(()) }).await.unwrap();
+    }
 
     #[test]
     fn streams_that_began_together_end_apart() {
