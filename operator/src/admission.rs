@@ -1,6 +1,7 @@
 //! The webhook's endpoint: looks up what the pod is entitled to and lets [`crate::inject`] decide. Any pod of the cluster may call
 //! it, within [`review_bounds`].
 
+mod known_addresses;
 mod lookups_in_vain;
 mod review_bounds;
 
@@ -199,7 +200,10 @@ impl Admission {
             Err(ownership) => (ownership, NamespaceLimits::default()),
         };
         match ownership {
-            Ownership::Exists => return (true, limits),
+            Ownership::Exists => {
+                self.bounds.has_existing_owner(address);
+                return (true, limits);
+            }
             Ownership::MadeUp => self.bounds.looked_up_in_vain(address, &scope),
             Ownership::Unknown => {}
         }
@@ -231,6 +235,7 @@ impl Admission {
         };
         match self.ownership(request, deadline).await {
             Ownership::Exists => {
+                self.bounds.has_existing_owner(address);
                 self.calls.record();
                 self.events
                     .tell_owner(namespace, controller(owners(request)), kind, &text);

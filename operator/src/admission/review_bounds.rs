@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer,
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
+use super::known_addresses::KnownAddresses;
 use super::lookups_in_vain::{LookupInVain, LookupScope, LookupsInVain};
 use crate::connection_bounds::Place;
 use crate::http::{BODY_TIMEOUT, BodyError};
@@ -22,16 +23,19 @@ use crate::shares::{Share, ShareLimits, Shares};
 
 /// The largest object that Kubernetes stores, and what is around it.
 const MAX_REVIEW_BYTES: usize = 3 * 1024 * 1024;
-/// In KiB, of bodies that are being read or have been.
+/// In KiB, of bodies that are being read or have been: once for known addresses, and once for all others.
 const BODIES: ShareLimits = ShareLimits {
-    total: 32 * 1024,
-    of_one: 12 * 1024,
+    total: 16 * 1024,
+    of_one: 6 * 1024,
 };
-/// In KiB, of reviews as they are once they are parsed. A pod of LiteLLM takes one MiB, so that an API server has dozens under way.
+/// In KiB, of reviews as they are once they are parsed, for either kind of addresses as well. A pod of LiteLLM takes one MiB, so that an
+/// API server has dozens under way.
 const PARSED: ShareLimits = ShareLimits {
-    total: 96 * 1024,
-    of_one: 48 * 1024,
+    total: 48 * 1024,
+    of_one: 24 * 1024,
 };
+/// A body of which nothing comes for this long is given up: an API server has it whole when it begins to send.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reviews at once for which the API server is asked.
 const LOOKUPS: ShareLimits = ShareLimits {
     total: 16,
@@ -61,10 +65,18 @@ const fn max(a: usize, b: usize) -> usize {
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct ReviewBounds {
-    bodies: Shares<IpAddr>,
-    parsed: Shares<IpAddr>,
+    known: KnownAddresses,
+    memory_of_known: MemoryShares,
+    memory_of_strangers: MemoryShares,
     lookups: Shares<IpAddr>,
     in_vain: LookupsInVain,
+}
+
+/// What addresses of one kind have together.
+#[derive(Clone)]
+struct MemoryShares {
+    bodies: Shares<IpAddr>,
+    parsed: Shares<IpAddr>,
 }
 
 /// A body, within the share of the address that sent it.
@@ -80,6 +92,8 @@ pub enum ReviewBoundsError {
     Body(BodyError),
     #[error("the body is no AdmissionReview: it is longer than {MAX_REVIEW_BYTES} bytes")]
     TooLong,
+    #[error("the body is no AdmissionReview: nothing of it came for {} s", STALL_TIMEOUT.as_secs())]
+    Stalled,
     #[error("the review has more parts than any pod has: parsed it might take {0} KiB")]
     TooManyParts(u32),
     #[error("there are too many reviews from {0} at once, or in total")]
@@ -89,7 +103,7 @@ pub enum ReviewBoundsError {
 impl ReviewBoundsError {
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::Body(_) | Self::Stalled => StatusCode::BAD_REQUEST,
             Self::TooLong | Self::TooManyParts(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -99,15 +113,37 @@ impl ReviewBoundsError {
 impl Default for ReviewBounds {
     fn default() -> Self {
         Self {
-            bodies: Shares::new(BODIES),
-            parsed: Shares::new(PARSED),
+            known: KnownAddresses::default(),
+            memory_of_known: MemoryShares::default(),
+            memory_of_strangers: MemoryShares::default(),
             lookups: Shares::new(LOOKUPS),
             in_vain: LookupsInVain::default(),
         }
     }
 }
 
+impl Default for MemoryShares {
+    fn default() -> Self {
+        Self {
+            bodies: Shares::new(BODIES),
+            parsed: Shares::new(PARSED),
+        }
+    }
+}
+
 impl ReviewBounds {
+    /// The address sent a review of a pod whose workload exists: from now on it has its part of memory that no stranger takes.
+    pub fn has_existing_owner(&self, address: IpAddr) {
+        self.known.record(address);
+    }
+
+    fn memory(&self, address: IpAddr) -> &MemoryShares {
+        match self.known.contains(address) {
+            true => &self.memory_of_known,
+            false => &self.memory_of_strangers,
+        }
+    }
+
     /// The whole body of a request, with room for each part of it that has arrived: one that stalls takes no more than that.
     pub async fn body(&self, request: Request) -> Result<BoundedBody, ReviewBoundsError> {
         let place = request.extensions().get::<Arc<Place>>();
@@ -124,7 +160,12 @@ impl ReviewBounds {
     async fn read(&self, body: Body, address: IpAddr) -> Result<BoundedBody, ReviewBoundsError> {
         let mut parts = body.into_data_stream();
         let (mut bytes, mut shares, mut taken) = (BytesMut::new(), Vec::new(), 0);
-        while let Some(part) = parts.next().await {
+        let bodies = &self.memory(address).bodies;
+        loop {
+            let part = timeout(STALL_TIMEOUT, parts.next()).await;
+            let Some(part) = part.map_err(|_| ReviewBoundsError::Stalled)? else {
+                break;
+            };
             let broken = BodyError::TooLongOrBroken(MAX_REVIEW_BYTES);
             let part = part.map_err(|_| ReviewBoundsError::Body(broken))?;
             if bytes.len() + part.len() > MAX_REVIEW_BYTES {
@@ -132,7 +173,7 @@ impl ReviewBounds {
             }
             let needed = kibibytes(bytes.len() + part.len());
             if needed > taken {
-                let share = self.bodies.take(address, needed - taken, LONGEST_WAIT).await;
+                let share = bodies.take(address, needed - taken, LONGEST_WAIT).await;
                 shares.push(share.ok_or(ReviewBoundsError::Busy(address))?);
                 taken = needed;
             }
@@ -151,7 +192,8 @@ impl ReviewBounds {
         if kibibytes > PARSED.of_one {
             return Err(ReviewBoundsError::TooManyParts(kibibytes));
         }
-        let share = self.parsed.take(body.address, kibibytes, LONGEST_WAIT).await;
+        let parsed = &self.memory(body.address).parsed;
+        let share = parsed.take(body.address, kibibytes, LONGEST_WAIT).await;
         share.ok_or(ReviewBoundsError::Busy(body.address))
     }
 
@@ -230,7 +272,7 @@ fn parsed_bytes(json: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures::stream;
     use serde_json::json;
 
@@ -242,7 +284,7 @@ mod tests {
     }
 
     /// A request of another address.
-    fn request_from(address: [u8; 4], body: impl Into<Body>) -> Request {
+    pub fn request_from(address: [u8; 4], body: impl Into<Body>) -> Request {
         let bounds = ConnectionBounds::new(ConnectionLimits {
             total: 1,
             without_request: 1,
@@ -285,7 +327,7 @@ mod tests {
         let estimate = parsed_bytes(body.as_bytes());
         assert!(estimate < 8 * 1024 * 1024, "{estimate}");
         let body = bounds.body(request(body)).await.unwrap();
-        let _several: Vec<_> = futures::future::try_join_all([(); 6].map(|()| bounds.parsed(&body)))
+        let _several: Vec<_> = futures::future::try_join_all([(); 3].map(|()| bounds.parsed(&body)))
             .await
             .unwrap();
     }
@@ -310,9 +352,27 @@ mod tests {
         let busy = answers
             .iter()
             .filter(|answer| matches!(answer, Err(ReviewBoundsError::Busy(_))));
-        assert_eq!(busy.count(), 88, "twelve megabytes are one address's");
+        // Those that begin to stall make room for others twice, until none waits.
+        assert!(busy.count() >= 100 - 3 * 6, "six megabytes are one address's");
         let of_the_same = bounds.body(request_from([10, 0, 0, 1], "{}")).await;
         assert!(of_the_same.is_ok(), "what they had is free again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_of_which_nothing_comes_for_a_second_is_given_up_and_a_slow_one_is_read() {
+        let bounds = ReviewBounds::default();
+        let parts = |number: usize| stream::repeat_with(|| Ok::<_, std::io::Error>("  ")).take(number);
+        let slow = parts(5).then(async |part| {
+            tokio::time::sleep(STALL_TIMEOUT * 9 / 10).await;
+            part
+        });
+        let body = bounds.body(request(Body::from_stream(slow))).await.unwrap();
+        assert_eq!(body.bytes.len(), 10);
+        let began = Instant::now();
+        let stalled = Body::from_stream(parts(5).chain(stream::pending()));
+        let error = bounds.body(request(stalled)).await.err().unwrap();
+        assert!(matches!(error, ReviewBoundsError::Stalled), "{error}");
+        assert_eq!(began.elapsed(), STALL_TIMEOUT);
     }
 
     #[test]

@@ -13,8 +13,10 @@ use kube::runtime::watcher::Event;
 use mcp_auth_credentials::Changes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::review_bounds::tests::request_from;
 use super::*;
 use crate::resources::ResourceEvent;
 
@@ -319,4 +321,33 @@ async fn a_review_that_anybody_may_have_made_up_says_nothing_of_the_api_server_a
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].maker().to_string(), "Deployment litellm");
     assert!(refused[0].text.starts_with("LiteLlmTls: "), "{}", refused[0].text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_addresses_whose_bodies_stall_keep_no_api_server_waiting_whose_pods_have_owners() {
+    let admission = admission(&ApiServer::default()).await;
+    let review = review_of("llm", &owner("litellm-7c9", "the-uid"), false).to_string();
+    let is_answered = async || {
+        let request = request_from([10, 0, 1, 1], review.clone());
+        super::review(State(admission.clone()), request).await.is_ok()
+    };
+    assert!(is_answered().await);
+
+    // Each as many as an address may have under way and more, again and again.
+    let mut crowd = JoinSet::new();
+    for last in (1..=10).flat_map(|last| [last; 8]) {
+        let admission = admission.clone();
+        crowd.spawn(async move {
+            loop {
+                let begun = stream::iter([Ok::<_, std::io::Error>(vec![b' '; 3 * 1024 * 1024 - 1])]);
+                let body = Body::from_stream(begun.chain(stream::pending()));
+                let answer = super::review(State(admission.clone()), request_from([10, 0, 0, last], body));
+                assert!(answer.await.is_err());
+            }
+        });
+    }
+    for _ in 0..20 {
+        sleep(Duration::from_millis(500)).await;
+        assert!(is_answered().await);
+    }
 }
