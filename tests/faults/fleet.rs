@@ -268,7 +268,7 @@ impl Fleet {
     }
 
     /// Ends the calls. No call failed, no condition changed, and nothing was logged that must not be.
-    pub async fn finish(&self, before: Before, fault: &'static str) -> Row {
+    pub async fn finish(&self, before: Before, fault: &'static str, done: &'static str) -> Row {
         let seconds_until_calm = before.at.elapsed().as_secs();
         let outcome = before.calls.finish().await;
         let writes = self.status_writes.since(before.status_writes);
@@ -276,6 +276,7 @@ impl Fleet {
         std::fs::write(self.folder.join("status-writes"), writes.join("\n")).unwrap();
         let row = Row {
             fault,
+            done,
             calls: outcome.sent,
             failed: outcome.failed.len(),
             minted: oauth::issued(&self.client).await - before.issued,

@@ -8,6 +8,8 @@ use mcp_auth_tests::setting;
 #[derive(Debug)]
 pub struct Row {
     pub fault: &'static str,
+    /// What the test does for it, to programs beside an API server.
+    pub done: &'static str,
     pub calls: usize,
     pub failed: usize,
     pub minted: usize,
@@ -21,6 +23,7 @@ impl Row {
     pub fn write(&self) {
         let Self {
             fault,
+            done,
             calls,
             failed,
             minted,
@@ -34,7 +37,7 @@ impl Row {
             .unwrap();
         writeln!(
             file,
-            "| {fault} | {calls} | {failed} | {minted} | {seconds_until_calm} | {status_writes} |"
+            "| {fault} | {done} | {calls} | {failed} | {minted} | {seconds_until_calm} | {status_writes} |"
         )
         .unwrap();
     }

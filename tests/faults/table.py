@@ -5,8 +5,8 @@ from pathlib import Path
 
 BEGIN, END = "<!-- counted by make faults -->", "<!-- end -->"
 HEAD = (
-    "| fault | calls sent | calls failed | tokens minted | seconds until calm | status writes |\n"
-    "|---|---|---|---|---|---|\n"
+    "| fault | what the test does | calls sent | calls failed | tokens minted | seconds until calm | status writes |\n"
+    "|---|---|---|---|---|---|---|\n"
 )
 
 

@@ -24,7 +24,11 @@ async fn a_crash_of_the_leader_fails_no_call_and_mints_nothing() {
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "`kill -9` of the leader, whose container starts again")
+        .finish(
+            before,
+            "`kill -9` of the leader, whose container starts again",
+            "SIGKILL to the process, and another with the same pod's name",
+        )
         .await;
     assert_eq!(row.minted, 0);
 }
@@ -55,7 +59,11 @@ async fn a_graceful_end_of_the_leader_fails_no_call_and_mints_nothing() {
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "the leader ends gracefully, as when its node is drained")
+        .finish(
+            before,
+            "the leader ends gracefully, as when its node is drained",
+            "SIGTERM to the process, and another in its place; no node is drained",
+        )
         .await;
     assert_eq!(row.minted, 0);
 }
@@ -78,7 +86,7 @@ async fn an_upgrade_that_replaces_each_replica_fails_no_call_and_mints_nothing()
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "`helm upgrade`: every replica is replaced")
+        .finish(before, "`helm upgrade`: every replica is replaced", "what an upgrade does to the Deployment's pods: a new process is ready, SIGTERM to an old one, twice; no Helm. `helm upgrade` itself, in a cluster: `an_upgrade_from_an_earlier_chart_and_a_rollout_at_once_lose_no_call_and_inject_the_next_pod`")
         .await;
     assert_eq!(row.minted, 0);
 }
@@ -99,7 +107,13 @@ async fn a_crash_of_all_replicas_fails_no_call() {
     fleet.until_served().await;
     let minted = async || mcp_auth_tests::oauth::issued(&fleet.client).await;
     until("a new token", minted, |issued| *issued > before.issued()).await;
-    let row = fleet.finish(before, "`kill -9` of all replicas at once").await;
+    let row = fleet
+        .finish(
+            before,
+            "`kill -9` of all replicas at once",
+            "SIGKILL to both processes, and two with the same names",
+        )
+        .await;
     assert_eq!(row.minted, 1, "nobody knows the old one any more");
 }
 
@@ -113,7 +127,9 @@ async fn a_deleted_lease_changes_nothing() {
     until("the lease to be there again", look, Option::is_some).await;
     fleet.until_one_leads().await;
     fleet.until_followed().await;
-    let row = fleet.finish(before, "the lease is deleted").await;
+    let row = fleet
+        .finish(before, "the lease is deleted", "the Lease is deleted by the API")
+        .await;
     assert_eq!(row.minted, 0);
 }
 
@@ -136,7 +152,11 @@ async fn a_lease_that_somebody_takes_ends_the_lead_and_fails_no_call() {
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "somebody takes the lease, and lets it run out")
+        .finish(
+            before,
+            "somebody takes the lease, and lets it run out",
+            "another holder is written into the Lease by the API",
+        )
         .await;
     assert_eq!(row.minted, 0);
 }
@@ -157,7 +177,11 @@ async fn an_api_server_that_is_away_for_a_minute_fails_no_call_and_mints_nothing
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "the API server does not answer for 60 s")
+        .finish(
+            before,
+            "the API server does not answer for 60 s",
+            "SIGSTOP to kube-apiserver",
+        )
         .await;
     assert_eq!(row.minted, 0);
 }
@@ -190,7 +214,11 @@ async fn a_replica_that_starts_while_the_api_server_is_away_waits_for_it() {
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "a replica starts while the API server does not answer")
+        .finish(
+            before,
+            "a replica starts while the API server does not answer",
+            "a third process starts after SIGSTOP to kube-apiserver",
+        )
         .await;
     assert_eq!(row.minted, 0);
 }
@@ -205,7 +233,11 @@ async fn an_etcd_that_is_slow_for_a_minute_fails_no_call_and_mints_nothing() {
     fleet.until_followed().await;
     fleet.until_served().await;
     let row = fleet
-        .finish(before, "etcd stands still for 1.5 s of each 1.75 s, for 60 s")
+        .finish(
+            before,
+            "etcd stands still for 1.5 s of each 1.75 s, for 60 s",
+            "SIGSTOP and SIGCONT to etcd, again and again",
+        )
         .await;
     assert_eq!(row.minted, 0);
     // Nor does a pod that starts meanwhile go without its token.
