@@ -95,8 +95,8 @@ instructions: ## instructions of one request by callgrind, against the committed
 profile-guided: ## the sidecar, optimised by a profile of the benchmark's load, in a folder of its own; BUILD=release
 	@tests/bench/profile-guided $(or $(BUILD),release)
 
-fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
-	@fuzz/run $(TEST)
+fuzz: ## looks for input that breaks a promise, SECONDS (30) for each parser, JOBS (1) at a time; TEST=cookies for one of them; WRITE=1 for the table
+	@$(if $(filter command line,$(origin SECONDS)),FUZZ_SECONDS=$(SECONDS)) $(if $(JOBS),FUZZ_JOBS=$(JOBS)) fuzz/run $(if $(WRITE),--write) $(TEST)
 
 check: ## format, lints, dependencies, rooms, documents, generated files, workflows, chart
 	cargo fmt --all --check

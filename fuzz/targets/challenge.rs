@@ -1,3 +1,5 @@
+//! `WWW-Authenticate`
+
 #![no_main]
 
 #[path = "../../http-auth/tests/promises/challenge.rs"]

@@ -1,3 +1,5 @@
+//! frames of a WebSocket client
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_sidecar::promises::websocket(data));
