@@ -2,9 +2,9 @@
 //! one answer to a request and has no way to send others, so they are written beside it, whenever it has nothing left to
 //! write, and always before the answer itself.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, Write as _};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
@@ -47,7 +47,7 @@ impl InterimAnswers {
         if waiting.len() + head.len() <= MAX_WAITING_BYTES {
             waiting.unsplit(head);
             self.is_waiting.store(true, Relaxed);
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -70,30 +70,44 @@ impl InterimAnswers {
         }
         *waiting = BytesMut::new();
         self.is_waiting.store(false, Relaxed);
-        self.waker.wake();
+        self.wake();
         Poll::Ready(Ok(()))
     }
 
-    /// The answer, not before those that came ahead of it are written.
-    pub async fn before<T>(&self, answer: impl Future<Output = T>) -> T {
-        let mut answer = pin!(answer);
-        let mut answered = None;
+    /// The connection's task is the one that polls this: it is woken whenever there is one to be written.
+    pub async fn watch(&self) {
         poll_fn(|cx| {
             self.waker.register(cx.waker());
-            if answered.is_none() {
-                answered = Some(ready!(answer.as_mut().poll(cx)));
-            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Returns when all are written.
+    pub async fn written(&self) {
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
             match self.is_waiting() {
                 true => Poll::Pending,
-                false => answered.take().map_or(Poll::Pending, Poll::Ready),
+                false => Poll::Ready(()),
             }
         })
-        .await
+        .await;
+    }
+
+    /// And the next one will wake it again.
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            self.waker.register(&waker);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use http::HeaderValue;
     use http::header::LINK;
 
@@ -107,24 +121,24 @@ mod tests {
             interim.push(StatusCode::from_u16(status).unwrap(), &link);
         }
         assert!(!interim.is_waiting());
-        assert_eq!(interim.before(async { "answer" }).await, "answer");
+        interim.written().await;
 
         for _ in 0..10_000 {
             interim.push(StatusCode::EARLY_HINTS, &link);
         }
         let (mut client, mut io) = tokio::io::duplex(1 << 20);
-        let mut answer = pin!(interim.before(async { "answer" }));
-        assert!(futures::poll!(answer.as_mut()).is_pending());
+        let mut written = pin!(interim.written());
+        assert!(futures::poll!(written.as_mut()).is_pending());
         poll_fn(|cx| interim.poll_write(Pin::new(&mut io), cx))
             .await
             .unwrap();
-        assert_eq!(answer.await, "answer");
+        written.await;
         drop(io);
-        let mut written = String::new();
-        tokio::io::AsyncReadExt::read_to_string(&mut client, &mut written)
+        let mut read = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut client, &mut read)
             .await
             .unwrap();
         let one = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
-        assert_eq!(written, one.repeat(MAX_WAITING_BYTES / one.len()));
+        assert_eq!(read, one.repeat(MAX_WAITING_BYTES / one.len()));
     }
 }
