@@ -3,7 +3,8 @@
 //! either passes as it is, and is decoded beside that only to be looked into: what names our header as a key, and what cannot
 //! be decoded, is an error before LiteLLM has the whole of it.
 //!
-//! A body is taken for encoded by the rules of LiteLLM: one `Content-Encoding`, and bytes that begin like it. What is decoded
+//! A body is taken for encoded by the rules of LiteLLM: one `Content-Encoding`, and bytes that begin like it. Paths whose bodies
+//! LiteLLM leaves encoded (its `RAW_BODY_ROUTE_PREFIXES`) are no exception here: `docs/protocols.md` names them. What is decoded
 //! is not kept, and what the decoders need is bounded in all ([`DecoderLimit`]).
 
 mod decoder;

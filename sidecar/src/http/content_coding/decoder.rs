@@ -9,7 +9,8 @@ use flate2::bufread::GzDecoder;
 use super::zstd::ZstdDecoder;
 
 /// How many times as long as what has come it may become: deflate cannot become more, and zstd could make 128 KiB of four
-/// bytes. LiteLLM takes 200 times, unless `MAX_REQUEST_BODY_DECOMPRESSION_RATIO` says otherwise.
+/// bytes. LiteLLM takes 200 times, unless `MAX_REQUEST_BODY_DECOMPRESSION_RATIO` says otherwise, but of the whole body: a beginning
+/// that is denser than the whole is right, and here only the beginning is known.
 const MAX_RATIO: u64 = 1032;
 /// The first block, of which the end may not have come.
 const FREE_BYTES: u64 = 128 * 1024;

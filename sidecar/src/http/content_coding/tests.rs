@@ -110,6 +110,26 @@ fn what_names_our_header_is_found_at_the_end_of_a_long_body() {
     ));
 }
 
+/// LiteLLM takes 200 times, of the whole body, which is not there yet.
+#[test]
+fn a_beginning_may_be_denser_than_litellm_lets_a_whole_body_be() {
+    let mut random = 1_u64;
+    let dense = vec![b' '; 120_000];
+    let other = (0..40_000).map(|_| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        b'!' + (random >> 59) as u8
+    });
+    let text: Vec<u8> = dense.iter().copied().chain(other).collect();
+    for coding in [Gzip, Zstd] {
+        let body = encoded(coding, &text);
+        assert!(text.len() < 200 * body.len(), "LiteLLM takes the whole");
+        let beginning = encoded(coding, &dense);
+        assert!(dense.len() > 200 * beginning.len(), "and not this alone");
+        let chunks: Vec<&[u8]> = body.chunks(beginning.len()).collect();
+        assert_eq!(look_at(coding, &chunks).unwrap(), Look::Encoded);
+    }
+}
+
 /// Where there are many, a user's request waits for all of them at each of its steps.
 #[test]
 fn the_more_bodies_are_looked_into_the_less_of_each_is_in_one_turn() {
