@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use mcp_auth_protocol::sync::notices;
 use serde_json::{Value, json};
 
 use super::*;
@@ -265,6 +266,17 @@ fn the_documentation_says_of_every_notice_where_else_it_is_told() {
         assert!(
             metrics.contains(&format!("| `mcpauth_operator_{metric}` |")),
             "{metric}"
+        );
+    }
+    // What a sidecar may tell of, but for what has a reason of its own there.
+    let mut lines = conditions.lines();
+    let row = lines
+        .find(|line| line.starts_with("| | `SidecarNotice` |"))
+        .unwrap();
+    for reason in notices::WARNINGS {
+        assert!(
+            row.contains(&format!("`{reason}`")) || reason == notices::CONFIGURATION_DIFFERS,
+            "{reason}"
         );
     }
 }

@@ -9,6 +9,8 @@ pub const CONFIGURATION_DIFFERS: &str = "ConfigurationDiffers";
 pub const SERVER_UNDER_OTHER_NAME: &str = "ServerUnderOtherName";
 /// A header of `static_headers` does not arrive.
 pub const STATIC_HEADER_DROPPED: &str = "StaticHeaderDropped";
+/// A header of clients for an access group does not reach servers of it that no resource protects, since it has others too.
+pub const GROUP_HEADERS_DROPPED: &str = "GroupHeadersDropped";
 /// By LiteLLM's settings clients that state no address are external ones behind the sidecar.
 pub const CLIENTS_COUNT_AS_EXTERNAL: &str = "ClientsCountAsExternal";
 
@@ -17,10 +19,11 @@ pub const CALLS_PAST_SIDECAR: &str = "CallsPastSidecar";
 
 /// Those that want attention, what weighs most first: calls without a token, then those without a header, then what may be
 /// meant.
-pub const WARNINGS: [&str; 5] = [
+pub const WARNINGS: [&str; 6] = [
     CALLS_PAST_SIDECAR,
     SERVER_UNDER_OTHER_NAME,
     STATIC_HEADER_DROPPED,
+    GROUP_HEADERS_DROPPED,
     CONFIGURATION_DIFFERS,
     CLIENTS_COUNT_AS_EXTERNAL,
 ];

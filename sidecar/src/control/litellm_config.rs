@@ -10,12 +10,14 @@
 //! [`parse`](mod@parse) keeps each scalar with its style and tag, and `emit` writes it so that PyYAML decides
 //! as it would have before.
 
+mod access_groups;
 mod client_addresses;
 pub mod config;
 pub mod emit;
 pub mod entry;
 pub mod error;
 pub mod mirror;
+mod named;
 pub mod node;
 pub mod parse;
 pub mod registration;
@@ -243,6 +245,9 @@ fn merge(
     }
     if input.inbound {
         let notices = client_addresses::notices(config.general.as_deref(), &pairs, input.routes, budget)?;
+        remarks.notices.extend(notices);
+        let is_protected = |server: &str| servers.contains_key(server);
+        let notices = access_groups::notices(&pairs, is_protected, budget)?;
         remarks.notices.extend(notices);
     }
     Ok(Node::mapping(pairs))

@@ -349,7 +349,20 @@ fn is_list_path(path: &str) -> bool {
 /// such a server gets of a user is what its resource names.
 fn is_forgeable(name: &str, table: &RouteTable) -> bool {
     name.starts_with("mcpauth-")
-        || name.starts_with("x-mcp-") && (name.contains("mcpauth-") || table.is_for_server(name))
+        || name.starts_with("x-mcp-")
+            && (name.contains("mcpauth-") || table.is_for_server(name) || is_for_group(name, table))
+}
+
+/// Other servers of the group, which may not be ours, do not get the header either: that is told.
+fn is_for_group(name: &str, table: &RouteTable) -> bool {
+    let is_for_group = table.is_for_group(name);
+    if is_for_group {
+        tracing::debug!(
+            header = name,
+            "removed a client's header for an access group of LiteLLM that has a server of ours"
+        );
+    }
+    is_for_group
 }
 
 /// LiteLLM reads a body as JSON unless it is a form, whatever type the request states.

@@ -283,19 +283,20 @@ impl RouteTable {
     }
 
     /// Whether LiteLLM sends this header of a client to one of these servers, under the name behind the prefix. Servers that
-    /// are not in the table are none of our business. To those of a group that are, a credential for the others does not
-    /// get, since the outbound half lets none pass.
+    /// are not in the table are none of our business.
     pub fn is_for_server(&self, name: &str) -> bool {
+        let mut prefixes = self.server_prefixes.iter();
+        prefixes.any(|prefix| name.starts_with(&**prefix)) && !LITELLM_HEADERS.contains(&name)
+    }
+
+    /// Whether LiteLLM sends it to all servers of an access group, of which one of these is a member. A credential for the
+    /// others does not count: it does not get to these, since the outbound half lets none pass.
+    pub fn is_for_group(&self, name: &str) -> bool {
         let is_for_group = |prefix: &str| {
             let header = name.strip_prefix(prefix);
             header.is_some_and(|header| !is_not_for_servers(header))
         };
-        let is_listed = self
-            .server_prefixes
-            .iter()
-            .any(|prefix| name.starts_with(&**prefix))
-            || self.group_prefixes.iter().any(|prefix| is_for_group(prefix));
-        is_listed && !LITELLM_HEADERS.contains(&name)
+        self.group_prefixes.iter().any(|prefix| is_for_group(prefix)) && !LITELLM_HEADERS.contains(&name)
     }
 
     /// What LiteLLM calls these servers, and their access groups, in the names of headers.

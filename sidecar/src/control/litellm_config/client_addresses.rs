@@ -11,16 +11,13 @@ use ipnet::IpNet;
 use mcp_auth_protocol::sync::{Problem, Route, notices};
 
 use super::error::ConfigError;
+use super::named::{MAX_NAMED, listed, shortened};
 use super::node::{Budget, Mapping, Node, Pair};
 use super::tag_resolution::Kind;
 
 const RANGES: &str = "mcp_trusted_proxy_ranges";
 /// LiteLLM replaces such a text by a value of its environment, which is not known here.
 const ENVIRONMENT: &str = "os.environ/";
-/// Servers that the message names.
-const MAX_NAMED: usize = 3;
-/// Longest name that is told whole. The operator keeps 512 bytes of the message, whose end is the way out.
-const MAX_NAME_BYTES: usize = 32;
 
 /// What there is to say: of each hidden server to its resource, and of those that no resource manages, as of the pod, to
 /// all. `servers` is what LiteLLM will read as `mcp_servers`.
@@ -125,25 +122,6 @@ fn hidden_servers<'a>(servers: &'a [Pair], budget: &mut Budget) -> Result<Vec<&'
         }
     }
     Ok(names)
-}
-
-fn listed(names: &[&str]) -> String {
-    let shown: Vec<_> = names.iter().take(MAX_NAMED).map(|name| shortened(name)).collect();
-    let shown = shown.join(", ");
-    match names.len().saturating_sub(MAX_NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-fn shortened(name: &str) -> String {
-    match name.len() {
-        0..=MAX_NAME_BYTES => name.to_owned(),
-        _ => format!(
-            "{}…",
-            &name[..name.floor_char_boundary(MAX_NAME_BYTES - '…'.len_utf8())]
-        ),
-    }
 }
 
 #[cfg(test)]

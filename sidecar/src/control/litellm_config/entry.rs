@@ -10,6 +10,7 @@ use mcp_auth_protocol::pod::{CONTEXT_HEADER, OUTBOUND_SECRET_HEADER};
 use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport, notices};
 use url::Url;
 
+use super::access_groups;
 use super::error::ConfigError;
 use super::node::{Budget, Mapping, Node, Pair};
 use super::registration;
@@ -148,7 +149,6 @@ const AUTHENTICATION_KEYS: [&str; 39] = [
     "upstream_resource",
     "upstream_token_header",
 ];
-const ACCESS_GROUPS: &str = "access_groups";
 /// Written anew.
 const MANAGED_KEYS: [&str; 5] = ["url", "transport", "extra_headers", "static_headers", "server_id"];
 
@@ -192,9 +192,9 @@ pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>
     let server_id = Some(inputs.server_id());
     let groups = settings
         .iter()
-        .find(|(key, _)| key.as_str() == Some(ACCESS_GROUPS));
+        .find(|(key, _)| key.as_str() == Some(access_groups::KEY));
     Managed {
-        access_groups: access_groups(groups.map(|(_, groups)| &**groups)),
+        access_groups: access_groups::names(groups.map(|(_, groups)| &**groups)),
         node: entry(address, context_header, static_headers, server_id, settings),
         alias,
         problems,
@@ -275,17 +275,11 @@ pub fn manage(
     let alias = get("alias").and_then(Node::as_str).or(surroundings.mapped_alias);
     Ok(Managed {
         alias: alias.map(ToOwned::to_owned),
-        access_groups: access_groups(get(ACCESS_GROUPS)),
+        access_groups: access_groups::names(get(access_groups::KEY)),
         node: entry(address, extra_headers, static_headers, server_id, kept),
         problems: problem.into_iter().collect(),
         notices,
     })
-}
-
-fn access_groups(groups: Option<&Node>) -> Vec<String> {
-    let groups = groups.and_then(Node::as_sequence).unwrap_or_default();
-    let groups = groups.iter().filter_map(|group| group.as_str());
-    groups.map(ToOwned::to_owned).collect()
 }
 
 fn entry(
