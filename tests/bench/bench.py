@@ -26,7 +26,10 @@ PLAN = {
     "up": (["direct", "copy", "sidecar", *PEERS], 3),
     "memory": (["copy", "sidecar", *PEERS], 0),
     "start": (["copy", "sidecar", *PEERS], 0),
+    "crowd": (["sidecar"], 0),
 }
+# That many connections are there or not: once is enough.
+ONCE = ["crowd"]
 
 
 def say(text):
@@ -68,7 +71,7 @@ def measure(rounds, only):
         if case == "h2":
             names = [name for name in names if name in multiplexed]
         measured = Cases(running, context, seconds)
-        if case in ("memory", "start"):
+        if case in ("memory", "start", "crowd"):
             # Those have processes of their own, which must not share the pages of a program with others.
             for name in list(running):
                 stop(running.pop(name))
@@ -76,7 +79,7 @@ def measure(rounds, only):
             # Pools fill and caches warm.
             for name in names:
                 Cases(running, context, 1).closed(name, case)
-        for number in range(rounds):
+        for number in range(1 if case in ONCE else rounds):
             for name in in_turn(names, number):
                 figures = measured.closed(name, case) if case in ("plain", "tls", "h2") else getattr(measured, case)(name)
                 results.setdefault(case, {}).setdefault(name, []).append(figures)

@@ -2,17 +2,22 @@
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import time
 
 import proxies
+from memory_limit import MemoryLimit
 from processes import Window, cpu_seconds, pss_kb, start, stop
 from settings import DEBIAN, LOAD_CPU, PORTS, PROXY_CPU, RIG, RUN, library_path, port
 
 CONNECTIONS = 64
 STREAMS = 200
 EVENTS_PER_SECOND = 20
+# Connections that wait, and the memory that injection gives a sidecar (`sidecar.resources` of the chart), in bytes.
+CROWD = 10_000
+INJECTED_MEMORY = 256 << 20
 
 
 class Cases:
@@ -74,6 +79,59 @@ class Cases:
         finally:
             stop(process)
         return {"idle": idle / 1024, "thousand": busy / 1024, "failed": opened["failed"]}
+
+    def crowd(self, name):
+        """A sidecar with the memory that injection gives it, and 10,000 connections that had a request each, wait, and have
+        another one: in the inbound half, and where the limit of open files lets fewer in, in the outbound half too."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        argv, environment = proxies.command(name, "UP_PLAIN")
+        with MemoryLimit(INJECTED_MEMORY) as limit:
+            if limit is None:
+                return {"held": None}
+            # As container runtimes begin: the sidecar raises its limit itself.
+            limited = ["sh", "-c", 'ulimit -S -n 1024 && exec "$@"', "sh", *argv]
+            process = start(limit.around(limited), PROXY_CPU, environment, RUN / name / "crowd.log")
+            loads = []
+            try:
+                proxies.wait_until_ready(name, process)
+                left = CROWD
+                for half in (1, 0):
+                    here = min(left, proxies.most_connections(files))
+                    left -= here
+                    loads += [self._crowd(f"127.0.0.1:{port(name) + half}/plain/mcp", here, half == 0)] if here else []
+                # Once they have been idle for a moment: that is how connections spend most of their time.
+                time.sleep(4)
+                waiting = pss_kb(process.pid)
+                for load in loads:
+                    load.stdin.close()
+                seen = [json.loads(load.stdout.readline()) for load in loads]
+                peak, at_limit = limit.peak(), limit.times_at_limit()
+            finally:
+                for load in loads:
+                    load.kill()
+                    load.wait()
+                stop(process)
+        return {
+            "held": sum(one["answered"] for one in seen),
+            "wanted": CROWD,
+            "limit": INJECTED_MEMORY >> 20,
+            "pss": waiting / 1024,
+            "peak": peak / (1 << 20) if peak is not None else None,
+            "at_limit": at_limit,
+            "files": files,
+            "failed": sum(one["connections"] - one["answered"] for one in seen),
+        }
+
+    def _crowd(self, target, connections, with_context):
+        """They are open when this returns."""
+        argv = [RIG, "load", *(["--context", self.context] if with_context else []), "idle", "--again", "--connections", str(connections), target]
+        raised = ["sh", "-c", 'ulimit -S -n "$(ulimit -H -n)" && exec "$@"', "sh", "taskset", "-c", LOAD_CPU, *argv]
+        load = subprocess.Popen(raised, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        opened = json.loads(load.stdout.readline() or "{}")
+        if opened.get("failed", 1):
+            load.kill()
+            raise RuntimeError(f"not all of {connections} connections had an answer: {opened}; see crowd.log in the folder bench-run of the cache")
+        return load
 
     def start(self, name):
         """From the start of the process to the first answer, and to the first that came from the upstream."""

@@ -1,8 +1,9 @@
 """Tables of docs/performance.md: medians with their spread, ratios, and the goals with what came of them."""
-import re
+import json
 import statistics
 
-from settings import REPOSITORY
+from cases import CROWD, INJECTED_MEMORY
+from settings import FOLDER, REPOSITORY
 
 FILE = REPOSITORY / "docs/performance.md"
 # Share of the proxy's processor that others may use for a run to count as undisturbed.
@@ -147,11 +148,12 @@ def _goals(seen, results):
     direct, ours, nginx = (seen.median("open", name, "p50") for name in ("direct", "sidecar", "nginx"))
     best = min((value for name in ("nginx", "haproxy", "pingora") if (value := seen.median("open", name, "p99"))), default=None)
     p99 = seen.median("open", "sidecar", "p99")
+    counted = json.loads((FOLDER / "instructions.json").read_text()).get("guided", {})
     goals = [
         ("1", "CPU of an outbound request, to nginx", "≤ 1.10", of("plain", "us"), lambda it: it <= 1.10),
         ("1", "the same with TLS upstream, to nginx", "≤ 1.00", of("tls", "us"), lambda it: it <= 1.00),
-        ("2", "CPU of inbound and outbound, to one hop of TCP copy", "≤ 3.0", both, lambda it: it <= 3.0),
-        ("2", "the same through the stand-in, to one of its two hops", "≤ 3.0", 2 * chained if chained else None, lambda it: it <= 3.0),
+        ("2", "CPU of both halves, each measured alone and added up, to one hop of TCP copy", "≤ 3.5", both, lambda it: it <= 3.5),
+        ("2", "CPU of both halves as a chain through the stand-in for LiteLLM, to one of the two hops of a TCP copy in both places", "≤ 3.5", 2 * chained if chained else None, lambda it: it <= 3.5),
         ("3", "p50 added at 1,000 requests/s, to nginx", "≤ 1.00", (ours - direct) / (nginx - direct) if ours and nginx and direct else None, lambda it: it <= 1.0),
         ("3", "p99 at 1,000 requests/s, to the best peer", "≤ 1.10 (noise)", p99 / best if p99 and best else None, lambda it: it <= 1.10),
         ("4", "CPU of an SSE event, to TCP copy", "≤ 1.5", of("sse", "us", other="copy"), lambda it: it <= 1.5),
@@ -161,12 +163,35 @@ def _goals(seen, results):
         ("5", "10 MB up, to no proxy", "≥ 0.85", of("up", "rate", other="direct"), lambda it: it >= 0.85),
         ("6", "idle PSS, MB", "≤ 6", seen.median("memory", "sidecar", "idle"), lambda it: it <= 6),
         ("6", "PSS with 1,000 connections, MB", "≤ 20", seen.median("memory", "sidecar", "thousand"), lambda it: it <= 20),
+        *_crowd(results),
         ("7", "start to first answer, ms", "≤ 50", seen.median("start", "sidecar", "answered"), lambda it: it <= 50),
         ("7", "stripped binary, MB", "≤ 12", results["size"]["sidecar"][0]["bytes"] / 1e6, lambda it: it <= 12),
+        *(
+            ("8", f"instructions of an {half} request, by `make instructions`", "≤ 40,000", counted.get(half), lambda it: it <= 40_000)
+            for half in ("outbound", "inbound")
+        ),
     ]
     rows = [
-        f"| {number} | {what} | {goal} | {value:.2f} | {'yes' if holds(value) else '**no**'} |"
+        f"| {number} | {what} | {goal} | {_shown(value)} | {'yes' if holds(value) else '**no**'} |"
         for number, what, goal, value, holds in goals
         if value is not None
     ]
     return "\n".join(["| | goal | bound | measured | met |", "|---|---|---|---|---|", *rows])
+
+
+def _shown(value):
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+def _crowd(results):
+    """Rows of the connections that wait, of which there is one measurement."""
+    for seen in results.get("crowd", {}).get("sidecar", []):
+        if seen["held"] is None:
+            text, held = "not measured: no memory cgroup can be made here", False
+        else:
+            peak = "" if seen["peak"] is None else f", {seen['peak']:.1f} MiB at most"
+            text = f"{seen['held']:,} held{peak}, PSS {seen['pss']:.1f} MiB, at the limit {seen['at_limit']} times"
+            held = seen["held"] >= seen["wanted"] and not seen["at_limit"]
+            if seen["held"] + seen["failed"] < seen["wanted"]:
+                text += f"; a limit of {seen['files']:,} open files lets no more in here"
+        yield ("6", f"{CROWD:,} idle connections within the {INJECTED_MEMORY >> 20} MiB that injection sets", f"{CROWD:,}", text, lambda _, held=held: held)

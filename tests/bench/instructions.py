@@ -141,7 +141,7 @@ def main():
         sys.exit(f"error: {error}")
     finally:
         stop_all()
-    build = "quick" if arguments.quick else "release"
+    build = "quick" if arguments.quick else "guided"
     baseline = json.loads(BASELINE.read_text())
     lines, holds = compare(counts, baseline.get(build, {}), baseline["tolerance_percent"])
     print("\n".join(lines))

@@ -84,10 +84,21 @@ def started(name, litellm="UP_PLAIN", cpu=PROXY_CPU):
     process = start(argv, cpu, environment, RUN / name / "log")
     wait_for_port(port(name), process)
     if SIDECAR in argv:
-        # Users can connect once it has seen that LiteLLM listens.
-        wait_for_port(port(name) + 1, process)
-        wait_for_token(name)
+        wait_until_ready(name, process)
     return process
+
+
+def wait_until_ready(name, process):
+    """Until a sidecar serves with both halves."""
+    wait_for_port(port(name), process)
+    # Users can connect once it has seen that LiteLLM listens.
+    wait_for_port(port(name) + 1, process)
+    wait_for_token(name)
+
+
+def most_connections(files):
+    """Connections that a half of the sidecar takes with this limit of open files: `Bounds::within` of its `server/bounds.rs`."""
+    return min(10_000, (files - min(512, files // 2)) // 4)
 
 
 def wait_for_token(name):
