@@ -15,4 +15,5 @@ pub mod proc_net;
 mod reachability_reports;
 pub mod shared_folder;
 mod sock_diag;
+pub mod start_problems;
 pub mod sync_client;

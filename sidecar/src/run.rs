@@ -26,6 +26,7 @@ use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
+use crate::control::start_problems::StartProblems;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::audit::AuditLog;
 use crate::proxy::fingerprint::Fingerprinter;
@@ -198,6 +199,7 @@ pub struct Control<P> {
     litellm_listens: watch::Sender<bool>,
     started: Started,
     tokens_settled: Notify,
+    start_problems: StartProblems,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
     start_timeout: Duration,
 }
@@ -217,8 +219,15 @@ impl<P: DataPath> Control<P> {
             litellm_listens: watch::Sender::new(false),
             started,
             tokens_settled: Notify::new(),
+            start_problems: StartProblems::default(),
             start_timeout,
         }
+    }
+
+    /// With what parts of the sidecar wait for, which goes into the report.
+    pub fn with_start_problems(mut self, start_problems: StartProblems) -> Self {
+        self.start_problems = start_problems;
+        self
     }
 
     /// Whether users may connect: while LiteLLM listens, as without the sidecar. Whoever asks the port by a
@@ -241,7 +250,20 @@ impl<P: DataPath> Control<P> {
             self.started.set();
             self.watch_litellm().await
         };
-        tokio::join!(syncing, watching_litellm).0
+        tokio::join!(syncing, watching_litellm, self.report_start_problems()).0
+    }
+
+    async fn report_start_problems(&self) -> Infallible {
+        let mut start_problems = self.start_problems.subscribe();
+        start_problems.mark_changed();
+        loop {
+            // The sender is `self`'s.
+            if start_problems.changed().await.is_err() {
+                std::future::pending().await
+            }
+            let problems = start_problems.borrow_and_update().values().cloned().collect();
+            self.controller.borrow_mut().set_start_problems(problems);
+        }
     }
 
     /// Waits for tokens that are under way, but not for longer than LiteLLM's start may be held up, and puts the overlay in

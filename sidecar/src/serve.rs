@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mcp_auth_protocol::pod::env;
-use mcp_auth_protocol::sync::Pod;
+use mcp_auth_protocol::sync::{Pod, Report};
 use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,6 +29,7 @@ use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::{PROC_NET, retry};
 use crate::control::shared_folder;
+use crate::control::start_problems::StartProblems;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Destinations, Output};
@@ -156,10 +157,31 @@ async fn run(
         timeout: LITELLM_CONNECT,
         proc_net: Some(PathBuf::from(PROC_NET)),
     });
-    let reports = watch::Sender::new(report(pod.clone()));
+    let context_checks = ContextChecks::default();
+    let start_problems = StartProblems::default();
+    // A probe that is refused costs a whole period, so this comes before everything that takes time.
+    let answers = Health {
+        started: started.clone(),
+        litellm: litellm.clone(),
+        drain: drain.clone(),
+        drain_time,
+        pod_uid,
+        registry,
+        context_checks: context_checks.clone(),
+    };
+    tokio::spawn(probes::serve(health, Arc::new(answers), start_problems.clone()));
     if let Some(folder) = &shared_folder {
-        shared_folder::made(folder).await;
+        let sync_client = SyncClient {
+            endpoint: operator.clone(),
+            // Nothing is read in a folder that may be another's.
+            operator_ca: OperatorCa::new(&operator_ca),
+            token_file: token_file.clone(),
+            timing: Timing::default(),
+            connector: TcpConnector,
+        };
+        shared_folder_made(folder, sync_client, report(pod.clone())).await;
     }
+    let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));
     let exchange = OperatorTokenExchanger::new(
         operator.clone(),
@@ -171,7 +193,6 @@ async fn run(
     );
     let static_headers = StaticHeaders::resume(overlay.parent().unwrap_or(Path::new(".")));
     let outbound_secret = OutboundSecret::resume(&overlay);
-    let context_checks = ContextChecks::default();
     let proxies = Proxies::new(Wiring {
         litellm: inbound.and(litellm.as_ref()).map(|litellm| {
             let server = LitellmServer::from(litellm.address);
@@ -182,7 +203,7 @@ async fn run(
             }
         }),
         trusted_proxies: forwarded_allow_ips,
-        drain: drain.clone(),
+        drain,
         outbound_secret: outbound_secret.clone(),
         reports: reports.clone(),
         exchange: Arc::new(exchange),
@@ -190,20 +211,9 @@ async fn run(
         audit_log,
         static_headers: static_headers.clone(),
         decoding_memory: bounds.decoding,
-        context_checks: context_checks.clone(),
+        context_checks,
     });
     let data_path = proxies.state();
-    // A probe that is refused costs a whole period, so this comes before everything that takes time.
-    let answers = Health {
-        started: started.clone(),
-        litellm: litellm.clone(),
-        drain,
-        drain_time,
-        pod_uid,
-        registry,
-        context_checks,
-    };
-    tokio::spawn(probes::serve(health, Arc::new(answers)));
 
     let settings = ControlSettings {
         mirror: config_mirror
@@ -219,13 +229,14 @@ async fn run(
         tool_prefix_separator,
     };
     let controller = Controller::new(settings, routes.0, data_path, reports.clone(), metrics);
-    let control = Control::new(controller, reports, litellm, started, start_timeout);
+    let control = Control::new(controller, reports, litellm, started, start_timeout)
+        .with_start_problems(start_problems.clone());
     tokio::spawn(serve_proxies(
         proxies,
         bounds,
-        inbound,
-        outbound,
+        (inbound, outbound),
         control.users_may_connect(),
+        start_problems,
     ));
     let sync_client = SyncClient {
         endpoint: operator,
@@ -235,6 +246,25 @@ async fn run(
         connector: TcpConnector,
     };
     on_own_thread(control, sync_client).await
+}
+
+/// Returns when the folder is made. Until then the operator is told what is in the way, by a stream that takes nothing over.
+async fn shared_folder_made(folder: &Path, sync_client: SyncClient<TcpConnector>, first_report: Report) {
+    let reports = watch::Sender::new(first_report);
+    let made = shared_folder::made(folder, |problem| {
+        reports.send_modify(|report| report.problems = vec![problem]);
+    });
+    let mut told = reports.subscribe();
+    let telling = async {
+        // Not where there is nothing to tell. The sender lives as long as this.
+        let _ = told.changed().await;
+        sync_client.run(&reports, drop).await
+    };
+    tokio::select! {
+        biased;
+        () = made => {}
+        never = telling => match never {},
+    }
 }
 
 /// The controller reads files, among them the user's configuration on whatever volume it lies, and a read may hang: that
@@ -259,12 +289,18 @@ async fn on_own_thread(control: Control<DataPathState>, sync_client: SyncClient<
 async fn serve_proxies(
     proxies: Proxies,
     bounds: Bounds,
-    inbound: Option<SocketAddr>,
-    outbound: SocketAddr,
+    (inbound, outbound): (Option<SocketAddr>, SocketAddr),
     users_may_connect: watch::Receiver<bool>,
+    start_problems: StartProblems,
 ) {
     let bind = || Sockets::bind(inbound, outbound, WORKERS);
-    let sockets = retry("the data path", inbound.unwrap_or(outbound), bind).await;
+    let sockets = retry(
+        "the data path",
+        inbound.unwrap_or(outbound),
+        &start_problems,
+        bind,
+    )
+    .await;
     match proxies.start(sockets.while_open(users_may_connect), bounds) {
         // They serve until the process ends.
         Ok(_workers) => std::future::pending().await,

@@ -320,7 +320,7 @@ fn the_overlay_and_the_mirror_are_in_shared_memory_as_soon_as_nothing_of_others_
         sidecar.read("log").contains("mcpauth is no folder")
     };
     assert!((0..1200).any(is_told), "{}", sidecar.read("log"));
-    assert_eq!(sidecar.get("/startup"), None, "LiteLLM does not start before");
+    sidecar.wait_for("/startup", "503 Service Unavailable");
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     fs::remove_file(&parent).unwrap();
     sidecar.wait_for("/startup", "200 OK");

@@ -8,9 +8,11 @@ use mcp_auth_protocol::sync::{Problem, notices};
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::Sidecar;
+use mcp_auth_tests::sidecar_process::LaunchedSidecar;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 /// A namespace with a resource that the operator has seen.
 async fn world(namespace: &str) -> World {
@@ -366,6 +368,64 @@ async fn what_a_sidecar_warns_of_is_told_by_event_condition_and_metric() {
     let said = message(&status, type_);
     assert!(said.contains("gateway-1") && said.contains(text), "{said}");
     is_counted("told-sidecar", problem).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_cannot_make_its_folder_in_shared_memory_is_told_while_litellm_waits_for_it() {
+    let world = world("told-folder").await;
+    let owner = deployment(&world, "gateway").await;
+    let made: Pod = world.create(pod("gateway-1", &owner, &[])).await.unwrap();
+    let memory = tempfile::tempdir().unwrap();
+    let in_the_way = memory.path().join("mcpauth");
+    std::fs::write(&in_the_way, "of another container").unwrap();
+    let folder = in_the_way.join("0123").display().to_string();
+    let variables = [
+        ("MCPAUTH_SHARED_FOLDER", &*folder),
+        ("MCPAUTH_OVERLAY", &format!("{folder}/overlay.yaml")),
+    ];
+    let files = tempfile::tempdir().unwrap();
+    let sidecar = LaunchedSidecar::in_pod(&world, &made, files.path(), &variables).await;
+
+    let expected = format!(
+        "SharedFolderNotMade: LiteLLM's start waits: {} is no folder",
+        in_the_way.display()
+    );
+    let way_out = r#"annotation mcpauth.dev/shared-memory to "false""#;
+    let note = event(&world, "gateway", "SidecarProblem").await;
+    assert!(note.contains(&expected) && note.contains(way_out), "{note}");
+    let (type_, problem) = (conditions::SIDECARS_SYNCED, reasons::SIDECAR_PROBLEM);
+    let status = world.condition("tools", type_, "False", problem).await;
+    let said = message(&status, type_);
+    assert!(
+        said.contains("gateway-1") && said.contains(&expected) && said.contains(way_out),
+        "{said}"
+    );
+
+    std::fs::remove_file(&in_the_way).unwrap();
+    sidecar.is_started().await;
+    let synced = world.condition("tools", type_, "True", reasons::SYNCED).await;
+    assert!(!message(&synced, type_).contains("SharedFolderNotMade"));
+}
+
+#[tokio::test]
+async fn a_port_that_a_sidecar_waits_for_is_told() {
+    let world = world("told-port").await;
+    let owner = deployment(&world, "gateway").await;
+    let made: Pod = world.create(pod("gateway-1", &owner, &[])).await.unwrap();
+    let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = holder.local_addr().unwrap().to_string();
+    let files = tempfile::tempdir().unwrap();
+    let variables = [("MCPAUTH_OUTBOUND", &*address)];
+    let _sidecar = LaunchedSidecar::in_pod(&world, &made, files.path(), &variables).await;
+
+    let expected = format!("CannotListen: the data path cannot listen on {address} (address in use)");
+    let note = event(&world, "gateway", "SidecarProblem").await;
+    assert!(note.contains(&expected), "{note}");
+    let (type_, problem) = (conditions::SIDECARS_SYNCED, reasons::SIDECAR_PROBLEM);
+    let status = world.condition("tools", type_, "False", problem).await;
+    assert!(message(&status, type_).contains(&expected));
+    drop(holder);
+    world.condition("tools", type_, "True", reasons::SYNCED).await;
 }
 
 /// Waits until `pods_with_warnings` counts one pod of the namespace's resource for this reason.

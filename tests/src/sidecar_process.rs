@@ -121,6 +121,43 @@ impl SidecarProcess {
         litellm: Option<SocketAddr>,
         folder: &Path,
     ) -> Self {
+        let launched = LaunchedSidecar::new(operator, program, world, pod, (litellm, folder), &[]).await;
+        launched.is_started().await;
+        let files = folder.join(pod.name_any());
+        let overlay = std::fs::read_to_string(files.join("overlay.yaml")).expect("LiteLLM may start");
+        let mut overlay: Overlay = serde_saphyr::from_str(&overlay).expect("LiteLLM's configuration");
+        Self {
+            endpoint: overlay.mcp_servers.remove(server).expect("the server"),
+            inbound: litellm.map(|_| launched.inbound),
+            health: launched.health,
+            _process: launched.process,
+        }
+    }
+}
+
+/// A sidecar that LiteLLM's start may have to wait for.
+pub struct LaunchedSidecar {
+    inbound: SocketAddr,
+    health: SocketAddr,
+    process: Child,
+}
+
+impl LaunchedSidecar {
+    /// In this pod, with these environment variables besides its own.
+    pub async fn in_pod(world: &World, pod: &Pod, folder: &Path, variables: &[(&str, &str)]) -> Self {
+        let program = setting("MCPAUTH_TEST_SIDECAR_BINARY");
+        let operator = OperatorEndpoint::shared(world).await;
+        Self::new(&operator, &program, world, pod, (None, folder), variables).await
+    }
+
+    async fn new(
+        operator: &OperatorEndpoint,
+        program: &str,
+        world: &World,
+        pod: &Pod,
+        (litellm, folder): (Option<SocketAddr>, &Path),
+        variables: &[(&str, &str)],
+    ) -> Self {
         let files = folder.join(pod.name_any());
         std::fs::create_dir_all(&files).expect("the folder is the test's");
         let token = token(world, AUDIENCE, Some(pod)).await;
@@ -142,25 +179,27 @@ impl SidecarProcess {
             .env("MCPAUTH_TOKEN_FILE", files.join("token"))
             .envs(identity(pod))
             .env("MCPAUTH_AUDIT_LOG", files.join("audit"))
+            .envs(variables.iter().copied())
             .stdout(std::fs::File::create(files.join("log")).expect("the folder is the test's"))
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .expect("the sidecar starts");
+        let address = |text: &str| text.parse().expect("an address");
+        Self {
+            inbound: address(&inbound),
+            health: address(&health),
+            process,
+        }
+    }
+
+    /// Returns once LiteLLM would start.
+    pub async fn is_started(&self) {
         let started = async || {
-            let answer = reqwest::get(format!("http://{health}/startup")).await;
+            let answer = reqwest::get(format!("http://{}/startup", self.health)).await;
             answer.is_ok_and(|answer| answer.status().is_success())
         };
         until("the sidecar to have its tokens", started, |started| *started).await;
-        let overlay = std::fs::read_to_string(files.join("overlay.yaml")).expect("LiteLLM may start");
-        let mut overlay: Overlay = serde_saphyr::from_str(&overlay).expect("LiteLLM's configuration");
-        let address = |text: &str| text.parse().expect("an address");
-        Self {
-            endpoint: overlay.mcp_servers.remove(server).expect("the server"),
-            inbound: litellm.map(|_| address(&inbound)),
-            health: address(&health),
-            _process: process,
-        }
     }
 }
 

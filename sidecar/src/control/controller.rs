@@ -84,6 +84,7 @@ pub struct Controller<P> {
     litellm_problem: Option<Problem>,
     restart: Restart,
     reachability: ReachabilityReports,
+    start_problems: Vec<Problem>,
     reports: watch::Sender<Report>,
     metrics: Metrics,
 }
@@ -161,6 +162,7 @@ impl<P: DataPath> Controller<P> {
             litellm_problem: None,
             restart: Restart::resume(loaded),
             reachability: ReachabilityReports::default(),
+            start_problems: Vec::new(),
             reports,
             metrics,
         }
@@ -277,6 +279,12 @@ impl<P: DataPath> Controller<P> {
         }
     }
 
+    /// Takes over what parts of the sidecar wait for. They have logged it.
+    pub fn set_start_problems(&mut self, problems: Vec<Problem>) {
+        self.start_problems = problems;
+        self.publish();
+    }
+
     /// Brings the mirror up to date. Where it cannot be, LiteLLM reads its own configuration, and the overlay is empty.
     fn mirror(&self, overlay: &mut Overlay) -> io::Result<()> {
         let Some(mirror) = &self.settings.mirror else {
@@ -311,7 +319,8 @@ impl<P: DataPath> Controller<P> {
     fn publish(&self) {
         let restart_needed_for = self.restart.needed_for();
         let from_routes = self.overlay_problems.iter().chain(&self.route_problems);
-        let mut problems: Vec<_> = from_routes.chain(&self.litellm_problem).cloned().collect();
+        let of_parts = self.litellm_problem.iter().chain(&self.start_problems);
+        let mut problems: Vec<_> = from_routes.chain(of_parts).cloned().collect();
         problems.sort();
         problems.dedup();
         let mut notices = [&self.overlay_notices[..], &self.route_notices].concat();

@@ -26,6 +26,7 @@ use crate::control::context_checks::ContextChecks;
 use crate::control::drain::Drain;
 use crate::control::litellm::{Litellm, NotReady, ProbeResult};
 use crate::control::proc_net::bind;
+use crate::control::start_problems::StartProblems;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at the same time. Everybody who reaches the pod may open some, and the kubelet has to be answered all
@@ -67,8 +68,8 @@ impl Started {
 }
 
 /// Listens and answers, for ever.
-pub async fn serve(address: SocketAddr, health: Arc<Health>) {
-    accept(bind("the health port", address).await, health).await;
+pub async fn serve(address: SocketAddr, health: Arc<Health>, problems: StartProblems) {
+    accept(bind("the health port", address, &problems).await, health).await;
 }
 
 async fn accept(listener: TcpListener, health: Arc<Health>) {

@@ -8,8 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use mcp_auth_protocol::sync::Problem;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{error, info};
+
+use super::start_problems::StartProblems;
 
 pub const PROC_NET: &str = "/proc/net";
 const LISTEN: &str = "0A";
@@ -101,7 +104,7 @@ pub fn view(sockets: &[Socket], litellm: SocketAddr, ours: &[SocketAddr]) -> Vie
 
 /// Binds a listener, trying again for as long as it takes. `[::]` takes IPv4 as well, and is `0.0.0.0` where
 /// there is no IPv6.
-pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
+pub async fn bind(what: &'static str, address: SocketAddr, problems: &StartProblems) -> TcpListener {
     let listen = |address: SocketAddr| {
         // `TcpListener::bind` of tokio sets this as well: a restarted sidecar finds connections in TIME_WAIT.
         let socket = if address.is_ipv4() {
@@ -113,13 +116,13 @@ pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    retry(what, address, || match listen(address) {
+    let bind = || match listen(address) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
             listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
         bound => bound,
-    })
-    .await
+    };
+    retry(what, address, problems, bind).await
 }
 
 /// Whether the node has no IPv6 (EAFNOSUPPORT), or no address of it (EADDRNOTAVAIL).
@@ -127,22 +130,33 @@ pub fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(97 | 99))
 }
 
-/// Calls `listen` every second until it succeeds. To exit instead would not free the port, and would have the
+/// Calls `listen` every second until it succeeds, and tells meanwhile why it does not. To exit instead would not free the port, and would have the
 /// kubelet restart LiteLLM, whose probes pass through the sidecar.
-pub async fn retry<T>(what: &str, address: SocketAddr, listen: impl Fn() -> io::Result<T>) -> T {
-    let mut last_logged = None;
+pub async fn retry<T>(
+    what: &'static str,
+    address: SocketAddr,
+    problems: &StartProblems,
+    listen: impl Fn() -> io::Result<T>,
+) -> T {
+    let mut last_told = None;
     loop {
         let error = match listen() {
             Ok(listener) => {
                 info!(%address, "{what} listens");
+                problems.clear(what);
                 return listener;
             }
             Err(error) => error,
         };
-        if last_logged != Some(error.kind()) {
-            last_logged = Some(error.kind());
+        if last_told != Some(error.kind()) {
+            last_told = Some(error.kind());
             let holder = holder(&error, address);
             error!(%address, %error, "{what} cannot listen and tries again every second{holder}");
+            let message = format!(
+                "{what} cannot listen on {address} ({}) and tries again every second{holder}",
+                error.kind()
+            );
+            problems.set(what, Problem::new("CannotListen", message));
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -160,9 +174,9 @@ fn holder(error: &io::Error, address: SocketAddr) -> String {
     match socket {
         Some(Socket { address, uid, .. }) => format!(
             "; a process of user {uid} in this pod holds {address}: LiteLLM, if it was not moved to its new \
-             port, or another container"
+             port, or another container. Give that one another port"
         ),
-        None => "; another process in this pod holds the port".to_owned(),
+        None => "; another process in this pod holds the port: give that one another port".to_owned(),
     }
 }
 
@@ -278,7 +292,8 @@ mod tests {
 
     #[tokio::test]
     async fn sees_a_real_listener() {
-        let listener = bind("the test", "127.0.0.1:0".parse().unwrap()).await;
+        let problems = StartProblems::default();
+        let listener = bind("the test", "127.0.0.1:0".parse().unwrap(), &problems).await;
         let address = listener.local_addr().unwrap();
         let sockets = sockets(Path::new("/proc/net")).unwrap();
         assert!(sockets.iter().any(|socket| socket.address == address));
@@ -286,15 +301,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waits_for_a_port_that_is_taken() {
+    async fn waits_for_a_port_that_is_taken_and_tells_of_it_meanwhile() {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = holder.local_addr().unwrap();
         let error = TcpListener::bind(address).await.unwrap_err();
         assert!(super::holder(&error, address).contains(&address.to_string()));
-        let waiting = tokio::spawn(bind("the test", address));
-        tokio::task::yield_now().await;
+        let problems = StartProblems::default();
+        let mut told = problems.subscribe();
+        let waiting = tokio::spawn(async move { bind("the test", address, &problems).await });
+        told.changed().await.unwrap();
+        let problem = told.borrow_and_update()["the test"].clone();
+        assert_eq!(problem.reason, "CannotListen");
+        let expected = format!("the test cannot listen on {address} (address in use)");
+        assert!(problem.message.starts_with(&expected), "{}", problem.message);
         assert!(!waiting.is_finished());
         drop(holder);
         assert_eq!(waiting.await.unwrap().local_addr().unwrap(), address);
+        assert!(told.borrow().is_empty(), "it listens");
     }
 }

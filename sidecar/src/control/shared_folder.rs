@@ -8,24 +8,31 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mcp_auth_protocol::sync::Problem;
 use tracing::error;
 
 /// To go through, and not to list.
 const PARENT_MODE: u32 = 0o711;
 const MODE: u32 = 0o755;
 const RETRY: Duration = Duration::from_secs(1);
+const WAY_OUT: &str = "Take out of the pod what makes it or keeps it from being made, or set the pod's annotation \
+                       mcpauth.dev/shared-memory to \"false\", so that a volume serves in place of shared memory";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SharedFolderError {
     #[error(
-        "{} belongs to user {owner}, so that something else in the pod has made it: nothing is written there. Take out what makes \
-         it, or the annotation mcpauth.dev/shared-memory",
-        path.display()
+        "{} belongs to user {owner}, so that something else in the pod has made it: nothing is written there. {}",
+        path.display(),
+        WAY_OUT
     )]
     OfAnotherUser { path: PathBuf, owner: u32 },
-    #[error("{} is no folder, so that something else in the pod has made it: nothing is written there", .0.display())]
+    #[error(
+        "{} is no folder, so that something else in the pod has made it: nothing is written there. {}",
+        .0.display(),
+        WAY_OUT
+    )]
     NoFolder(PathBuf),
-    #[error("{} cannot be made ({kind}); LiteLLM's start waits for it", path.display())]
+    #[error("{} cannot be made ({kind}). {}", path.display(), WAY_OUT)]
     NotMade { path: PathBuf, kind: io::ErrorKind },
 }
 
@@ -37,15 +44,20 @@ pub fn make(path: &Path) -> Result<(), SharedFolderError> {
     make_own(path, MODE)
 }
 
-/// The same, again and again until it succeeds: LiteLLM is not to start before.
-pub async fn made(path: &Path) {
-    let mut last_logged = None;
+/// The same, again and again until it succeeds: LiteLLM is not to start before. `tell` is given each new reason why it does
+/// not.
+pub async fn made(path: &Path, tell: impl Fn(Problem)) {
+    let mut last_told = None;
     loop {
         let Err(error) = make(path) else { return };
         let text = error.to_string();
-        if last_logged.as_ref() != Some(&text) {
+        if last_told.as_ref() != Some(&text) {
             error!("{text}");
-            last_logged = Some(text);
+            tell(Problem::new(
+                "SharedFolderNotMade",
+                format!("LiteLLM's start waits: {text}"),
+            ));
+            last_told = Some(text);
         }
         tokio::time::sleep(RETRY).await;
     }
