@@ -36,7 +36,8 @@ pub(super) fn may_change_folder(container: &Container) -> bool {
     })
 }
 
-/// Value of the last of these options, `Some(None)` if it is hidden.
+/// Value of the last of these options, `Some(None)` if it is hidden. That of a short one may stand in the same word, as
+/// in `-c/app/config.yaml`.
 pub(super) fn flag(command_words: &[Option<String>], names: &[&str]) -> Option<Option<String>> {
     let mut value = None;
     for (index, word) in command_words.iter().enumerate() {
@@ -50,7 +51,17 @@ pub(super) fn flag(command_words: &[Option<String>], names: &[&str]) -> Option<O
             && names.contains(&name)
         {
             value = Some(Some(inline_value.to_owned()));
+        } else if let Some(attached) = names.iter().find_map(|name| attached_value(word, name)) {
+            value = Some(Some(attached.to_owned()));
         }
     }
     value
+}
+
+/// The value of a short option in the same word. LiteLLM's parser (click) takes whatever follows the letter for it, an
+/// equals sign too.
+pub(super) fn attached_value<'a>(word: &'a str, option: &str) -> Option<&'a str> {
+    let is_short = option.len() == 2 && !option.ends_with('-');
+    let value = word.strip_prefix(option).filter(|value| !value.is_empty());
+    value.filter(|_| is_short)
 }

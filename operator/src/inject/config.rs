@@ -232,6 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn the_path_may_stand_in_the_word_of_the_short_option() {
+        for line in [
+            "args: [-c/a.yaml, --port, '4000']",
+            "args: [--config, /b.yaml, -c/a.yaml]",
+            "command: [litellm, -c/a.yaml]",
+            "command: [sh, -c, 'exec litellm -c/a.yaml --port 4000']",
+            "command: [sh, -c, 'exec litellm -c$CFG'], env: [{name: CFG, value: /a.yaml}]",
+        ] {
+            assert_eq!(config_path(line), Ok(Some("/a.yaml".into())), "{line}");
+        }
+        assert_eq!(config_path("args: [-c$(X)]"), Err("HiddenConfigPath"));
+        // LiteLLM takes the equals sign for part of the path.
+        assert_eq!(config_path("args: [-c=/a.yaml]"), Err("RelativeConfigPath"));
+    }
+
+    #[test]
     fn a_relative_path_needs_a_working_directory_in_the_pod() {
         assert_eq!(
             config_path("args: [-c, conf/a.yaml], workingDir: /app/"),
@@ -399,6 +415,7 @@ mod tests {
         };
         assert_eq!(option("args: [--port, '4000']"), Ok(WrapperOption::Variable));
         assert_eq!(option("args: [--model, gpt]"), Ok(WrapperOption::Argument));
+        assert_eq!(option("args: [-mgpt]"), Ok(WrapperOption::Argument));
         assert_eq!(
             option("args: [--model, gpt], env: [{name: CONFIG_FILE_PATH, value: /a.yaml}]"),
             Ok(WrapperOption::Variable),

@@ -1,6 +1,7 @@
 //! Options of LiteLLM's command line that are configuration. It passes them to its workers in WORKER_CONFIG,
 //! which LiteLLM ignores as soon as CONFIG_FILE_PATH is set: a wrapper in that variable would drop them.
 
+use super::command_line::attached_value;
 use super::environment::Environment;
 
 /// The variable that LiteLLM takes its configuration's path from.
@@ -65,11 +66,13 @@ pub(super) fn may_hide_options(words: &[Option<String>]) -> bool {
 
 /// The first option among LiteLLM's words that is configuration, without its value.
 pub(super) fn configuration_option(words: &[Option<String>]) -> Option<&'static str> {
-    let name = |word: &String| word.split('=').next().unwrap_or_default().to_owned();
+    let names = |word: &str, option: &str| {
+        word.split('=').next() == Some(option) || attached_value(word, option).is_some()
+    };
     words
         .iter()
         .flatten()
-        .find_map(|word| CONFIGURATION.into_iter().find(|option| *option == name(word)))
+        .find_map(|word| CONFIGURATION.into_iter().find(|option| names(word, option)))
 }
 
 /// Whether the environment states such an option.
@@ -106,6 +109,7 @@ mod tests {
         assert_eq!(find("--port 4000 --model openai/gpt-4o"), Some("--model"));
         assert_eq!(find("--config /c.yaml --drop_params"), Some("--drop_params"));
         assert_eq!(find("--max_budget=100"), Some("--max_budget"));
+        assert_eq!(find("-mopenai/gpt-4o"), Some("-m"));
         assert_eq!(
             find("proxy --config /c.yaml --port 4000 --num_workers 4 --run_gunicorn"),
             None

@@ -227,10 +227,13 @@ fn generate(number: u64) -> Generated {
     let mut config = None;
     if source != "none" {
         config = Some(path.to_owned());
+        let named_by = choices.one(&["variable", "option", "variable", "short option"]);
         if wrapper == "sh variable" {
             env.push(json!({"name": "CONFIGURATION", "value": format!("--config={path}")}));
-        } else if is_uvicorn || choices.one(&[true, false]) {
+        } else if is_uvicorn || named_by == "variable" {
             env.push(json!({"name": "CONFIG_FILE_PATH", "value": path}));
+        } else if named_by == "short option" {
+            options.push(format!("-c{path}"));
         } else {
             options.extend(["--config".to_owned(), path.to_owned()]);
         }
