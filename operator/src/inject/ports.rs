@@ -12,6 +12,7 @@ use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::image::Image;
+use super::listen_address::listen_address;
 use super::options::PodOptions;
 use super::previous::PreviousInjection;
 use super::reserved::SIDECAR;
@@ -40,7 +41,7 @@ pub(super) fn choose(
     options: &PodOptions,
     previous: Option<&PreviousInjection>,
 ) -> Result<Ports, InjectionError> {
-    let host = listen_address(environment, invocation);
+    let host = listen_address(container, environment, invocation);
     let previous_inbound = previous.and_then(|previous| previous.inbound.as_deref()?.parse().ok());
     let inbound = match (options.outbound_only, previous_inbound) {
         (true, _) => None,
@@ -141,7 +142,7 @@ fn litellm_port(
 }
 
 /// The port that all probes of the container ask, by number or name.
-fn probed_port(container: &Container) -> Option<u16> {
+pub(super) fn probed_port(container: &Container) -> Option<u16> {
     let number = |port: &IntOrString| match port {
         IntOrString::Int(number) => u16::try_from(*number).ok(),
         IntOrString::String(name) => declared_ports(container)
@@ -203,28 +204,6 @@ fn default_port(container: &Container, environment: &Environment, invocation: &I
         VariableValue::Literal(port) if has_words => port.parse().ok().filter(|port| *port > 0),
         VariableValue::Literal(_) | VariableValue::Absent => Some(DEFAULT_PORT),
         VariableValue::Hidden => None,
-    }
-}
-
-/// The address that the sidecar takes over: no wider than LiteLLM's own, and of the same family. Where that is
-/// hidden, it may be of either.
-fn listen_address(environment: &Environment, invocation: &Invocation) -> IpAddr {
-    let host = match flag(&invocation.words, &["--host"]) {
-        Some(argument) => argument,
-        None => match environment.get_or_hidden("HOST") {
-            VariableValue::Literal(host) => Some(host),
-            VariableValue::Absent => Some(Ipv4Addr::UNSPECIFIED.to_string()),
-            VariableValue::Hidden => None,
-        },
-    };
-    let Some(host) = host else {
-        return Ipv6Addr::UNSPECIFIED.into();
-    };
-    match host.parse::<IpAddr>() {
-        _ if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
-        Ok(address) if address.is_loopback() => address,
-        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        _ => Ipv4Addr::UNSPECIFIED.into(),
     }
 }
 

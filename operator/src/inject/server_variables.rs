@@ -7,6 +7,8 @@ use super::role::{Invocation, Role, Start};
 
 /// The variables of a server, by what they stand for.
 pub(super) struct ServerVariables {
+    /// Where the server listens, on 127.0.0.1 if it is not set either.
+    pub host: &'static str,
     /// A socket that no host and port replaces.
     pub own_socket: &'static [&'static str],
     pub tls: &'static [&'static str],
@@ -19,6 +21,7 @@ pub(super) struct ServerVariables {
 }
 
 const UVICORN: ServerVariables = ServerVariables {
+    host: "UVICORN_HOST",
     own_socket: &["UVICORN_UDS", "UVICORN_FD"],
     tls: &["UVICORN_SSL_KEYFILE", "UVICORN_SSL_CERTFILE"],
     knows_no_address: false,
@@ -29,6 +32,7 @@ const UVICORN: ServerVariables = ServerVariables {
     ],
 };
 const GRANIAN: ServerVariables = ServerVariables {
+    host: "GRANIAN_HOST",
     own_socket: &["GRANIAN_UDS"],
     tls: &["GRANIAN_SSL_KEYFILE", "GRANIAN_SSL_CERTIFICATE"],
     knows_no_address: true,

@@ -16,6 +16,7 @@ fn each_difficult_pod_is_untouched_or_litellm_runs_with_its_configuration_behind
             continue;
         };
         let original = Original {
+            pod: &input.pod,
             port: litellm.port,
             config: litellm.config.as_deref(),
         };

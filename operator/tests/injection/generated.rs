@@ -468,6 +468,7 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
         if has_sidecar {
             injected += 1;
             let original = Original {
+                pod: &generated.pod,
                 port: generated.port,
                 config: generated.config.as_deref(),
             };

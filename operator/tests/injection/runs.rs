@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,6 +46,7 @@ const WITH_VALUE: &str = "--from|--with|--python|--project|-p|-e|--rewrite|-r|-C
 
 /// What is true of the LiteLLM in a pod before anything is injected.
 pub struct Original<'a> {
+    pub pod: &'a Value,
     pub port: u64,
     /// Path of its configuration, if it has one.
     pub config: Option<&'a str>,
@@ -147,8 +149,13 @@ impl StandIns {
                 "{}",
                 context()
             );
-            let users = inbound.rsplit_once(':').unwrap().1;
-            assert_eq!(users, original.port.to_string(), "{}", context());
+            let (host, port) = inbound.rsplit_once(':').unwrap();
+            assert_eq!(port, original.port.to_string(), "{}", context());
+            let mut containers = list(&original.pod["spec"], "containers").iter();
+            let before = containers.find(|before| before["name"] == container["name"]);
+            let host_before = self.start(before.unwrap()).host();
+            // Neither wider nor narrower.
+            assert_eq!(is_loopback(host), is_loopback(&host_before), "{host_before}: {}", context());
         }
         let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
         let has_proxy = proxies.iter().any(|name| process.environment.contains_key(*name));
@@ -213,15 +220,32 @@ impl StandIns {
 impl Process {
     /// Host and port, by its options and else by the environment, which ASGI servers do not read.
     fn listens(&self) -> String {
-        let is_server = self
-            .words
-            .iter()
-            .any(|word| word.ends_with("uvicorn") || word.ends_with("granian"));
-        let environment = |name| self.environment.get(name).cloned().filter(|_| !is_server);
-        let host = option(&self.words, "--host").or_else(|| environment("HOST"));
+        let environment = |name| self.environment.get(name).cloned().filter(|_| self.server().is_none());
         let port = option(&self.words, "--port").or_else(|| environment("PORT"));
-        format!("{}:{}", host.unwrap_or_default(), port.unwrap_or_default())
+        format!("{}:{}", self.host(), port.unwrap_or_default())
     }
+
+    /// That of `--host`, or of the variable that the program reads, or the program's default.
+    fn host(&self) -> String {
+        let (variable, default) = match self.server() {
+            Some("uvicorn") => ("UVICORN_HOST", "127.0.0.1"),
+            Some(_) => ("GRANIAN_HOST", "127.0.0.1"),
+            None => ("HOST", "0.0.0.0"),
+        };
+        let environment = || self.environment.get(variable).filter(|host| !host.is_empty());
+        let host = option(&self.words, "--host").or_else(|| environment().cloned());
+        host.unwrap_or_else(|| default.to_owned())
+    }
+
+    fn server(&self) -> Option<&'static str> {
+        let is_named = |name: &&str| self.words.iter().any(|word| word.ends_with(name));
+        ["uvicorn", "granian"].into_iter().find(is_named)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn variables(container: &Value) -> BTreeMap<String, String> {

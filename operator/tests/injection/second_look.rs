@@ -193,7 +193,7 @@ fn a_volume_that_comes_over_the_shared_memory_afterwards_is_mounted_into_the_sid
                 &json!({"name": "later", "mountPath": "/dev/shm"}),
             );
             let again = input.injected(&pod).unwrap();
-            stand_ins.assert_behind_the_sidecar(&input.name, &original(&litellm), &again);
+            stand_ins.assert_behind_the_sidecar(&input.name, &original(&input.pod, &litellm), &again);
             assert_nothing_left(&input, &again);
             seen += 1;
         }
@@ -248,7 +248,7 @@ fn where_the_shared_memory_cannot_serve_any_more_litellm_reads_its_configuration
             let again = input
                 .injected(&pod)
                 .unwrap_or_else(|| panic!("{context}: refused"));
-            stand_ins.assert_behind_the_sidecar(&context, &original(&litellm), &again);
+            stand_ins.assert_behind_the_sidecar(&context, &original(&input.pod, &litellm), &again);
             assert!(
                 !again["spec"].to_string().contains("/dev/shm/mcpauth/"),
                 "{context}"
@@ -310,6 +310,7 @@ fn a_path_in_shared_memory_that_cannot_work_is_moved_behind_a_wrapper_that_came_
 
 fn original(litellm: &LiteLlm) -> Original<'_> {
     Original {
+        pod,
         port: litellm.port,
         config: litellm.config.as_deref(),
     }
