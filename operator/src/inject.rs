@@ -8,7 +8,8 @@
 //!   as well; `overlay_folder`: where the overlay is.
 //! - `mesh` and `later_webhooks`: others that change the pod.
 //! - `trusted_proxies`: whom LiteLLM believes about a client's address.
-//! - `ports` and `listen_address`: which ports, and where on. `plan`: all of it together, or an `error`.
+//! - `ports` and `listen_address`: which ports, and where on; `relocation`: whether
+//!   LiteLLM can be moved to another. `plan`: all of it together, or an `error`.
 //! - `warnings` and `unknown_keys`: what is told besides.
 //! - `sidecar`, `variables` and `patch`: what is written; `marks`: into pods that are not injected. `reserved`: the names that are used for it.
 //! - `settings` and `resources`: what every sidecar gets, checked when the operator starts. `security_context`.
@@ -46,6 +47,7 @@ mod path;
 mod plan;
 mod ports;
 mod previous;
+mod relocation;
 mod reserved;
 mod resources;
 mod review;

@@ -10,7 +10,6 @@ use mcp_auth_protocol::pod::{TOOL_PREFIX_SEPARATOR, env};
 use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
-use super::client_addresses;
 use super::config::{
     WrapperOption, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
 };
@@ -25,11 +24,11 @@ use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::overlay_folder::{self, OverlayFolder, Surroundings};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
+use super::relocation::{check_can_move_litellm, check_not_asked_by_tls};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
-use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::role::{ArgumentsPlace, Invocation, Role};
 use super::script_variables::{removal, sets_variable};
 use super::security_context::security_context;
-use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
 use super::shell_script::writes_file;
 use super::target::Target;
@@ -171,6 +170,9 @@ pub(super) fn plan(
         options,
         previous.as_ref(),
     )?;
+    if let (Some(inbound), None) = (ports.inbound, &previous) {
+        check_not_asked_by_tls(container, inbound.port())?;
+    }
     let withholds_routes = settings.routes_in_pod == RoutesInPod::Withheld && !routes.is_empty();
     let (routes, omitted_routes) = match withholds_routes {
         true => routes_json(&[]),
@@ -281,91 +283,6 @@ fn requires_windows(spec: &PodSpec) -> bool {
         let terms = &selector.node_selector_terms;
         !terms.is_empty() && terms.iter().all(is_windows)
     })
-}
-
-/// Checks that LiteLLM can be moved to another port: that is done by arguments, which have to reach LiteLLM,
-/// and the sidecar speaks plain HTTP to it.
-fn check_can_move_litellm(
-    container: &Container,
-    environment: &Environment,
-    invocation: &Invocation,
-    options: &PodOptions,
-) -> Result<(), InjectionError> {
-    let name = || container.name.clone();
-    match invocation.role {
-        Role::LiteLlm(Start::BindServer) => {
-            let server = ["gunicorn", "hypercorn"];
-            let words = invocation.words.iter().flatten();
-            let program = words
-                .filter_map(|word| server.into_iter().find(|server| word.ends_with(server)))
-                .next();
-            return Err(InjectionError::ServerArguments {
-                container: name(),
-                program: program.unwrap_or(server[0]).to_owned(),
-            });
-        }
-        // An annotation that names the container states that its program passes arguments on.
-        Role::Program if options.container.is_none() => {
-            return Err(InjectionError::UnknownCommand { container: name() });
-        }
-        _ if invocation.arguments == ArgumentsPlace::Unreachable => {
-            return Err(InjectionError::ShellCommand { container: name() });
-        }
-        _ => {}
-    }
-    let server = ServerVariables::of(invocation.role, &invocation.words);
-    let set = |names: &'static [&'static str]| names.iter().copied().find(|name| environment.is_set(name));
-    let socket_variable = server.and_then(|server| set(server.own_socket));
-    if let Some(option) = own_socket(invocation).or(socket_variable) {
-        return Err(InjectionError::OwnSocket {
-            container: name(),
-            option,
-        });
-    }
-    let variable = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"]
-        .into_iter()
-        .find(|name| environment.is_set(name))
-        .or_else(|| set(server?.tls));
-    if let Some(variable) = variable {
-        return Err(InjectionError::LiteLlmTls {
-            what: format!("the variable {variable}"),
-        });
-    }
-    let argument = invocation
-        .words
-        .iter()
-        .flatten()
-        .find(|word| word.starts_with("--ssl_") || word.starts_with("--ssl-"));
-    match argument.and_then(|argument| argument.split('=').next()) {
-        Some(argument) => Err(InjectionError::LiteLlmTls {
-            what: format!("the argument {argument}"),
-        }),
-        None => check_sees_clients(invocation, options),
-    }
-}
-
-/// Checks that LiteLLM's server can be told of the clients behind the sidecar, unless the pod accepts that it is not.
-fn check_sees_clients(invocation: &Invocation, options: &PodOptions) -> Result<(), InjectionError> {
-    match client_addresses::server_without_any(invocation) {
-        Some((server, advice)) if !options.hides_client_addresses => {
-            Err(InjectionError::ClientAddressesLost { server, advice })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The option by which a server listens on a Unix socket, or one that it inherits, and not where it is told by the others.
-fn own_socket(invocation: &Invocation) -> Option<&'static str> {
-    if invocation.role != Role::LiteLlm(Start::Server) {
-        return None;
-    }
-    let names = |word: &String, option: &str| {
-        word.strip_prefix(option)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    };
-    ["--uds", "--fd"]
-        .into_iter()
-        .find(|option| invocation.words.iter().flatten().any(|word| names(word, option)))
 }
 
 /// Checks that no script of LiteLLM's own container writes the configuration, which the sidecar reads before.

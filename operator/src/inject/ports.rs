@@ -143,16 +143,9 @@ fn litellm_port(
 
 /// The port that all probes of the container ask, by number or name.
 pub(super) fn probed_port(container: &Container) -> Option<u16> {
-    let number = |port: &IntOrString| match port {
-        IntOrString::Int(number) => u16::try_from(*number).ok(),
-        IntOrString::String(name) => declared_ports(container)
-            .find(|(declared, _)| *declared == Some(name.as_str()))
-            .map(|(_, number)| number)
-            .or_else(|| name.parse().ok()),
-    };
     let port = |probe: &Probe| match (&probe.http_get, &probe.tcp_socket) {
-        (Some(get), _) => number(&get.port),
-        (None, Some(socket)) => number(&socket.port),
+        (Some(get), _) => port_number(container, &get.port),
+        (None, Some(socket)) => port_number(container, &socket.port),
         (None, None) => None,
     };
     let probes = [
@@ -163,6 +156,17 @@ pub(super) fn probed_port(container: &Container) -> Option<u16> {
     let mut ports = probes.into_iter().flatten().filter_map(port);
     let first = ports.next()?;
     ports.all(|other| other == first).then_some(first)
+}
+
+/// The number of a port that is stated by number or name.
+pub(super) fn port_number(container: &Container, port: &IntOrString) -> Option<u16> {
+    match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok(),
+        IntOrString::String(name) => declared_ports(container)
+            .find(|(declared, _)| *declared == Some(name.as_str()))
+            .map(|(_, number)| number)
+            .or_else(|| name.parse().ok()),
+    }
 }
 
 /// The port of LiteLLM's own image where nothing can have changed it, whatever is declared and not probed: its users call that

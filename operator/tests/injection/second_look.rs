@@ -308,7 +308,7 @@ fn a_path_in_shared_memory_that_cannot_work_is_moved_behind_a_wrapper_that_came_
     assert!(seen >= 1, "no pod has the path in its command line");
 }
 
-fn original(litellm: &LiteLlm) -> Original<'_> {
+fn original<'a>(pod: &'a Value, litellm: &'a LiteLlm) -> Original<'a> {
     Original {
         pod,
         port: litellm.port,
