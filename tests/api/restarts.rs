@@ -1,16 +1,21 @@
 //! Workloads whose LiteLLM has to start again. No controller runs: the tests play the Deployment's, and the sidecar.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_protocol::sync::Report;
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::Sidecar;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -216,6 +221,73 @@ async fn a_workload_is_restarted_once_for_each_change() {
     world
         .condition("tools", conditions::SIDECARS_SYNCED, "True", reasons::SYNCED)
         .await;
+}
+
+#[tokio::test]
+async fn a_stateful_set_and_a_daemon_set_are_restarted_as_a_deployment_is() {
+    let world = world("restarts-kinds", json!("Automatic")).await;
+    let of_stateful_set = json!({"replicas": 1, "readyReplicas": 1});
+    is_restarted::<StatefulSet>(&world, json!({"serviceName": "litellm"}), of_stateful_set).await;
+    let of_daemon_set = json!({
+        "currentNumberScheduled": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": 1,
+        "numberAvailable": 1, "numberMisscheduled": 0,
+    });
+    is_restarted::<DaemonSet>(&world, json!({}), of_daemon_set).await;
+}
+
+/// A workload of this kind, with one pod, by the status that its controller writes.
+async fn is_restarted<K>(world: &World, mut spec: Value, mut status: Value)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + Debug + Serialize + DeserializeOwned,
+{
+    let kind = K::kind(&());
+    let name = kind.to_lowercase();
+    let labels = json!({"app.kubernetes.io/name": "litellm", "instance": name});
+    let containers = json!([{"name": "litellm", "image": "litellm"}]);
+    spec["selector"] = json!({"matchLabels": labels});
+    spec["template"] = json!({"metadata": {"labels": labels}, "spec": {"containers": containers}});
+    let made: K = world
+        .create(json!({"metadata": {"name": name}, "spec": spec}))
+        .await
+        .unwrap();
+    let has_replaced = async |generation: i64, status: &mut Value| {
+        status["observedGeneration"] = json!(generation);
+        let patch = Patch::Merge(json!({"status": status}));
+        let api = world.api::<K>();
+        api.patch_status(&name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    };
+    has_replaced(1, &mut status).await;
+    let owners = json!([
+        {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": made.uid(), "controller": true},
+    ]);
+    let metadata = json!({
+        "name": format!("{name}-0"), "labels": labels, "ownerReferences": owners,
+        "annotations": {"mcpauth.dev/injected": "by the test"},
+    });
+    let pod =
+        json!({"metadata": metadata, "spec": {"serviceAccountName": "default", "containers": containers}});
+    let pod: Pod = world.create(pod).await.unwrap();
+    let mut sidecar = Sidecar::in_pod(world, &pod).await;
+    let revision = sidecar.next().await.expect("a snapshot").revision;
+    sidecar.say(|report| {
+        report.applied = Some(revision);
+        report.restart_needed_for = vec!["tools".to_owned()];
+    });
+    let restarted = until(
+        &format!("the {kind} to be restarted"),
+        async || world.api::<K>().get(&name).await.unwrap(),
+        |found| found.meta().generation == Some(2),
+    )
+    .await;
+    let restarted = serde_json::to_value(restarted).unwrap();
+    let at = restarted.pointer("/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt");
+    assert!(at.is_some(), "{restarted}");
+    // Another is restarted once this one is well.
+    sidecar.say(|report| report.restart_needed_for = Vec::new());
+    has_replaced(2, &mut status).await;
 }
 
 #[tokio::test]
