@@ -20,8 +20,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
+/// Of so many addresses, each with as many as one may have: more than the operator has places for.
+const SILENT_ADDRESSES: u8 = 25;
+/// Places of connections without a request, by the operator's own bound, and what it has open beside them.
+const MAX_OPEN_FILES: usize = 4_000 + 200;
 /// A tenth of what has to be stood, for so many seconds.
-const SILENT_CONNECTIONS: u32 = 1_500;
 const JUNK_A_SECOND: u32 = 100;
 const SECONDS: u32 = 5;
 /// Of one address, by the operator's own bound of those that have shown no token.
@@ -74,6 +77,30 @@ impl Scene {
         let client = client(Ipv4Addr::new(127, 100, 0, last));
         let sidecar = Sidecar::connect_to(&self.url, &client, Some(&token), report(&pod)).await;
         sidecar.unwrap()
+    }
+
+    /// So many requests for users' tokens whose bodies never end, by two connections, of which each may have as many requests. Their
+    /// statuses are among the answers.
+    async fn ask_without_end(
+        &self,
+        token: &str,
+        last: u8,
+        requests: usize,
+        answers: &mut JoinSet<StatusCode>,
+    ) {
+        let clients = [(); 2].map(|()| client(Ipv4Addr::new(127, 105, 0, last)));
+        for client in &clients {
+            // It would make one for each of the first requests.
+            client.get(&self.url).send().await.unwrap();
+        }
+        for number in 0..requests {
+            let endless = Body::wrap_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>());
+            let request = clients[number % 2]
+                .post(format!("{}{EXCHANGE_PATH}", self.url))
+                .bearer_auth(token)
+                .body(endless);
+            answers.spawn(async move { request.send().await.unwrap().status() });
+        }
     }
 
     async fn is_alive(&self) {
@@ -129,8 +156,7 @@ async fn send_junk(url: String) -> JoinSet<StatusCode> {
 }
 
 #[tokio::test]
-async fn a_tenth_of_fifteen_thousand_silent_connections_and_of_a_thousand_junk_tokens_a_second_keeps_no_sidecar_out()
- {
+async fn five_thousand_silent_connections_and_a_hundred_junk_tokens_a_second_keep_no_sidecar_out() {
     let scene = Scene::start("abuse-silent").await;
     let mut first = scene.new_sidecar("litellm-0", 1).await;
     first
@@ -138,12 +164,14 @@ async fn a_tenth_of_fifteen_thousand_silent_connections_and_of_a_thousand_junk_t
         .await;
 
     let mut silent: Vec<TcpStream> = Vec::new();
-    for number in 0..SILENT_CONNECTIONS {
+    // One address after the other, so that the first ones would have every place.
+    for last in (1..=SILENT_ADDRESSES).flat_map(|last| [last; CONNECTIONS_OF_ADDRESS]) {
         let socket = TcpSocket::new_v4().unwrap();
-        let last = u8::try_from(number % 30 + 1).unwrap();
         socket.bind(SocketAddr::from(([127, 102, 0, last], 0))).unwrap();
         silent.push(socket.connect(scene.address()).await.unwrap());
     }
+    let open = open_files(&scene.replica);
+    assert!(open < MAX_OPEN_FILES, "the operator has {open} files open");
     let junk = tokio::spawn(send_junk(scene.url.clone()));
     let mut second = scene.new_sidecar("litellm-1", 2).await;
     second
@@ -214,21 +242,8 @@ async fn a_pod_that_asks_for_users_tokens_without_end_has_256_turns_and_another_
     let url = format!("{}{EXCHANGE_PATH}", scene.url);
     let crowd_token = token(&scene.world, AUDIENCE, Some(&crowd)).await;
     let other_token = token(&scene.world, AUDIENCE, Some(&other)).await;
-    // Two connections, of which each may have as many requests.
-    let clients = [(); 2].map(|()| client(Ipv4Addr::new(127, 105, 0, 1)));
-    for client in &clients {
-        // It would make one for each of the first requests.
-        client.get(&scene.url).send().await.unwrap();
-    }
     let mut answers = JoinSet::new();
-    for number in 0..300 {
-        let endless = Body::wrap_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>());
-        let request = clients[number % 2]
-            .post(&url)
-            .bearer_auth(&crowd_token)
-            .body(endless);
-        answers.spawn(async move { request.send().await.unwrap().status() });
-    }
+    scene.ask_without_end(&crowd_token, 1, 300, &mut answers).await;
     // The first answers are those that had no turn. The others have theirs until their bodies are given up.
     for _ in 0..44 {
         let status = answers.join_next().await.unwrap().unwrap();
@@ -246,6 +261,35 @@ async fn a_pod_that_asks_for_users_tokens_without_end_has_256_turns_and_another_
     for status in answers.join_all().await {
         assert_eq!(status, StatusCode::BAD_REQUEST);
     }
+}
+
+#[tokio::test]
+async fn the_pods_of_a_namespace_that_ask_for_users_tokens_without_end_have_512_turns_and_another_namespace_its_own()
+ {
+    let scene = Scene::start("abuse-tenant").await;
+    let other_tenant = World::new("abuse-other-tenant", false).await;
+    let labels = json!({"app.kubernetes.io/name": "litellm"});
+    let mut answers = JoinSet::new();
+    for (last, name) in (3..).zip(["crowd-0", "crowd-1"]) {
+        let pod = scene.world.pod(name, labels.clone()).await;
+        let token = token(&scene.world, AUDIENCE, Some(&pod)).await;
+        scene.ask_without_end(&token, last, 256 + 1, &mut answers).await;
+        // The others have all of the pod's turns.
+        let status = answers.join_next().await.unwrap().unwrap();
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    for (world, last, expected) in [
+        (&scene.world, 5, StatusCode::TOO_MANY_REQUESTS),
+        (&other_tenant, 6, StatusCode::BAD_REQUEST),
+    ] {
+        let pod = world.pod("other-0", labels.clone()).await;
+        let asked = client(Ipv4Addr::new(127, 105, 0, last))
+            .post(format!("{}{EXCHANGE_PATH}", scene.url))
+            .bearer_auth(token(world, AUDIENCE, Some(&pod)).await)
+            .body("{}");
+        assert_eq!(asked.send().await.unwrap().status(), expected);
+    }
+    answers.abort_all();
 }
 
 #[tokio::test]
@@ -289,6 +333,13 @@ async fn a_pod_that_opens_streams_without_end_has_four_and_another_pod_its_own()
     // And gives them back.
     let again = Sidecar::connect_to(&scene.url, &clients[0], Some(&crowd_token), report(&crowd)).await;
     again.unwrap();
+}
+
+/// Connections among them.
+fn open_files(replica: &Replica) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", replica.id()))
+        .unwrap()
+        .count()
 }
 
 /// The most memory that the process has had, in KiB.

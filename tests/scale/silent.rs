@@ -15,7 +15,7 @@ use crate::say;
 use crate::sidecars::Speaker;
 use crate::sizes::Sizes;
 
-/// A tenth of what has to be stood.
+/// A tenth of what has to be stood, for what it costs. That no more are let in than there are places for, a test of tests/api/abuse.rs shows.
 const CONNECTIONS: usize = 1_500;
 const JUNK_A_SECOND: u32 = 100;
 const SECONDS: u32 = 10;
