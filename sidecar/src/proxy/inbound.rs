@@ -383,6 +383,11 @@ fn is_said_to_be_form(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use prometheus_client::registry::Registry;
+    use tokio::sync::watch;
+
     use super::*;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -395,6 +400,32 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    /// By its name alone.
+    #[test]
+    fn a_header_that_is_removed_for_a_group_is_in_the_log() {
+        let (workers, reports) = (NonZeroUsize::MIN, watch::Sender::default());
+        let routes = Routes::new(workers, Metrics::new(&mut Registry::default()), reports);
+        routes.set_access_groups(["staff".to_owned()].into());
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let file = Arc::new(log.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .with_writer(file)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let mut map = headers(&[
+                ("x-mcp-staff-x-tenant", "secret"),
+                ("x-mcp-crm-x-tenant", "other"),
+            ]);
+            hop_by_hop::remove(&mut map, |name| is_forgeable(name, &routes.table()));
+            assert_eq!(map, headers(&[("x-mcp-crm-x-tenant", "other")]));
+        });
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        assert!(text.contains("x-mcp-staff-x-tenant"), "{text}");
+        assert!(!text.contains("secret") && !text.contains("crm"), "{text}");
     }
 
     #[test]
