@@ -167,7 +167,7 @@ impl Admission {
             .as_ref()
             .and_then(|pod| pod.metadata.labels.clone())
             .unwrap_or_default();
-        let resources = self.resources.in_namespace(namespace)?;
+        let resources = self.resources.within_limits(namespace)?;
         Some(entitled(&resources, &labels))
     }
 

@@ -2,11 +2,10 @@
 //! the pod's namespace and the pod's labels. The webhook and the sync endpoint both decide by it, so that
 //! they cannot disagree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
 use mcp_auth_crds::McpServerAuth;
 
 /// Labels of a pod.
@@ -32,42 +31,57 @@ pub fn entitled(resources: &[Arc<McpServerAuth>], labels: &Labels) -> Vec<Arc<Mc
     by_server.into_values().cloned().collect()
 }
 
-/// The older resource that leaves `resource` no pod: it claims the same server name and has the same selector,
-/// or the older ones together select every one of `pods` that `resource` selects. Where some are left to it, it
-/// serves those, as [`entitled`] decides for each.
-pub fn conflict<'a>(
-    resource: &McpServerAuth,
-    resources: &'a [Arc<McpServerAuth>],
-    pods: &[Labels],
-) -> Option<&'a Arc<McpServerAuth>> {
-    let older = || {
-        resources
-            .iter()
-            .filter(|other| other.spec.server.name == resource.spec.server.name)
-            .filter(|other| seniority(other) < seniority(resource))
-    };
-    let same = older().find(|other| other.spec.pod_selector == resource.spec.pod_selector);
-    if same.is_some() {
-        return same;
+/// Of resources that claim the same server name, by name: the older one that leaves it no pod. That has the same selector, or
+/// the older ones together select every one of `pods`, by their labels, that it selects. Where some are left to it, it serves
+/// those, as [`entitled`] decides for each. Each selector is looked at once for each set of labels.
+pub fn conflicts<'a>(
+    rivals: &'a [Arc<McpServerAuth>],
+    pods: &[&Labels],
+) -> HashMap<String, &'a Arc<McpServerAuth>> {
+    let mut by_age: Vec<_> = rivals.iter().collect();
+    by_age.sort_by(|a, b| seniority(a).cmp(&seniority(b)));
+    let mut claimed_by = vec![None; by_age.len()];
+    let mut has_pod = vec![false; by_age.len()];
+    for labels in pods {
+        let selecting = by_age.iter().enumerate();
+        let mut selecting = selecting.filter(|(_, rival)| selects(&rival.spec.pod_selector, labels));
+        if let Some((oldest, resource)) = selecting.next() {
+            has_pod[oldest] = true;
+            selecting.for_each(|(younger, _)| claimed_by[younger] = Some(*resource));
+        }
     }
-    let selected = pods
-        .iter()
-        .filter(|labels| selects(&resource.spec.pod_selector, labels));
-    let mut claimed_by = None;
-    for labels in selected {
-        claimed_by = Some(older().find(|other| selects(&other.spec.pod_selector, labels))?);
+    let mut oldest_of_selector = HashMap::new();
+    let mut conflicts = HashMap::new();
+    for (index, resource) in by_age.iter().enumerate() {
+        let selector =
+            serde_json::to_string(&resource.spec.pod_selector).expect("a selector is plain values");
+        let oldest = *oldest_of_selector.entry(selector).or_insert(*resource);
+        let same = Some(oldest).filter(|oldest| !Arc::ptr_eq(oldest, resource));
+        let claimed = || claimed_by[index].filter(|_| !has_pod[index]);
+        if let Some(older) = same.or_else(claimed) {
+            let name = resource.metadata.name.clone().unwrap_or_default();
+            conflicts.insert(name, older);
+        }
     }
-    claimed_by
+    conflicts
 }
 
-/// Whether a selector matches these labels. One that Kubernetes would refuse matches nothing.
+/// Whether a selector matches these labels. One that Kubernetes would refuse matches nothing. It is asked for each resource and
+/// pod, so nothing is copied.
 pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
-    // Most selectors are that, and it is asked for each resource and pod.
-    if selector.match_expressions.as_ref().is_none_or(Vec::is_empty) {
-        let mut wanted = selector.match_labels.iter().flatten();
-        return wanted.all(|(key, value)| labels.get(key) == Some(value));
-    }
-    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
+    let mut wanted = selector.match_labels.iter().flatten();
+    let mut expressions = selector.match_expressions.iter().flatten();
+    wanted.all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.all(|expression| {
+            let value = labels.get(&expression.key);
+            match (expression.operator.as_str(), &expression.values) {
+                ("In", Some(values)) => value.is_some_and(|value| values.contains(value)),
+                ("NotIn", Some(values)) => value.is_none_or(|value| !values.contains(value)),
+                ("Exists", _) => value.is_some(),
+                ("DoesNotExist", _) => value.is_none(),
+                _ => false,
+            }
+        })
 }
 
 /// Orders resources by age, and those of one second by name.
@@ -103,6 +117,15 @@ mod tests {
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+    }
+
+    fn conflict(
+        resource: &Arc<McpServerAuth>,
+        all: &[Arc<McpServerAuth>],
+        pods: &[Labels],
+    ) -> Option<String> {
+        let conflicts = conflicts(all, &pods.iter().collect::<Vec<_>>());
+        conflicts.get(&resource.name_any()).map(|older| older.name_any())
     }
 
     fn names(resources: &[Arc<McpServerAuth>]) -> Vec<String> {
@@ -145,8 +168,7 @@ mod tests {
         );
 
         let shared = labels(&[("app", "litellm"), ("team", "red")]);
-        let conflict_of =
-            |resource, pods: &[Labels]| conflict(resource, &all, pods).map(|older| older.name_any());
+        let conflict_of = |resource, pods: &[Labels]| conflict(resource, &all, pods);
         assert_eq!(
             conflict_of(&new, std::slice::from_ref(&shared)).as_deref(),
             Some("zoe")
@@ -178,5 +200,59 @@ mod tests {
         let twin = resource("bob", "tools", "2026-01-01T00:00:02Z", &[("app", "litellm")]);
         let all = [old, new, twin.clone()];
         assert!(conflict(&twin, &all, &[]).is_some(), "there will never be one");
+    }
+
+    #[test]
+    fn expressions_are_read_as_kubernetes_reads_them() {
+        let selector = |expression: serde_json::Value| -> LabelSelector {
+            serde_json::from_value(serde_json::json!({"matchExpressions": [expression]})).unwrap()
+        };
+        let red = labels(&[("team", "red")]);
+        for (operator, values, of_red, of_none) in [
+            ("In", Some(vec!["red", "blue"]), true, false),
+            ("In", Some(vec!["blue"]), false, false),
+            ("In", None, false, false),
+            ("NotIn", Some(vec!["red"]), false, true),
+            ("NotIn", Some(vec!["blue"]), true, true),
+            ("NotIn", None, false, false),
+            ("Exists", None, true, false),
+            ("DoesNotExist", None, false, true),
+            ("Gt", Some(vec!["1"]), false, false),
+        ] {
+            let selector =
+                selector(serde_json::json!({"key": "team", "operator": operator, "values": values}));
+            assert_eq!(selects(&selector, &red), of_red, "{selector:?}");
+            assert_eq!(selects(&selector, &labels(&[])), of_none, "{selector:?}");
+        }
+    }
+
+    /// Were each pod of each resource compared with each older rival, this would be 25 million comparisons of 250 values.
+    #[test]
+    fn a_crowd_with_one_server_name_is_looked_at_once_for_each_set_of_labels() {
+        let crowd: Vec<_> = (0..500)
+            .map(|number| {
+                let mut resource = McpServerAuth::clone(&resource("r", "tools", "2026-01-01T00:00:00Z", &[]));
+                resource.metadata.name = Some(format!("r{number:03}"));
+                // The oldest select nothing, and are looked at to the end.
+                let team = if number == 499 { "red" } else { "blue" };
+                let values: Vec<_> = (0..250)
+                    .map(|value| format!("{team}-{value}"))
+                    .chain((number == 499).then(|| "red".to_owned()))
+                    .collect();
+                resource.spec.pod_selector = serde_json::from_value(serde_json::json!({
+                    "matchExpressions": [
+                        {"key": "team", "operator": "In", "values": values},
+                        {"key": "number", "operator": "NotIn", "values": [number.to_string()]},
+                    ],
+                }))
+                .unwrap();
+                Arc::new(resource)
+            })
+            .collect();
+        let pods: Vec<_> = (0..200)
+            .map(|pod| labels(&[("team", "red"), ("pod", &pod.to_string())]))
+            .collect();
+        let found = conflicts(&crowd, &pods.iter().collect::<Vec<_>>());
+        assert!(found.is_empty(), "no two select the same pod");
     }
 }

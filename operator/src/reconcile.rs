@@ -1,28 +1,28 @@
 //! Reconciles: derives the desired token source of each resource and hands it to the token sources. All of it
 //! is in memory; the status is a step of its own ([`crate::status`]).
 
+mod taken_up;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{
-    AdministratorPolicy, Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest,
-    TokenSources, desired, known_server,
+    AdministratorPolicy, Desired, Inputs, NotServedError, ResourceRef, TokenRefreshRequest, TokenSources,
+    desired, known_server,
 };
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, sleep_until};
 use tracing::debug_span;
 
-use crate::entitlement::conflict;
 use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::Metrics;
-use crate::pods::{Pods, ought_to_be_injected};
+use crate::pods::Pods;
 use crate::references::References;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources, object_ref};
 use crate::sidecars::Sidecars;
@@ -33,6 +33,8 @@ use crate::workload::Workload;
 pub const TASK: &str = "reconcile";
 /// Events that are taken before the reconciliation that they ask for.
 const MAX_EVENTS_AT_ONCE: usize = 1000;
+/// Resources that are reconciled before other work of the same task has its turn.
+const MAX_RECONCILED_AT_ONCE: usize = 50;
 
 /// Sidecars that take the same snapshot over report it one by one; the status counts them once.
 const SIDECARS_DEBOUNCE: Duration = Duration::from_secs(1);
@@ -185,7 +187,7 @@ impl Reconciler {
                 let event = events.next().await;
                 self.note(event, &mut queue);
             } else {
-                self.reconcile_all(std::mem::take(&mut queue));
+                self.reconcile_all(std::mem::take(&mut queue)).await;
             }
             self.liveness.beat(TASK);
             tokio::task::yield_now().await;
@@ -224,7 +226,7 @@ impl Reconciler {
         }
     }
 
-    fn reconcile_all(&self, queue: ReconcileQueue) {
+    async fn reconcile_all(&self, queue: ReconcileQueue) {
         let of_namespaces = queue
             .namespaces
             .iter()
@@ -238,20 +240,32 @@ impl Reconciler {
                 queued.insert(resource, stored);
             }
         }
-        for (resource_ref, resource) in queued {
-            self.reconcile(&resource_ref, &resource);
+        let mut taken_up = self.taken_up();
+        for (number, (resource_ref, resource)) in queued.into_iter().enumerate() {
+            // Statuses, restarts and the other namespaces' Secrets are looked at in between.
+            if number % MAX_RECONCILED_AT_ONCE == MAX_RECONCILED_AT_ONCE - 1 {
+                self.liveness.beat(TASK);
+                tokio::task::yield_now().await;
+            }
+            let problem = taken_up.problem(&resource);
+            self.reconcile(&resource_ref, &resource, problem);
             self.status_due(resource_ref);
         }
     }
 
-    fn reconcile(&self, resource_ref: &ResourceRef, resource: &McpServerAuth) {
+    fn reconcile(
+        &self,
+        resource_ref: &ResourceRef,
+        resource: &McpServerAuth,
+        problem: Option<NotServedError>,
+    ) {
         let _span = debug_span!(
             "reconcile",
             namespace = resource_ref.namespace,
             name = resource_ref.name
         )
         .entered();
-        let desired = match self.not_taken_up(resource) {
+        let desired = match problem {
             Some(error) => {
                 self.references.set(resource_ref, &[]);
                 Err(error)
@@ -284,34 +298,6 @@ impl Reconciler {
             egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)
-    }
-
-    /// Why the resource is not served, whatever its references hold.
-    pub fn not_taken_up(&self, resource: &McpServerAuth) -> Option<NotServedError> {
-        let beyond_limits = || self.limits.check(resource, &self.resources.index()).err();
-        self.conflict(resource).or_else(beyond_limits)
-    }
-
-    /// The older resource that is served instead, whatever the references of this one hold.
-    fn conflict(&self, resource: &McpServerAuth) -> Option<NotServedError> {
-        let namespace = resource.namespace().unwrap_or_default();
-        let neighbours = self.resources.in_namespace(&namespace)?;
-        let is_rival = |other: &&Arc<McpServerAuth>| {
-            other.spec.server.name == resource.spec.server.name && other.name_any() != resource.name_any()
-        };
-        // Without one there is no need to look at the pods.
-        neighbours.iter().find(is_rival)?;
-        let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
-        let pods = pods.iter().filter(|pod| ought_to_be_injected(&***pod));
-        let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
-        let conflict = conflict(resource, &neighbours, &labels)?;
-        let message = format!(
-            "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: \
-             give this one another name or podSelector, or delete one of the two",
-            resource.spec.server.name,
-            conflict.name_any()
-        );
-        Some(NotServedError::new(NotServedReason::Conflict, message))
     }
 
     /// Ends what only a leader does: the token sources and the watches of references.

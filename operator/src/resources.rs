@@ -12,11 +12,13 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_credentials::{Changes, ResourceRef};
+use mcp_auth_credentials::{Changes, Credentials, ResourceRef};
+use mcp_auth_protocol::sync::Credential;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
+use crate::tenant_limits::TenantLimits;
 
 /// The resources that the watches have stored. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -24,6 +26,9 @@ pub struct Resources {
     store: Store<McpServerAuth>,
     listed: Arc<RwLock<ListedNamespaces>>,
     by_namespace: Arc<RwLock<NamespaceIndex>>,
+    limits: TenantLimits,
+    /// Says what is in use.
+    credentials: Option<Credentials>,
 }
 
 /// By namespace and name, since all that is decided is decided for a namespace.
@@ -104,6 +109,15 @@ impl Resources {
         (resources, watch)
     }
 
+    /// Those that are beyond these limits are given to no pod, unless they have a token already.
+    pub fn with_limits(self, limits: TenantLimits, credentials: Credentials) -> Self {
+        Self {
+            limits,
+            credentials: Some(credentials),
+            ..self
+        }
+    }
+
     /// The store itself, for kube's runtime.
     pub fn store(&self) -> Store<McpServerAuth> {
         self.store.clone()
@@ -120,6 +134,16 @@ impl Resources {
         let by_namespace = self.by_namespace.read();
         let resources = by_namespace.get(namespace).into_iter().flat_map(BTreeMap::values);
         Some(resources.cloned().collect())
+    }
+
+    /// Of those the ones that pods may be given: each of the others is beyond a limit, and what works goes on.
+    pub fn within_limits(&self, namespace: &str) -> Option<Vec<Arc<McpServerAuth>>> {
+        let has_token = |resource: &McpServerAuth| {
+            let credentials = self.credentials.as_ref();
+            let state = credentials.and_then(|credentials| credentials.published(resource));
+            state.is_some_and(|state| matches!(state.credential, Credential::Bearer { .. }))
+        };
+        Some(self.limits.within(self.in_namespace(namespace)?, has_token))
     }
 
     /// Whether the namespace has a resource.
@@ -261,6 +285,8 @@ impl MergedStore {
             store: self.writer.as_reader(),
             listed: self.listed.clone(),
             by_namespace: self.by_namespace.clone(),
+            limits: TenantLimits::default(),
+            credentials: None,
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::args::RestartMode;
-use crate::entitlement::selects;
+use crate::entitlement::{Labels, selects};
 use crate::namespaces::{NamespaceInjection, Namespaces};
 use crate::pods::{Pods, WatchedPod, is_starting, ought_to_be_injected};
 use crate::resources::Resources;
@@ -130,7 +130,7 @@ impl Restarts {
     }
 
     async fn restart_in(&self, namespace: &str) -> BTreeMap<ResourceRef, String> {
-        let resources = self.resources.in_namespace(namespace).unwrap_or_default();
+        let resources = self.resources.within_limits(namespace).unwrap_or_default();
         if self.mode == RestartMode::Never {
             let asking = resources
                 .iter()
@@ -147,7 +147,7 @@ impl Restarts {
             .cloned()
             .collect();
         let pods = self.pods.in_namespace(namespace).unwrap_or_default();
-        if automatic.is_empty() || !self.is_any_in_need(&automatic, &resources, &pods) {
+        if automatic.is_empty() || !self.is_any_in_need(&automatic, &resources, &pods).await {
             return BTreeMap::new();
         }
         let needs = self.needs(namespace, &automatic, &resources, &pods).await;
@@ -155,27 +155,34 @@ impl Restarts {
     }
 
     /// Asks nobody: most of the time no pod needs anything.
-    fn is_any_in_need(
+    async fn is_any_in_need(
         &self,
         automatic: &[Arc<McpServerAuth>],
         resources: &[Arc<McpServerAuth>],
         pods: &[Arc<WatchedPod>],
     ) -> bool {
-        pods.iter().any(|pod| {
+        let facts = Facts {
+            namespace: &NamespaceInjection::OptedIn,
+            now: Timestamp::now(),
+        };
+        let mut by_labels: HashMap<&Labels, Vec<&Arc<McpServerAuth>>> = HashMap::new();
+        for pod in pods.iter().filter(|pod| is_candidate(pod)) {
+            if !by_labels.contains_key(pod.labels()) {
+                // Other work of the task, such as reconciling, has its turn.
+                tokio::task::yield_now().await;
+            }
+            let selecting = by_labels
+                .entry(pod.labels())
+                .or_insert_with(|| automatic.iter().filter(|it| is_selected(it, pod)).collect());
             let sidecar = self.sidecars.get(&pod.uid);
-            let of_resource = |resource: &Arc<McpServerAuth>| {
-                let facts = Facts {
-                    namespace: &NamespaceInjection::OptedIn,
-                    now: Timestamp::now(),
-                };
+            let is_needed = |resource: &&Arc<McpServerAuth>| {
                 !causes(resource, resources, pod, sidecar.as_deref(), facts).is_empty()
             };
-            is_candidate(pod)
-                && automatic
-                    .iter()
-                    .filter(|it| is_selected(it, pod))
-                    .any(of_resource)
-        })
+            if selecting.iter().any(is_needed) {
+                return true;
+            }
+        }
+        false
     }
 
     /// By workload, all of LiteLLM's in the namespace.

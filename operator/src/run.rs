@@ -118,6 +118,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
+    let resources = resources.with_limits(args.limits.tenant_limits(), credentials.clone());
     let limits = &args.limits;
     credentials
         .user_tokens()

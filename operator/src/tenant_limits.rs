@@ -1,6 +1,9 @@
 //! Tenant limits: how much of the operator one namespace may take, and all of them together. What is beyond a limit is told in
 //! the resource's conditions, and what works goes on: its token serves until it expires.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, McpServerAuthSpec};
 use mcp_auth_credentials::{NotServedError, NotServedReason};
@@ -32,11 +35,58 @@ impl Default for TenantLimits {
     }
 }
 
+/// Where the limits of counts are among the resources that there are: found once for a look at many of them.
+#[derive(Debug, Default)]
+pub struct CountLimits {
+    /// Of namespaces that have too many: how many, and the oldest that is beyond the limit.
+    by_namespace: HashMap<String, (usize, Age)>,
+    /// The oldest that is beyond the limit of all.
+    total: Option<Age>,
+}
+
+/// Creation, name and namespace: those of one second and one name go by their namespaces.
+type Age = (Option<jiff::Timestamp>, String, String);
+
 impl TenantLimits {
+    /// Those that are counted among these, which are all that there are.
+    pub fn counts(&self, index: &NamespaceIndex) -> CountLimits {
+        let mut counts = CountLimits::default();
+        for (namespace, resources) in index {
+            if let Some(beyond) = oldest_beyond(resources.values(), self.resources_per_namespace) {
+                let beyond = (resources.len(), age(beyond));
+                counts.by_namespace.insert(namespace.clone(), beyond);
+            }
+        }
+        // Without too many there is no need to compare ages.
+        if self.is_total_reached(index) {
+            let counted = index.values().flat_map(|resources| resources.values());
+            let counted = counted.filter(|resource| !counts.is_beyond_namespace(resource));
+            counts.total = oldest_beyond(counted, self.resources).map(|beyond| age(beyond));
+        }
+        counts
+    }
+
+    /// Of the resources of one namespace those that may be given to pods, and claim the server's name there: those within the limits,
+    /// and those that are beyond and still in use.
+    pub fn within(
+        &self,
+        mut resources: Vec<Arc<McpServerAuth>>,
+        is_in_use: impl Fn(&McpServerAuth) -> bool,
+    ) -> Vec<Arc<McpServerAuth>> {
+        let beyond = oldest_beyond(&resources, self.resources_per_namespace).cloned();
+        resources.retain(|resource| {
+            let is_counted = beyond
+                .as_ref()
+                .is_none_or(|beyond| seniority(resource) < seniority(beyond));
+            is_counted && self.check_spec(&resource.spec).is_ok() || is_in_use(resource)
+        });
+        resources
+    }
+
     /// The first limit that a resource is beyond, with the way out.
-    pub fn check(&self, resource: &McpServerAuth, index: &NamespaceIndex) -> Result<(), NotServedError> {
+    pub fn check(&self, resource: &McpServerAuth, counts: &CountLimits) -> Result<(), NotServedError> {
         self.check_spec(&resource.spec)?;
-        self.check_count(resource, index)
+        self.check_count(resource, counts)
     }
 
     /// Whether the end of a resource may make room for one of another namespace.
@@ -74,27 +124,21 @@ impl TenantLimits {
         Ok(())
     }
 
-    fn check_count(&self, resource: &McpServerAuth, index: &NamespaceIndex) -> Result<(), NotServedError> {
-        let namespace = resource.namespace().unwrap_or_default();
-        let of_namespace = index.get(&namespace).map_or(0, |resources| resources.len());
-        // Without too many there is no need to compare ages.
-        if of_namespace > self.resources_per_namespace
-            && older(resource, index, &namespace) >= self.resources_per_namespace
-        {
+    fn check_count(&self, resource: &McpServerAuth, counts: &CountLimits) -> Result<(), NotServedError> {
+        if counts.is_beyond_namespace(resource) {
+            let namespace = resource.namespace().unwrap_or_default();
+            let of_namespace = counts.by_namespace.get(&namespace).map_or(0, |(count, _)| *count);
             return Err(exceeded(format!(
                 "the namespace has {of_namespace} McpServerAuth resources, and the {} oldest of them are served \
                  (limits.resourcesPerNamespace): delete others",
                 self.resources_per_namespace
             )));
         }
-        if !self.is_total_reached(index) {
-            return Ok(());
-        }
-        let older: usize = index
-            .keys()
-            .map(|namespace| older(resource, index, namespace).min(self.resources_per_namespace))
-            .sum();
-        if older >= self.resources {
+        if counts
+            .total
+            .as_ref()
+            .is_some_and(|beyond| age(resource) >= *beyond)
+        {
             return Err(exceeded(format!(
                 "all namespaces together have more McpServerAuth resources than the {} oldest, which are served \
                  (limits.resources): delete others",
@@ -105,19 +149,33 @@ impl TenantLimits {
     }
 }
 
-/// Resources of a namespace that are older than this one.
-fn older(resource: &McpServerAuth, index: &NamespaceIndex, namespace: &str) -> usize {
-    // Those of one second and one name go by their namespaces.
-    let age = |resource: &McpServerAuth| {
-        let (created, name) = seniority(resource);
-        (created, name.to_owned(), resource.namespace().unwrap_or_default())
+impl CountLimits {
+    fn is_beyond_namespace(&self, resource: &McpServerAuth) -> bool {
+        let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
+        let beyond = self.by_namespace.get(namespace);
+        beyond.is_some_and(|(_, (created, name, _))| seniority(resource) >= (*created, name))
+    }
+}
+
+/// The oldest of those that are not among the `allowed` oldest.
+fn oldest_beyond<'a>(
+    resources: impl IntoIterator<Item = &'a Arc<McpServerAuth>>,
+    allowed: usize,
+) -> Option<&'a Arc<McpServerAuth>> {
+    let mut resources: Vec<_> = resources.into_iter().collect();
+    if resources.len() <= allowed {
+        return None;
+    }
+    let order = |a: &&Arc<McpServerAuth>, b: &&Arc<McpServerAuth>| {
+        let namespaces = || a.metadata.namespace.cmp(&b.metadata.namespace);
+        seniority(a).cmp(&seniority(b)).then_with(namespaces)
     };
-    let age_of_resource = age(resource);
-    let resources = index
-        .get(namespace)
-        .into_iter()
-        .flat_map(|resources| resources.values());
-    resources.filter(|other| age(other) < age_of_resource).count()
+    Some(*resources.select_nth_unstable_by(allowed, order).1)
+}
+
+fn age(resource: &McpServerAuth) -> Age {
+    let (created, name) = seniority(resource);
+    (created, name.to_owned(), resource.namespace().unwrap_or_default())
 }
 
 fn exceeded(message: String) -> NotServedError {
@@ -127,8 +185,6 @@ fn exceeded(message: String) -> NotServedError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
@@ -171,10 +227,10 @@ mod tests {
     }
 
     fn served(limits: &TenantLimits, resources: &[McpServerAuth]) -> Vec<String> {
-        let index = index(resources);
+        let counts = limits.counts(&index(resources));
         let served = resources
             .iter()
-            .filter(|resource| limits.check(resource, &index).is_ok());
+            .filter(|resource| limits.check(resource, &counts).is_ok());
         served
             .map(|resource| format!("{}/{}", resource.namespace().unwrap(), resource.name_any()))
             .collect()
@@ -195,7 +251,7 @@ mod tests {
             ..TenantLimits::default()
         };
         assert_eq!(served(&limits, &all), ["red/a", "red/b", "blue/d"]);
-        let error = limits.check(&all[0], &index(&all)).unwrap_err();
+        let error = limits.check(&all[0], &limits.counts(&index(&all))).unwrap_err();
         assert_eq!(error.reason(), "LimitExceeded");
         assert!(!error.ends_use(), "what works goes on");
         for part in [
@@ -207,6 +263,18 @@ mod tests {
             assert!(error.message().contains(part), "{}", error.message());
         }
         assert_eq!(served(&TenantLimits::default(), &all).len(), 5);
+
+        let red: Vec<_> = all[..4].iter().cloned().map(Arc::new).collect();
+        let given = |is_in_use: &dyn Fn(&McpServerAuth) -> bool| -> Vec<String> {
+            let given = limits.within(red.clone(), is_in_use);
+            given.iter().map(|resource| resource.name_any()).collect()
+        };
+        assert_eq!(given(&|_| false), ["a", "b"]);
+        assert_eq!(
+            given(&|it| it.name_any() == "z"),
+            ["a", "z", "b"],
+            "what works goes on"
+        );
     }
 
     #[test]
@@ -226,7 +294,7 @@ mod tests {
             served(&limits, &all),
             ["crowd/r0", "crowd/r1", "crowd/r2", "late/a", "late/b"]
         );
-        let error = limits.check(&all[11], &index(&all)).unwrap_err();
+        let error = limits.check(&all[11], &limits.counts(&index(&all))).unwrap_err();
         assert!(
             error.message().contains("limits.resources)"),
             "{}",
@@ -267,14 +335,9 @@ mod tests {
             (parameters(2), parameters(3), "have 3 parameters"),
         ] {
             let within = resource("red", "a", 1, within);
-            assert_eq!(
-                limits.check(&within, &index(std::slice::from_ref(&within))),
-                Ok(())
-            );
+            assert_eq!(limits.check(&within, &CountLimits::default()), Ok(()));
             let beyond = resource("red", "a", 1, beyond);
-            let error = limits
-                .check(&beyond, &index(std::slice::from_ref(&beyond)))
-                .unwrap_err();
+            let error = limits.check(&beyond, &CountLimits::default()).unwrap_err();
             assert!(error.message().contains(field), "{}", error.message());
         }
     }

@@ -54,12 +54,12 @@ impl KeeperError {
 }
 
 impl ManagedKeys {
-    /// Makes and rotates keys for as long as it is polled. Only a resource that `is_taken_up` gets a first one, so that no
+    /// Makes and rotates keys for as long as it is polled. Only a resource that `is_taken_up`, which is asked for anew for each pass, gets a first one, so that no
     /// namespace has more of them than it may have resources.
-    pub async fn keep(
+    pub async fn keep<P: FnMut(&McpServerAuth) -> bool>(
         &self,
         resources: &Resources,
-        is_taken_up: impl Fn(&McpServerAuth) -> bool,
+        is_taken_up: impl Fn() -> P,
     ) -> Infallible {
         let Some(config) = &self.0.config else {
             return std::future::pending().await;
@@ -68,7 +68,7 @@ impl ManagedKeys {
         let mut last_pass = Timestamp::MIN;
         loop {
             let now = seconds(self.now());
-            let wanted = self.wanted(resources, &is_taken_up);
+            let wanted = self.wanted(resources, is_taken_up());
             let is_known = |namespace: &str| resources.in_namespace(namespace).is_some();
             let wait_until = match self.pass(config, &wanted, is_known, now).await {
                 Ok(plan) => {
@@ -176,7 +176,7 @@ impl ManagedKeys {
     pub(super) fn wanted(
         &self,
         resources: &Resources,
-        is_taken_up: impl Fn(&McpServerAuth) -> bool,
+        mut is_taken_up: impl FnMut(&McpServerAuth) -> bool,
     ) -> BTreeMap<ResourceRef, Wanted> {
         let keys = self.0.keys.read();
         let has_key =

@@ -179,7 +179,7 @@ async fn replaced_secret(keys_before: Option<KeySets>) -> (ManagedKeys, Secret) 
     let Publisher { resources, .. } = publisher(&keys, managed()).await;
     let kept = keys.clone();
     let secret = tokio::select! {
-        never = kept.keep(&resources, |_| true) => match never {},
+        never = kept.keep(&resources, || |_: &McpServerAuth| true) => match never {},
         // The bound is for a test that would hang.
         secret = tokio::time::timeout(Duration::from_secs(300), replaced.recv()) => secret.unwrap().unwrap(),
     };

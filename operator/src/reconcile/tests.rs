@@ -147,3 +147,79 @@ async fn a_thousand_pods_that_change_within_a_moment_are_one_look_at_their_names
     assert!((3..=9).contains(&looks), "{looks}");
     reconciling.abort();
 }
+
+/// On one thread, since what has its turn in between is what this is about.
+#[tokio::test]
+async fn a_crowd_of_one_tenant_leaves_other_work_its_turn_and_is_looked_at_within_its_limits() {
+    let crowd = (0..500).map(|number| {
+        let mut resource = resource(&format!("r{number:03}"), 1);
+        resource.spec.server.name = "tools".into();
+        resource.spec.pod_selector = serde_json::from_value(serde_json::json!({
+            "matchExpressions": [{"key": "app", "operator": "In", "values": [format!("a{number}")]}],
+        }))
+        .unwrap();
+        Event::InitApply(resource)
+    });
+    let mut broad = resource("a-broad", 1);
+    broad.spec.server.name = "tools".into();
+    broad.spec.pod_selector = serde_json::from_value(serde_json::json!({
+        "matchExpressions": [
+            {"key": "app", "operator": "In", "values": ["a1", "a2", "a3"]},
+            {"key": "team", "operator": "Exists"},
+        ],
+    }))
+    .unwrap();
+    let mut same = resource("z-same", 1);
+    same.spec.server.name = "tools".into();
+    same.spec.pod_selector = broad.spec.pod_selector.clone();
+    let first = [Event::Init, Event::InitApply(broad), Event::InitApply(same)];
+    let events = first.into_iter().chain(crowd).chain([Event::InitDone]);
+    let events = stream::iter(events.map(Ok::<_, watcher::Error>)).chain(stream::pending());
+    let Scene {
+        mut reconciler,
+        mut resource_watch,
+        mut statuses_due,
+        ..
+    } = scene(events);
+    while resource_watch.next().await != ResourceEvent::Listed {}
+    let problem = |reconciler: &Reconciler, name: &str| {
+        let resources = reconciler.resources.in_namespace("apps").unwrap();
+        let resource = resources
+            .into_iter()
+            .find(|it| it.metadata.name.as_deref() == Some(name));
+        let problem = reconciler.taken_up().problem(&resource.unwrap());
+        problem.map(|problem| problem.reason().to_owned())
+    };
+    assert_eq!(problem(&reconciler, "r499"), None);
+    assert_eq!(problem(&reconciler, "z-same").as_deref(), Some("Conflict"));
+
+    // Whoever is beyond a limit is in nobody's way.
+    reconciler.limits.selector_terms = 2;
+    reconciler.resources = reconciler.resources.clone().with_limits(
+        reconciler.limits,
+        Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
+    );
+    assert_eq!(problem(&reconciler, "z-same").as_deref(), Some("LimitExceeded"));
+    assert_eq!(reconciler.resources.within_limits("apps").unwrap().len(), 500);
+
+    let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let other_work = tokio::spawn({
+        let turns = turns.clone();
+        async move {
+            loop {
+                turns.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut queue = ReconcileQueue::default();
+    queue.namespaces.insert("apps".into());
+    reconciler.reconcile_all(queue).await;
+    assert!(turns.load(std::sync::atomic::Ordering::SeqCst) >= 500 / MAX_RECONCILED_AT_ONCE);
+    other_work.abort();
+    let mut reconciled = BTreeSet::new();
+    while let Ok(resource) = statuses_due.try_recv() {
+        reconciled.insert(resource);
+    }
+    assert_eq!(reconciled.len(), 502);
+}

@@ -122,7 +122,10 @@ impl ReplicaTasks {
     async fn lead(&mut self) -> anyhow::Result<()> {
         // Each lead has a queue of its own, that ends with it.
         let (queue, due) = mpsc::unbounded_channel();
-        let is_taken_up = |resource: &McpServerAuth| self.reconciler.not_taken_up(resource).is_none();
+        let is_taken_up = || {
+            let mut taken_up = self.reconciler.taken_up();
+            move |resource: &McpServerAuth| taken_up.problem(resource).is_none()
+        };
         let forwarding = async {
             while let Some(resource) = self.statuses_due.recv().await {
                 // Without a receiver the writing of statuses has ended.

@@ -168,7 +168,7 @@ async fn server(
     server: &str,
 ) -> Result<Arc<McpServerAuth>, SyncError> {
     let not_entitled = || SyncError::NotEntitled(server.chars().take(64).collect());
-    let resources = resources.in_namespace(&pod.namespace);
+    let resources = resources.within_limits(&pod.namespace);
     let resources = resources.ok_or_else(|| SyncError::NotListed(pod.namespace.clone()))?;
     // Its pods are in no watch, so that each request would have the API server asked.
     if resources.is_empty() {

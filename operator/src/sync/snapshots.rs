@@ -161,7 +161,7 @@ impl Snapshots {
         }
         let authority = certificates.authority();
         // A namespace that was listed stays known.
-        let resources = resources.in_namespace(namespace).unwrap_or_default();
+        let resources = resources.within_limits(namespace).unwrap_or_default();
         let entitled = entitled(&resources, labels);
         let snapshot = Snapshot {
             revision: String::new(),

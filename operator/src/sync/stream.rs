@@ -304,7 +304,7 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
             return refused;
         }
     };
-    let resources = sync.resources.in_namespace(&pod.namespace).unwrap_or_default();
+    let resources = sync.resources.within_limits(&pod.namespace).unwrap_or_default();
     for resource in entitled(&resources, known.labels()) {
         // One for each server: more are ignored.
         let of_server = |refused: &&RejectedToken| refused.server == resource.spec.server.name;
