@@ -46,7 +46,7 @@ pub use store::{
     TokenInUse, TokenSnapshot, TokenUsage,
 };
 pub use token_details::ReplicatedCredentialError;
-pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
+pub use token_refresh_requests::{TokenRefreshQueue, TokenRefreshRequest, TokenRefreshRequests};
 pub use token_seed::TokenSeed;
 pub use token_sources::{
     ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources, known_server,

@@ -11,8 +11,8 @@ use futures::FutureExt;
 use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{
-    AdministratorPolicy, Desired, Inputs, NotServedError, ResourceRef, TokenRefreshRequest, TokenSources,
-    desired, known_server,
+    AdministratorPolicy, Desired, Inputs, NotServedError, ResourceRef, TokenRefreshQueue,
+    TokenRefreshRequest, TokenSources, desired, known_server,
 };
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
@@ -68,7 +68,7 @@ pub struct Triggers {
     pub managed_keys: mpsc::UnboundedReceiver<ResourceRef>,
     pub pods: mpsc::UnboundedReceiver<String>,
     pub sidecars: mpsc::UnboundedReceiver<String>,
-    pub token_refresh_requests: mpsc::UnboundedReceiver<TokenRefreshRequest>,
+    pub token_refresh_requests: TokenRefreshQueue,
 }
 
 /// The work queue: gathered while events arrive, so that many events about one resource are one
@@ -146,7 +146,7 @@ impl Events<'_> {
                     self.sidecars_missing_at = None;
                     return ReconcileEvent::SidecarsMissing;
                 }
-                Some(request) = triggers.token_refresh_requests.recv() => {
+                request = triggers.token_refresh_requests.recv() => {
                     return ReconcileEvent::TokenRefresh(request);
                 }
                 _ = self.ticks.tick() => return ReconcileEvent::Tick,

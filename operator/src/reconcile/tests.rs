@@ -4,7 +4,7 @@ use axum::Router;
 use futures::{StreamExt, stream};
 use kube::Client;
 use kube::runtime::watcher::{self, Event};
-use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials};
+use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials, TokenRefreshRequests};
 use mcp_auth_oauth::Clock;
 
 use super::*;
@@ -69,7 +69,7 @@ fn scene(
         managed_keys: managed_keys_changed,
         pods: pods_changed,
         sidecars: mpsc::unbounded_channel().1,
-        token_refresh_requests: mpsc::unbounded_channel().1,
+        token_refresh_requests: TokenRefreshRequests::new().1,
     };
     Scene {
         reconciler,

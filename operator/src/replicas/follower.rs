@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use mcp_auth_credentials::{
     Credentials, ReplicatedCredential, ReplicatedCredentialError, ReplicatedUserToken, ResourceRef,
-    TokenRefreshRequest,
+    TokenRefreshQueue,
 };
 use mcp_auth_protocol::timeouts::{HEARTBEAT, SYNC_SILENCE};
 use mcp_auth_resilience::exponential;
@@ -89,7 +89,7 @@ enum CredentialError {
 
 impl Follower {
     /// Follows for as long as it is polled. Requests that cannot be passed on stay in their queue.
-    pub async fn run(&self, requests: &mut mpsc::UnboundedReceiver<TokenRefreshRequest>) -> Infallible {
+    pub async fn run(&self, requests: &mut TokenRefreshQueue) -> Infallible {
         let mut failures = 0;
         let mut last_logged = None;
         let mut lost_since: Option<Instant> = None;
@@ -148,7 +148,7 @@ impl Follower {
 
     async fn follow(
         &self,
-        requests: &mut mpsc::UnboundedReceiver<TokenRefreshRequest>,
+        requests: &mut TokenRefreshQueue,
         is_complete: &mut bool,
     ) -> Result<Infallible, FollowError> {
         let mut leader = self.client.leader();
@@ -186,7 +186,7 @@ impl Follower {
         &self,
         lines: impl Stream<Item = Result<LeaderLine, LineError>>,
         sender: mpsc::Sender<Bytes>,
-        requests: &mut mpsc::UnboundedReceiver<TokenRefreshRequest>,
+        requests: &mut TokenRefreshQueue,
         is_complete: &mut bool,
     ) -> Result<Infallible, FollowError> {
         let mut lines = pin!(lines);
@@ -238,7 +238,8 @@ impl Follower {
                     }
                     refusals_told = newest;
                 }
-                Some(request) = requests.recv(), if *is_complete => outbox.push(line(&FollowerLine::from(request))),
+                // What has to wait stays in its queue, which is bounded.
+                request = requests.recv(), if *is_complete && outbox.is_empty() => outbox.push(line(&FollowerLine::from(request))),
                 _ = heartbeat.tick(), if outbox.is_empty() => outbox.push(Bytes::from_static(b"\n")),
             }
         }
