@@ -119,9 +119,16 @@ pub async fn serve_tls(
         let (acceptor, router, closing) = (acceptor.clone(), router.clone(), closing.clone());
         let handshakes = handshakes.clone();
         tokio::spawn(async move {
+            let closed = place.closed();
             let handshake = async {
                 spoken(&stream).await?;
                 handshakes.in_turn(acceptor.accept(stream)).await
+            };
+            let handshake = async {
+                tokio::select! {
+                    spoken = handshake => spoken,
+                    () = closed => Err(gave_way()),
+                }
             };
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 // As a task of its own, since what the handshake took would be part of this one until the end.
@@ -211,7 +218,12 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Serves one connection, if its first request comes in time.
+/// Of a connection whose place a newcomer has.
+fn gave_way() -> io::Error {
+    io::Error::other("it gave way to another one")
+}
+
+/// Serves one connection, if its first request comes in time, and unless it has to give way.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     protocol: Protocol,
@@ -220,6 +232,7 @@ async fn connection(
     closing: watch::Receiver<bool>,
 ) {
     let requested = Arc::new(Notify::new());
+    let closed = place.closed();
     let served = requests(stream, protocol, place, router, closing, Arc::clone(&requested));
     let no_request = async move {
         let first = requested.notified();
@@ -234,6 +247,7 @@ async fn connection(
             debug!(error, "a connection ended with an error");
         },
         () = no_request => {}
+        () = closed => debug!("a connection was closed: it gave way to another one"),
     }
 }
 

@@ -156,6 +156,7 @@ async fn a_connection_that_leaves_http_keeps_its_place_until_its_stream_ends() {
         let (upgrade, place) = upgrades.recv().await.unwrap();
         let stream = upgrade.await.unwrap();
         serving.await.unwrap();
+        place.authenticated("a pod").unwrap();
         assert!(
             bounds.enter(address).is_none(),
             "HTTP is over, and the stream is not"
@@ -281,25 +282,59 @@ async fn one_address_that_sends_requests_and_stays_keeps_the_kubelet_from_no_pro
 
 #[tokio::test]
 async fn addresses_that_take_every_place_keep_the_kubelet_from_no_probe() {
-    let address = free_address();
-    let limits = ConnectionLimits {
-        total: 20,
-        ..MAX_PLAIN_CONNECTIONS
-    };
-    let bounds = ConnectionBounds::new(limits).preferring(&[LOOPBACK.into()]);
-    tokio::spawn(serve_within(bounds, address, Router::new()));
-    let mut kept = Vec::new();
-    let mut refused = 0;
-    for last in 2..42 {
-        let mut stream = connect([127, 0, 0, last], address).await;
-        match ask(&mut stream).await.as_str() {
-            "HTTP/1.1 404" => kept.push(stream),
-            _ => refused += 1,
+    // With the kubelet's address known, and by one that nobody has told of, as a CNI plugin may have it.
+    for preferred in [&[LOOPBACK.into()][..], &[]] {
+        let address = free_address();
+        let limits = ConnectionLimits {
+            total: 20,
+            unauthenticated_by_address: 2,
+            ..MAX_PLAIN_CONNECTIONS
+        };
+        let bounds = ConnectionBounds::new(limits).preferring(preferred);
+        tokio::spawn(serve_within(bounds, address, Router::new()));
+        let mut crowd = Vec::new();
+        for last in (2..42).chain(2..42) {
+            let mut stream = connect([127, 0, 0, last], address).await;
+            assert_eq!(ask(&mut stream).await, "HTTP/1.1 404", "each is let in");
+            crowd.push(stream);
+        }
+        let mut kubelet = connect(LOOPBACK, address).await;
+        assert_eq!(ask(&mut kubelet).await, "HTTP/1.1 404");
+        for (number, stream) in crowd.iter_mut().enumerate() {
+            let mut rest = Vec::new();
+            // Those that came first gave way.
+            if number < 50 {
+                let ended =
+                    tokio::time::timeout(Duration::from_secs(300), stream.read_to_end(&mut rest)).await;
+                assert!(ended.is_ok(), "{number}");
+            }
         }
     }
-    assert_eq!((kept.len(), refused), (20, 20));
-    let mut kubelet = connect(LOOPBACK, address).await;
-    assert_eq!(ask(&mut kubelet).await, "HTTP/1.1 404");
+}
+
+#[tokio::test]
+async fn at_the_tls_port_silent_connections_of_a_crowd_give_way_to_one_that_comes() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let bounds = ConnectionBounds::new(ConnectionLimits {
+        without_request: 20,
+        ..MAX_CONNECTIONS
+    });
+    let mut crowd = Vec::new();
+    for number in 0..60 {
+        let _stream = connect([127, 0, 0, 2 + number % 30], address).await;
+        crowd.push(accept(&listener, &bounds).await.1);
+    }
+    let _newcomer = connect(LOOPBACK, address).await;
+    let (accepted, place) = accept(&listener, &bounds).await;
+    assert_eq!(
+        accepted.peer_addr().unwrap().ip(),
+        std::net::IpAddr::from(LOOPBACK)
+    );
+    let is_told = |place: &Place| futures::FutureExt::now_or_never(place.closed()).is_some();
+    assert!(!is_told(&place));
+    assert_eq!(crowd.iter().filter(|place| is_told(place)).count(), 41);
 }
 
 #[tokio::test]
