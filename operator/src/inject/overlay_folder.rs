@@ -12,6 +12,7 @@ use mcp_auth_protocol::pod::{CONFIG_FOLDER, MIRROR, OVERLAY_FILE, SHARED_FOLDERS
 use super::config::{WrapperOption, can_be_named_by_argument};
 use super::environment::Environment;
 use super::error::InjectionError;
+use super::litellm_options::CONFIG_FILE_PATH;
 use super::previous::PreviousInjection;
 use super::role::Invocation;
 use super::wrapper::{Placement, Wrapper, innermost, place_wrapper};
@@ -75,12 +76,20 @@ pub(super) fn place(
 ) -> Result<Place, InjectionError> {
     let Surroundings {
         spec,
+        environment,
         mounts,
         previous,
         ..
     } = surroundings;
+    // LiteLLM goes on without a file that the variable names and that is not there, and ends without one that is included.
+    let may_be_missing = match previous {
+        Some(previous) => previous.has_mirror,
+        None => wrapper_option == WrapperOption::Variable && environment.is_set(CONFIG_FILE_PATH),
+    };
     let in_folder = |folder: OverlayFolder, wrapper_option, shared_memory_unused| {
-        let wrapper = place_wrapper(original, mounts, spec, &folder)?;
+        // In shared memory no mirror is named by the variable, so that LiteLLM ends there.
+        let may_be_missing = may_be_missing && folder == OverlayFolder::Volume;
+        let wrapper = place_wrapper(original, may_be_missing, mounts, spec, &folder)?;
         Ok(Place {
             folder,
             wrapper,
@@ -103,11 +112,7 @@ pub(super) fn place(
     if place.wrapper.placement != Placement::Mirror || wrapper_option == WrapperOption::Argument {
         return Ok(place);
     }
-    let Surroundings {
-        environment,
-        invocation,
-        ..
-    } = surroundings;
+    let invocation = surroundings.invocation;
     match previous.is_none() && can_be_named_by_argument(environment, invocation) {
         true => Ok(Place {
             wrapper_option: WrapperOption::Argument,

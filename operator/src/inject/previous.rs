@@ -22,6 +22,8 @@ pub(super) struct PreviousInjection {
     pub health: Option<u16>,
     /// Path of LiteLLM's own configuration.
     pub original: Option<String>,
+    /// Whether the wrapper is in a mirror of the configuration's folder.
+    pub has_mirror: bool,
     /// Folder of the overlay, where it is in shared memory.
     pub shared_folder: Option<String>,
     /// The sidecar's variable of this name.
@@ -48,6 +50,7 @@ impl PreviousInjection {
             outbound: port(env::OUTBOUND),
             health: port(env::HEALTH),
             original: text(env::ORIGINAL_CONFIG),
+            has_mirror: environment.is_set(env::CONFIG_MIRROR),
             shared_folder: text(env::SHARED_FOLDER).filter(|path| is_shared_folder(path)),
             forwarded_allow_ips: containers[index]
                 .env

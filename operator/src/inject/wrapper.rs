@@ -72,9 +72,11 @@ pub(super) fn projection(path: &str) -> VolumeProjection {
 }
 
 /// Decides where the wrapper goes, by the mount that serves the original. `mounts` are those of LiteLLM's
-/// container without injection.
+/// container without injection. `may_be_missing`: LiteLLM starts, without a configuration, where the original is not there.
+/// It must then not be included, but lie in a mirror, which leads to nothing in that case.
 pub(super) fn place_wrapper(
     original: Option<&str>,
+    may_be_missing: bool,
     mounts: &[VolumeMount],
     spec: &PodSpec,
     folder_of_overlay: &OverlayFolder,
@@ -121,16 +123,17 @@ pub(super) fn place_wrapper(
 
     let placement = if inside.is_empty() {
         match innermost(mounts, folder(original)) {
-            None => Placement::File,
+            // The folder is the image's, whose files a mirror would lack.
+            None if !(may_be_missing && may_lack(volume, sub_path)) => Placement::File,
             // The folder is a mount as well, and takes no further file.
-            Some(_) => Placement::Mirror,
+            _ => Placement::Mirror,
         }
     } else {
         let wrapper_path = match inside.rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{WRAPPER_FILE}"),
             None => WRAPPER_FILE.to_owned(),
         };
-        match projected(volume)?.filter(|_| sub_path.is_empty()) {
+        match projected(volume)?.filter(|_| sub_path.is_empty() && !may_be_missing) {
             Some(mut sources) => {
                 sources
                     .sources
@@ -298,6 +301,28 @@ fn projected(volume: &Volume) -> Result<Option<ProjectedVolumeSource>, Injection
     }))
 }
 
+/// Whether the pod shows that the volume may have no file of this path: its source may be absent, or the items lack it.
+fn may_lack(volume: &Volume, path: &str) -> bool {
+    let lacks = |optional: Option<bool>, items: &Option<Vec<KeyToPath>>| {
+        let lists = |items: &Vec<KeyToPath>| items.iter().any(|item| item.path == path);
+        optional == Some(true) || items.as_ref().is_some_and(|items| !items.is_empty() && !lists(items))
+    };
+    if let Some(source) = &volume.config_map {
+        lacks(source.optional, &source.items)
+    } else if let Some(source) = &volume.secret {
+        lacks(source.optional, &source.items)
+    } else if let Some(source) = &volume.projected {
+        source.sources.iter().flatten().all(|source| {
+            let of_map = source.config_map.as_ref();
+            let of_secret = source.secret.as_ref();
+            of_map.is_none_or(|source| lacks(source.optional, &source.items))
+                && of_secret.is_none_or(|source| lacks(source.optional, &source.items))
+        })
+    } else {
+        false
+    }
+}
+
 /// Whether the sidecar, which is another user, may read the file. Other kinds of volume do not tell.
 fn is_readable(volume: &Volume, path: &str, spec: &PodSpec) -> bool {
     // The kubelet gives the files to the pod's group then, and lets it read them.
@@ -332,133 +357,4 @@ fn is_readable(volume: &Volume, path: &str, spec: &PodSpec) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wrapper_for(original: &str, mounts: &str, volumes: &str) -> Result<Wrapper, &'static str> {
-        let mounts: Vec<VolumeMount> = serde_saphyr::from_str(mounts).unwrap();
-        let spec: PodSpec =
-            serde_saphyr::from_str(&format!("{{containers: [], volumes: {volumes}}}")).unwrap();
-        place_wrapper(Some(original), &mounts, &spec, &OverlayFolder::Volume).map_err(|error| error.reason())
-    }
-
-    #[test]
-    fn a_mounted_file_gets_a_file_beside_it() {
-        let wrapper = wrapper_for(
-            "/etc/l/config.yaml",
-            "[{name: c, mountPath: /etc/l/config.yaml, subPath: config.yaml}, {name: c, mountPath: \
-             /etc/l/models.yaml, subPath: models.yaml}, {name: d, mountPath: /etc/l/key.pem, subPath: k}]",
-            "[{name: c, configMap: {name: c}}, {name: d, secret: {secretName: d}}]",
-        )
-        .unwrap();
-        assert_eq!(
-            (wrapper.path.as_str(), wrapper.placement),
-            ("/etc/l/mcpauth-wrapper.yaml", Placement::File)
-        );
-        let seen: Vec<&str> = wrapper
-            .originals
-            .iter()
-            .map(|mount| mount.mount_path.as_str())
-            .collect();
-        assert_eq!(seen, ["/etc/l/config.yaml", "/etc/l/models.yaml"]);
-        assert!(
-            wrapper
-                .originals
-                .iter()
-                .all(|mount| mount.read_only == Some(true))
-        );
-    }
-
-    #[test]
-    fn a_file_in_a_mounted_folder_cannot_have_one_beside_it() {
-        let wrapper = wrapper_for(
-            "/etc/l/config.yaml",
-            "[{name: d, mountPath: /etc/l/}, {name: c, mountPath: /etc/l/config.yaml, subPath: config.yaml}]",
-            "[{name: c, configMap: {name: c}}, {name: d, emptyDir: {}}]",
-        )
-        .unwrap();
-        assert_eq!(wrapper.path, "/var/run/mcpauth/config/mirror/etc/l/config.yaml");
-        assert_eq!(wrapper.placement, Placement::Mirror);
-    }
-
-    #[test]
-    fn a_mount_in_which_others_lie_takes_their_mount_points_in_the_sidecar_too() {
-        let wrapper = wrapper_for(
-            "/etc/l/config.yaml",
-            "[{name: d, mountPath: /etc/l}, {name: c, mountPath: /etc/l/models.yaml, subPath: m}, \
-              {name: s, mountPath: /etc/l/hooks/keys}, {name: s, mountPath: /etc/lit/other}]",
-            "[{name: c, configMap: {name: c}}, {name: d, persistentVolumeClaim: {claimName: d}}, {name: s, emptyDir: {}}]",
-        )
-        .unwrap();
-        let shown: Vec<_> = wrapper
-            .originals
-            .iter()
-            .map(|mount| (mount.mount_path.as_str(), mount.read_only))
-            .collect();
-        assert_eq!(shown, [("/etc/l", None), ("/etc/l/models.yaml", Some(true))]);
-        assert_eq!(wrapper.mount_points, ["hooks"]);
-    }
-
-    #[test]
-    fn a_folder_is_made_anew_with_all_that_its_volume_says() {
-        let wrapper = wrapper_for(
-            "/etc/l/sub/config.yaml",
-            "[{name: c, mountPath: /etc/l}]",
-            "[{name: c, secret: {secretName: s, optional: true, defaultMode: 292, \
-              items: [{key: a, path: sub/config.yaml, mode: 420}]}}]",
-        )
-        .unwrap();
-        assert_eq!(wrapper.path, "/etc/l/sub/mcpauth-wrapper.yaml");
-        let Placement::Folder { mount_path, volume } = wrapper.placement else {
-            panic!("not a folder");
-        };
-        let expected: ProjectedVolumeSource = serde_saphyr::from_str(
-            "{defaultMode: 292, sources: [{secret: {name: s, optional: true, items: [{key: a, path: \
-             sub/config.yaml, mode: 420}]}}, {downwardAPI: {items: [{path: sub/mcpauth-wrapper.yaml, \
-             fieldRef: {fieldPath: \"metadata.annotations['mcpauth.dev/wrapper']\"}}]}}]}",
-        )
-        .unwrap();
-        assert_eq!((mount_path.as_str(), volume), ("/etc/l", expected));
-    }
-
-    #[test]
-    fn a_folder_name_is_no_prefix_of_another() {
-        let mounts = "[{name: c, mountPath: /etc/lit}]";
-        assert_eq!(
-            wrapper_for("/etc/litellm/c.yaml", mounts, "[{name: c, configMap: {name: c}}]").unwrap_err(),
-            "ConfigInImage"
-        );
-    }
-
-    #[test]
-    fn a_file_that_only_root_reads_is_refused_unless_the_pod_has_a_group() {
-        let mounts: Vec<VolumeMount> = serde_saphyr::from_str("[{name: c, mountPath: /etc/l}]").unwrap();
-        let volumes = "volumes: [{name: c, secret: {secretName: s, defaultMode: 256}}]";
-        let spec: PodSpec = serde_saphyr::from_str(&format!("{{containers: [], {volumes}}}")).unwrap();
-        assert_eq!(
-            place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec, &OverlayFolder::Volume)
-                .unwrap_err()
-                .reason(),
-            "ConfigNotReadable"
-        );
-        let with_group = format!("{{containers: [], securityContext: {{fsGroup: 1000}}, {volumes}}}");
-        let spec: PodSpec = serde_saphyr::from_str(&with_group).unwrap();
-        assert!(place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec, &OverlayFolder::Volume).is_ok());
-    }
-
-    #[test]
-    fn the_content_is_yaml_whatever_the_path_holds() {
-        let text = content(Some("/etc/a, \"b\": #c/config.yaml"), &OverlayFolder::Volume);
-        let read: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(
-            read,
-            serde_json::json!({
-                "include": ["/etc/a, \"b\": #c/config.yaml", "/var/run/mcpauth/config/overlay.yaml"],
-            })
-        );
-        assert_eq!(
-            content(None, &OverlayFolder::Volume),
-            "include: [\"/var/run/mcpauth/config/overlay.yaml\"]\n"
-        );
-    }
-}
+mod tests;

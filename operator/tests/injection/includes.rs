@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use mcp_auth_protocol::sync::Route;
 use mcp_auth_sidecar::control::litellm_config::mirror::Mirror;
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
-use mcp_auth_sidecar::control::litellm_config::{Input, render};
+use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use serde_json::Value;
 
@@ -65,6 +65,39 @@ impl Files {
             fs::remove_dir_all(entry.unwrap().path()).unwrap();
         }
 
+        let (rendered, mirror) = self.start_sidecar(config, pod);
+        self.mount(litellm_container(pod).unwrap());
+        let wrapper = match &mirror {
+            Some(mirror) => mirror.wrapper(),
+            None => self.write_wrapper(config, pod),
+        };
+        let mut found = read(&wrapper).unwrap_or_else(|error| panic!("{name}: {error} with injection"));
+        let overlays: Vec<PathBuf> = rendered.files.iter().map(|(path, _)| canonical(path)).collect();
+        let has_overlay = found.iter().any(|path| overlays.contains(path));
+        found.retain(|path| {
+            !overlays.contains(path) && *path != canonical(&wrapper) || expected.contains(path)
+        });
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(self::modules(&wrapper), modules, "{name}");
+        if rendered.include_candidates.is_some() {
+            assert!(has_overlay, "{name}: {:?}", rendered.problems);
+        }
+        has_overlay && !rendered.servers.is_empty()
+    }
+
+    /// That LiteLLM finds no file where `CONFIG_FILE_PATH` leads it with injection, as it finds none without: it then goes on,
+    /// and would end where the wrapper were there and what it includes were not.
+    pub fn assert_still_missing(&self, name: &str, config: &str, pod: &Value) {
+        assert!(!self.path(config).exists(), "{name}");
+        let (_, mirror) = self.start_sidecar(config, pod);
+        let mirror = mirror.unwrap_or_else(|| panic!("{name}: the wrapper is no mirror's"));
+        self.mount(litellm_container(pod).unwrap());
+        assert!(!mirror.wrapper().exists(), "{name}: {}", mirror.wrapper().display());
+    }
+
+    /// What the sidecar writes for LiteLLM.
+    fn start_sidecar(&self, config: &str, pod: &Value) -> (Overlay, Option<Mirror>) {
+        let original = self.path(config);
         // The sidecar starts first, and sees its own mounts alone.
         self.mount(sidecar(pod));
         let env: BTreeMap<&str, &str> = list(sidecar(pod), "env")
@@ -99,24 +132,7 @@ impl Files {
                 None => mirror.bypass().unwrap(),
             }
         }
-
-        self.mount(litellm_container(pod).unwrap());
-        let wrapper = match &mirror {
-            Some(mirror) => mirror.wrapper(),
-            None => self.write_wrapper(config, pod),
-        };
-        let mut found = read(&wrapper).unwrap_or_else(|error| panic!("{name}: {error} with injection"));
-        let overlays: Vec<PathBuf> = rendered.files.iter().map(|(path, _)| canonical(path)).collect();
-        let has_overlay = found.iter().any(|path| overlays.contains(path));
-        found.retain(|path| {
-            !overlays.contains(path) && *path != canonical(&wrapper) || expected.contains(path)
-        });
-        assert_eq!(found, expected, "{name}");
-        assert_eq!(self::modules(&wrapper), modules, "{name}");
-        if rendered.include_candidates.is_some() {
-            assert!(has_overlay, "{name}: {:?}", rendered.problems);
-        }
-        has_overlay && !rendered.servers.is_empty()
+        (rendered, mirror)
     }
 
     /// As the kubelet does, with the annotation's paths below the folder.
@@ -176,4 +192,14 @@ fn modules(config: &Path) -> BTreeMap<String, PathBuf> {
 
 fn canonical(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap()
+}
+
+#[test]
+fn litellm_starts_without_the_file_of_its_variable_as_it_did_before() {
+    for name in ["difficult-configuration-of-another-key", "difficult-configuration-perhaps-absent"] {
+        let inputs = crate::input::Input::all();
+        let input = inputs.into_iter().find(|input| input.name == name).unwrap();
+        let pod = input.injected(&input.pod).unwrap();
+        Files::new(BTreeMap::new()).assert_still_missing(name, "/etc/litellm/config.yaml", &pod);
+    }
 }
