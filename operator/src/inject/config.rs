@@ -93,7 +93,8 @@ pub(super) fn may_replace_configuration(
     }
 }
 
-fn hidden_environment(environment: &Environment, invocation: &Invocation) -> Option<String> {
+/// What may bring variables that the pod does not show, but for `envFrom`.
+pub(super) fn hidden_environment(environment: &Environment, invocation: &Invocation) -> Option<String> {
     if reads_environment_file(invocation) {
         return Some("the option --env-file".to_owned());
     }

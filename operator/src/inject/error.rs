@@ -47,11 +47,11 @@ pub enum InjectionError {
     )]
     OwnSocket { container: String, option: &'static str },
     #[error(
-        "LiteLLM runs in {server}, which would take all clients for 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}, or \
-         set the annotation {INBOUND}: disabled, or {CLIENT_ADDRESSES}: hidden to accept it"
+        "{what} would have LiteLLM take all clients for 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}, or set the \
+         annotation {INBOUND}: disabled, or {CLIENT_ADDRESSES}: hidden to accept it"
     )]
     ClientAddressesLost {
-        server: &'static str,
+        what: &'static str,
         advice: &'static str,
     },
     #[error(

@@ -11,9 +11,9 @@ use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
 use super::config::{
-    WrapperOption, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
+    WrapperOption, hidden_environment, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
 };
-use super::environment::Environment;
+use super::environment::{Environment, VariableValue};
 use super::environment_entries::copied;
 use super::error::InjectionError;
 use super::keepalive;
@@ -61,6 +61,8 @@ pub(super) struct Plan {
     pub start_timeout_seconds: u32,
     /// The proxies that LiteLLM trusts, for the sidecar.
     pub forwarded_allow_ips: Option<EnvVar>,
+    /// What may bring LiteLLM another list of them, which the sidecar would not see.
+    pub trusted_proxies_in_doubt: Option<String>,
     /// How long connections without a request are kept, for the sidecar.
     pub keepalive: Vec<EnvVar>,
     /// What LiteLLM puts between a server's name and that of its tool, for the sidecar.
@@ -202,6 +204,10 @@ pub(super) fn plan(
         forwarded_allow_ips: match &previous {
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
+        },
+        trusted_proxies_in_doubt: match (&previous, environment.get(trusted_proxies::FORWARDED_ALLOW_IPS)) {
+            (None, VariableValue::Absent) => hidden_environment(&environment, invocation),
+            _ => None,
         },
         resources,
         audit: audit_output::plan(spec, options, settings),

@@ -69,15 +69,20 @@ pub(super) fn check_can_move_litellm(
         Some(argument) => Err(InjectionError::LiteLlmTls {
             what: format!("the argument {argument}"),
         }),
-        None => check_sees_clients(invocation, options),
+        None => check_sees_clients(container, environment, invocation, options),
     }
 }
 
 /// Checks that LiteLLM's server can be told of the clients behind the sidecar, unless the pod accepts that it is not.
-fn check_sees_clients(invocation: &Invocation, options: &PodOptions) -> Result<(), InjectionError> {
-    match client_addresses::server_without_any(invocation) {
-        Some((server, advice)) if !options.hides_client_addresses => {
-            Err(InjectionError::ClientAddressesLost { server, advice })
+fn check_sees_clients(
+    container: &Container,
+    environment: &Environment,
+    invocation: &Invocation,
+    options: &PodOptions,
+) -> Result<(), InjectionError> {
+    match client_addresses::lost(container, environment, invocation) {
+        Some((what, advice)) if !options.hides_client_addresses => {
+            Err(InjectionError::ClientAddressesLost { what, advice })
         }
         _ => Ok(()),
     }

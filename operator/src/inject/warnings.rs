@@ -121,7 +121,7 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         warnings.push(lasting(
             "ClientAddressesHidden",
             format!(
-                "{server} takes all clients for 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}; if proxies alone \
+                "by {server} all clients may be 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}; if proxies alone \
                  reach the pod, use_x_forwarded_for: true and 127.0.0.1/32 in mcp_trusted_proxy_ranges; or {}: disabled",
                 annotations::INBOUND
             ),
@@ -133,6 +133,17 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
             format!(
                 "a {FORWARDED_ALLOW_IPS} from envFrom is hidden by the one that injection adds: list it in `env` if \
                  there is one"
+            ),
+        ));
+    }
+    if plan.ports.inbound.is_some()
+        && let Some(source) = &plan.trusted_proxies_in_doubt
+    {
+        warnings.push(lasting(
+            "TrustedProxiesHidden",
+            format!(
+                "{source} may bring {FORWARDED_ALLOW_IPS}, which the sidecar does not see: LiteLLM may take all clients for \
+                 127.0.0.1; list it in `env` if there is one"
             ),
         ));
     }
