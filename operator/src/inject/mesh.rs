@@ -36,8 +36,9 @@ const REQUESTS: [(&str, &str); 6] = [
 ];
 /// The label by which a pod asks for Istio's proxy of one revision, whatever that is called.
 const ISTIO_REVISION: &str = "istio.io/rev";
-/// A native sidecar that other containers call, and that takes no connections of others.
-const DAPR: &str = "daprd";
+/// Native sidecars that others need and that take no connections of others: Dapr's, which they call, and that of Cloud Storage FUSE on
+/// GKE, which serves their volumes without mounting them (GoogleCloudPlatform/gcs-fuse-csi-driver#20).
+const NEEDED: [&str; 2] = ["daprd", "gke-gcsfuse-sidecar"];
 
 /// Whether a proxy takes what is sent to the pod's ports.
 pub(super) fn takes_inbound_connections(pod: &Pod, spec: &PodSpec) -> bool {
@@ -67,9 +68,9 @@ pub(super) fn starts_without_network(spec: &PodSpec) -> bool {
     has(init_containers, &VALIDATORS) && has(&spec.containers, &PROXIES)
 }
 
-/// Whether a container is a native sidecar that ours needs to reach the operator, or that has to end after
-/// ours.
+/// Whether a container is a native sidecar that ours needs to reach the operator or to read the configuration, or that has to
+/// end after ours.
 pub(super) fn is_native_proxy(container: &Container) -> bool {
     let name = container.name.as_str();
-    container.restart_policy.as_deref() == Some("Always") && (PROXIES.contains(&name) || name == DAPR)
+    container.restart_policy.as_deref() == Some("Always") && (PROXIES.contains(&name) || NEEDED.contains(&name))
 }

@@ -192,6 +192,21 @@ pub const ALL: &[Neighbour] = &[
         },
     },
     Neighbour {
+        name: "Cloud Storage FUSE of GKE, native sidecar",
+        takes_inbound: false,
+        native: &["gke-gcsfuse-sidecar"],
+        redirector: None,
+        inject: |pod| {
+            last(pod, "volumes", json!({"name": "gke-gcsfuse-tmp", "emptyDir": {}}));
+            // It serves the volumes of the pod and mounts none of them.
+            let fuse = json!({
+                "name": "gke-gcsfuse-sidecar", "image": "gcs-fuse-csi-driver-sidecar-mounter", "restartPolicy": "Always",
+                "volumeMounts": [{"name": "gke-gcsfuse-tmp", "mountPath": "/gcsfuse-tmp"}],
+            });
+            first(pod, "initContainers", fuse);
+        },
+    },
+    Neighbour {
         name: "Vault Agent",
         takes_inbound: false,
         native: &[],
