@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{HEALTH_PORT, LITELLM_PORT, OUTBOUND_PORT};
 
-use super::command_line::flag;
+use super::command_line::{Words, flag};
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::image::Image;
@@ -21,6 +21,10 @@ use super::script_variables::sets_variable;
 
 /// Where LiteLLM's command line listens if nothing says otherwise.
 const DEFAULT_PORT: u16 = 4000;
+
+/// Where LiteLLM's metrics process listens, on the host that LiteLLM listens on.
+const METRICS_OPTION: &str = "--prometheus_metrics_port";
+const METRICS_VARIABLE: &str = "PROMETHEUS_METRICS_PORT";
 
 #[derive(Debug, PartialEq)]
 pub(super) struct Ports {
@@ -64,9 +68,14 @@ pub(super) fn choose(
         .collect();
     used.extend(inbound.map(|address| address.port()));
     // Without injection this is the only trace of a metrics process beside LiteLLM.
-    if let VariableValue::Literal(port) = environment.get("PROMETHEUS_METRICS_PORT") {
-        used.extend(port.parse::<u16>().ok());
-    }
+    let metrics = match flag(&invocation.words, &[METRICS_OPTION]) {
+        Some(argument) => argument,
+        None => match environment.get(METRICS_VARIABLE) {
+            VariableValue::Literal(port) => Some(port),
+            _ => None,
+        },
+    };
+    used.extend(metrics.and_then(|port| port.parse::<u16>().ok()));
     let mut reserve = |preferred: u16, previous: Option<u16>| {
         let port = previous.or_else(|| (preferred..=u16::MAX).find(|port| !used.contains(port)));
         let port = port.ok_or(InjectionError::NoPortLeft)?;
@@ -83,6 +92,11 @@ pub(super) fn choose(
         outbound,
         health: SocketAddr::new(unspecified_address(listen_ip), health),
     })
+}
+
+/// Whether LiteLLM has a metrics process on a port of its own.
+pub(super) fn has_metrics_port(environment: &Environment, words: Words) -> bool {
+    flag(words, &[METRICS_OPTION]).is_some() || environment.is_set(METRICS_VARIABLE)
 }
 
 /// The port that LiteLLM's users call.
@@ -408,6 +422,14 @@ mod tests {
             (ports.litellm, ports.outbound, ports.health.port()),
             (16481, 16484, 16485)
         );
+        for metrics in [
+            "args: [--port, '4000', --prometheus_metrics_port, '16480']",
+            "args: [--port, '4000', --prometheus_metrics_port=16480]",
+            "args: [--port, '4000'], env: [{name: PROMETHEUS_METRICS_PORT, value: '16480'}]",
+        ] {
+            let ports = choose_in(metrics, "", &PodOptions::default()).unwrap();
+            assert_eq!(ports.litellm, 16481, "{metrics}");
+        }
         let own = choose_in("ports: [{containerPort: 16480}]", "", &PodOptions::default()).unwrap();
         assert_eq!(
             (own.litellm, own.outbound, own.health.port()),

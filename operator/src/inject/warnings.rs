@@ -9,6 +9,7 @@ use super::environment::Environment;
 use super::image::{Image, OLDEST_LITELLM};
 use super::mesh;
 use super::plan::Plan;
+use super::ports;
 use super::role::Role;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
@@ -173,11 +174,11 @@ fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {
             ),
         ));
     }
-    if is_moved && environment.is_set("PROMETHEUS_METRICS_PORT") {
+    if is_moved && ports::has_metrics_port(&environment, &plan.words) {
         warnings.push(lasting(
             "MetricsOnLoopback",
-            "PROMETHEUS_METRICS_PORT listens on 127.0.0.1 now, as LiteLLM does: Prometheus cannot reach it \
-             from outside",
+            "LiteLLM's metrics port (PROMETHEUS_METRICS_PORT) listens on 127.0.0.1 now, as LiteLLM does: Prometheus cannot \
+             reach it from outside",
         ));
     }
     if is_moved && environment.is_set("SEPARATE_HEALTH_APP") {
