@@ -3,7 +3,7 @@
 //!
 //! - `annotations` and `options`: what users ask for.
 //! - `target`, `role` and `image`: which container LiteLLM runs in, and what it is started by, also behind an
-//!   `exec_wrapper` and in a `shell_script`.
+//!   `exec_wrapper` and in a `shell_script`, and the `written_files` of that.
 //! - `config`, `litellm_options` and `wrapper`: where its configuration is, and how it comes to read the overlay
 //!   as well; `overlay_folder`: where the overlay is.
 //! - `mesh` and `later_webhooks`: others that change the pod.
@@ -65,6 +65,7 @@ mod variables;
 mod warning;
 mod warnings;
 mod wrapper;
+mod written_files;
 
 pub use decision::{Decision, SkipReason, decide};
 pub use error::{InjectionError, NOT_INJECTED_REASONS};

@@ -26,14 +26,15 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::relocation::{check_can_move_litellm, check_not_asked_by_tls};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
-use super::role::{ArgumentsPlace, Invocation, Role};
+use super::role::{ArgumentsPlace, Invocation, Role, program};
 use super::script_variables::{removal, sets_variable};
 use super::security_context::security_context;
 use super::settings::{RoutesInPod, Settings};
-use super::shell_script::writes_file;
+use super::shell_script::SimpleCommand;
 use super::target::Target;
 use super::trusted_proxies;
 use super::wrapper::{self, Wrapper};
+use super::written_files::writes_file;
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -129,7 +130,7 @@ pub(super) fn plan(
         None => wrapper_option(container, &environment, invocation)?,
     };
     if let (Some(path), None) = (&original, &previous) {
-        check_not_written_by_script(container, path)?;
+        check_not_written_by_script(container, &environment, path)?;
     }
     let overlay_folder::Place {
         folder,
@@ -292,9 +293,15 @@ fn requires_windows(spec: &PodSpec) -> bool {
 }
 
 /// Checks that no script of LiteLLM's own container writes the configuration, which the sidecar reads before.
-fn check_not_written_by_script(container: &Container, path: &str) -> Result<(), InjectionError> {
+fn check_not_written_by_script(
+    container: &Container,
+    environment: &Environment,
+    path: &str,
+) -> Result<(), InjectionError> {
+    let is_litellm =
+        |command: &SimpleCommand| matches!(program(&command.words, environment).0, Role::LiteLlm(_));
     let mut words = container.command.iter().chain(&container.args).flatten();
-    match words.any(|word| writes_file(word, path)) {
+    match words.any(|word| writes_file(word, path, &is_litellm)) {
         true => Err(InjectionError::ConfigWrittenAtStart {
             path: path.to_owned(),
             evidence: "its start script does".to_owned(),
@@ -314,7 +321,9 @@ fn check_written_before(
     let Some(volume) = wrapper.originals.first().map(|mount| mount.name.as_str()) else {
         return Ok(());
     };
-    let is_empty = |candidate: &Volume| candidate.name == volume && candidate.empty_dir.is_some();
+    let is_empty = |candidate: &Volume| {
+        candidate.name == volume && (candidate.empty_dir.is_some() || candidate.ephemeral.is_some())
+    };
     let mut others = spec
         .containers
         .iter()
@@ -327,7 +336,7 @@ fn check_written_before(
     if spec.volumes.iter().flatten().any(is_empty) && !others.any(may_write) {
         return Err(InjectionError::ConfigWrittenAtStart {
             path: path.to_owned(),
-            evidence: format!("no other can write into the emptyDir `{volume}`"),
+            evidence: format!("no other can write into the volume `{volume}`, which is empty at first"),
         });
     }
     Ok(())

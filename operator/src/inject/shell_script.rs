@@ -64,43 +64,13 @@ pub(super) fn only_expands(script: &str, name: &str) -> bool {
         && !simple_commands(script).iter().any(runs_other)
 }
 
-/// Whether a command of the script writes this file, as far as text alone tells: by a redirection, by an option for its
-/// output, or as a copy.
-pub(super) fn writes_file(script: &str, path: &str) -> bool {
-    let is_path = |word: &Option<String>| word.as_deref() == Some(path);
-    let redirects = |token| matches!(token, Token::Output(word) if is_path(&word.text));
-    let writes = |command: &SimpleCommand| {
-        let words = &command.words;
-        let by_option = words
-            .windows(2)
-            .any(|pair| matches!(pair[0].as_deref(), Some("-o" | "--output" | "-out")) && is_path(&pair[1]))
-            || words
-                .iter()
-                .flatten()
-                .any(|word| word.strip_prefix("--output=") == Some(path));
-        let Some((program, arguments)) = words.split_first() else {
-            return false;
-        };
-        let as_copy = || {
-            let Some((target, sources)) = arguments.split_last() else {
-                return false;
-            };
-            let in_folder = |source: &String| {
-                let name = source.rsplit('/').next().unwrap_or_default();
-                target
-                    .as_deref()
-                    .is_some_and(|folder| format!("{}/{name}", folder.trim_end_matches('/')) == path)
-            };
-            is_path(target) || sources.iter().flatten().any(in_folder)
-        };
-        by_option
-            || match program.as_deref().and_then(|program| program.rsplit('/').next()) {
-                Some("cp" | "mv" | "install" | "ln") => as_copy(),
-                Some("tee") => arguments.iter().any(is_path),
-                _ => false,
-            }
+/// Where the output of the script's commands goes, as far as it is known.
+pub(super) fn outputs(script: &str) -> Vec<String> {
+    let output = |token| match token {
+        Token::Output(word) => word.text,
+        Token::Word(_) | Token::Separator => None,
     };
-    Tokens::new(script).any(redirects) || simple_commands(script).iter().any(writes)
+    Tokens::new(script).filter_map(output).collect()
 }
 
 /// The words of each command of a script as they are written, from the first that is none of the shell's own.
@@ -470,30 +440,5 @@ mod tests {
         assert_eq!(passes("litellm --port 1 $@"), (true, 3));
         assert_eq!(passes("litellm \"$@\" --port 1"), (false, 4));
         assert_eq!(passes("litellm \"$*\""), (false, 2));
-    }
-
-    #[test]
-    fn a_script_writes_a_file_by_redirection_option_or_copy() {
-        for script in [
-            "envsubst < /t/c.yaml > /w/c.yaml && litellm --config /w/c.yaml",
-            "cat >/w/c.yaml <<EOF\nmodel_list: []\nEOF\nlitellm",
-            "echo a >> '/w/c.yaml'; litellm",
-            "curl -s -o /w/c.yaml https://e; litellm",
-            "yq --output=/w/c.yaml /t/c.yaml; litellm",
-            "cp /t/other.yaml /w/c.yaml && litellm",
-            "/bin/cp -f /t/c.yaml /w/ && litellm",
-            "gomplate < /t/c.yaml | tee /w/c.yaml; litellm",
-        ] {
-            assert!(writes_file(script, "/w/c.yaml"), "{script}");
-        }
-        for script in [
-            "litellm --config /w/c.yaml > /log 2>&1",
-            "cat < /w/c.yaml; litellm --config /w/c.yaml",
-            "cp /w/c.yaml /backup/c.yaml; litellm",
-            "test -f /w/c.yaml && litellm",
-            "echo '> /w/c.yaml'; litellm",
-        ] {
-            assert!(!writes_file(script, "/w/c.yaml"), "{script}");
-        }
     }
 }
