@@ -1,8 +1,11 @@
 //! What brings variables into LiteLLM's environment that the pod does not show: tools that run LiteLLM with secrets or
-//! with the variables of a file, and files that a start script sources. One of them may be `CONFIG_FILE_PATH`.
+//! with the variables of a file, files that a start script sources, and one that LiteLLM loads itself. One of them may be
+//! `CONFIG_FILE_PATH`.
+
+use k8s_openapi::api::core::v1::Container;
 
 use super::command_line::Words;
-use super::environment::Environment;
+use super::environment::{Environment, VariableValue};
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
 use super::shell_script::SimpleCommand;
 
@@ -26,6 +29,9 @@ const TOOLS: [&str; 13] = [
 /// The prefix of options that name a file of variables, and the variable by which uv is told of one.
 const FILE_OPTION: &str = "--env-file";
 const UV_FILE: &str = "UV_ENV_FILE";
+/// LiteLLM's mode, and the one, which is its default, in which it loads a file of variables.
+const MODE: &str = "LITELLM_MODE";
+const LOADING_MODE: &str = "DEV";
 
 /// What the wrapper brings in, of those between the beginning of these words and the program's own, which are the last.
 pub(super) fn of_wrappers(words: Words, program_words: usize, environment: &Environment) -> Option<String> {
@@ -56,10 +62,18 @@ pub(super) fn of_script<'a>(mut before: impl Iterator<Item = &'a SimpleCommand>)
         .then(|| "a file sourced by the start script".to_owned())
 }
 
+/// A mounted `.env`. LiteLLM loads the first that it finds from the folder of its package upwards (`load_dotenv`), which is
+/// `/app/.env` or `/.env` in its images, unless this variable says another mode.
+pub(super) fn of_mounted_file(container: &Container, environment: &Environment) -> Option<String> {
+    let mode = environment.get(MODE);
+    let loads_none = matches!(mode, VariableValue::Literal(mode) if mode != LOADING_MODE);
+    let mut paths = container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str());
+    let file = paths.find(|path| path.rsplit('/').next() == Some(".env"))?;
+    (!loads_none).then(|| format!("the file {file}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Container;
-
     use super::*;
     use crate::inject::role::invocation;
 
@@ -108,6 +122,17 @@ mod tests {
             let named = expected.then(|| "a file sourced by the start script".to_owned());
             assert_eq!(found, named, "{script}");
         }
+    }
+
+    #[test]
+    fn a_mounted_file_that_litellm_loads_is_named_unless_its_mode_is_another() {
+        let mounts = "args: [--port, '4000'], volumeMounts: [{name: e, mountPath: /app/.env, subPath: .env}]";
+        let named = Some("the file /app/.env".to_owned());
+        assert_eq!(source(mounts), named);
+        assert_eq!(source(&format!("{mounts}, env: [{{name: LITELLM_MODE, value: DEV}}]")), named);
+        let other = format!("{mounts}, env: [{{name: LITELLM_MODE, value: PRODUCTION}}]");
+        assert_eq!(source(&other), None);
+        assert_eq!(source("volumeMounts: [{name: e, mountPath: /app/prod.env}]"), None);
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub(super) fn invocation(container: &Container, environment: &Environment) -> In
         arguments,
         environment_source: environment_source.clone(),
     };
-    match role {
+    let found = match role {
         _ if is_other_job => invocation(Role::Other, ArgumentsPlace::Appended),
         Role::Shell => match script(container, environment, rest, environment_source.is_none()) {
             Some(in_script) => Invocation {
@@ -123,6 +123,13 @@ pub(super) fn invocation(container: &Container, environment: &Environment) -> In
             None => invocation(Role::Shell, ArgumentsPlace::Unreachable),
         },
         role => invocation(role, ArgumentsPlace::Appended),
+    };
+    // LiteLLM loads the file itself: scripts see the variables of the container as these are.
+    Invocation {
+        environment_source: found
+            .environment_source
+            .or_else(|| environment_source::of_mounted_file(container, environment)),
+        ..found
     }
 }
 
