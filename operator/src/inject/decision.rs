@@ -251,7 +251,8 @@ fn not_serving(pod: &Pod) -> Option<SkipReason> {
     let restart_policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
     if owners.iter().any(|owner| owner.kind == "Job")
         || has_label("batch.kubernetes.io/job-name")
-        || has_label("job-name")
+        // Anyone may use a name without a domain: what is known to be another's is no Job's.
+        || has_label("job-name") && owners.is_empty()
     {
         Some(SkipReason::Job)
     } else if restart_policy.is_some_and(|policy| policy != "Always") {
