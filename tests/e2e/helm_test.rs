@@ -72,8 +72,10 @@ async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_awa
         .into_iter()
         .map(|(outcome, _)| outcome)
         .collect();
-    assert_eq!(outcomes, ["ok"; 5], "{}", said.out);
-    assert!(said.out.contains("give a key of LiteLLM"), "{}", said.out);
+    // A key of LiteLLM shows the other half of the fourth.
+    assert_eq!(outcomes, ["ok", "ok", "ok", "not checked", "ok"], "{}", said.out);
+    let way_out = "not checked: whether what users send arrives: give a key of LiteLLM";
+    assert!(said.out.contains(way_out), "{}", said.out);
 
     install_with(&[
         "--set",

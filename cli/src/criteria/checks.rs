@@ -125,7 +125,7 @@ fn configuration_loads(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
 }
 
 fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
-    of_calls(findings, |outcome| match outcome {
+    let token = of_calls(findings, |outcome| match outcome {
         CallOutcome::Called { call, direct } => match call.arrival() {
             (Outcome::Passed, text) => beside_direct(&text, direct),
             shows_nothing => shows_nothing,
@@ -133,29 +133,27 @@ fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
         CallOutcome::Reported {
             message,
             direct,
-            not_called,
-        } => {
-            let with_token = format!("with the token that sidecars set, {message}");
-            let (outcome, text) = beside_direct(&with_token, direct);
-            let unseen = format!(
-                "{text}; whether what users send arrives is not checked: {}",
-                not_called.why()
-            );
-            match (not_called, outcome) {
-                (NotCalled::NothingOfUsers, outcome) => (outcome, text),
-                // The token arrives. What only a user can show is said, and who gave no key asked for no more.
-                (NotCalled::NoKey, outcome) | (NotCalled::Because(_), outcome @ Outcome::Warning) => {
-                    (outcome, unseen)
-                }
-                (NotCalled::Because(_), _) => (Outcome::NotChecked, unseen),
-            }
-        }
+            not_called: _,
+        } => beside_direct(&format!("with the token that sidecars set, {message}"), direct),
         CallOutcome::Failed { pod, problem } => (Outcome::Fault, format!("through {pod}: {problem}")),
         CallOutcome::Failing(problem)
         | CallOutcome::KeyUnusable(problem)
         | CallOutcome::ServerUnknownOrNotAllowed(problem) => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
-    })
+    });
+    // What only a user's call can show.
+    let users = findings.live.calls.iter().filter_map(|call| match &call.outcome {
+        CallOutcome::Reported { not_called, .. } if *not_called != NotCalled::NothingOfUsers => {
+            let why = not_called.why();
+            let text = format!("not checked: whether what users send arrives: {why}");
+            Some((
+                Outcome::NotChecked,
+                format!("{}/{}: {text}", call.namespace, call.resource),
+            ))
+        }
+        _ => None,
+    });
+    token.into_iter().chain(users).collect()
 }
 
 /// What was answered with a token shows something only beside what is answered without.

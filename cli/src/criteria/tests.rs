@@ -130,7 +130,7 @@ fn litellm_s_own_requests_show_that_the_token_arrives_and_nothing_of_users() {
         };
         let criteria = all(&inventory(resource()), &live(reported), now());
         assert_eq!(criteria[4].outcome, Outcome::Passed);
-        (criteria[3].outcome, criteria[3].findings[0].clone())
+        (criteria[3].outcome, criteria[3].findings.join("\n"))
     };
     let (outcome, text) = judged(NotCalled::NothingOfUsers, DirectCall::Refused(401));
     assert_eq!(
@@ -138,11 +138,14 @@ fn litellm_s_own_requests_show_that_the_token_arrives_and_nothing_of_users() {
         Outcome::Passed,
         "the resource passes on nothing of users"
     );
-    assert!(text.contains("without a token it answers 401"), "{text}");
+    assert!(text.ends_with("without a token it answers 401"), "{text}");
     let (outcome, text) = judged(NotCalled::NoKey, DirectCall::Refused(401));
-    assert_eq!(outcome, Outcome::Passed, "the token arrives: {text}");
+    assert_eq!(outcome, Outcome::NotChecked, "half of it is shown: {text}");
     assert!(
-        text.contains("without a token it answers 401; whether what users send arrives is not checked: give a key of LiteLLM by"),
+        text.contains(
+            "llm/tools: with the token that sidecars set, the MCP server answers 1 of 1 sidecars; without a token it answers 401\n\
+             llm/tools: not checked: whether what users send arrives: give a key of LiteLLM by"
+        ),
         "{text}"
     );
     let (outcome, text) = judged(NotCalled::NoKey, DirectCall::Answered(200));
@@ -155,7 +158,7 @@ fn litellm_s_own_requests_show_that_the_token_arrives_and_nothing_of_users() {
         "a key was given, and the call was not made"
     );
     assert!(
-        text.ends_with("is not checked: you may not forward ports"),
+        text.ends_with("not checked: whether what users send arrives: you may not forward ports"),
         "{text}"
     );
     let (outcome, text) = judged(why(), DirectCall::NotReached("it answers 500".to_owned()));

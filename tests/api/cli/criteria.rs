@@ -169,10 +169,21 @@ async fn the_five_criteria_are_met_by_a_pod_that_serves_and_named_where_they_are
     let (printed, without_key) = criteria(NAMESPACE, &[]).await;
     assert_eq!(
         outcomes(&without_key),
-        ["Passed", "Passed", "Passed", "Passed", "Passed"],
+        ["Passed", "Passed", "Passed", "NotChecked", "Passed"],
         "{without_key:#?}"
     );
-    assert!(finding(&without_key[3]).contains("is not checked: give a key of LiteLLM"));
+    let halves = without_key[3]["findings"].as_array().unwrap();
+    assert!(
+        halves[0]
+            .as_str()
+            .unwrap()
+            .contains("without a token it answers 401")
+    );
+    let other = halves[1].as_str().unwrap();
+    assert!(
+        other.contains("not checked: whether what users send arrives: give a key of LiteLLM"),
+        "{other}"
+    );
     assert_eq!(printed.code, 0);
     let (_, skipped) = criteria(NAMESPACE, &["--skip-calls"]).await;
     assert_eq!(outcomes(&skipped)[3..], ["NotChecked", "NotChecked"]);

@@ -216,7 +216,11 @@ fn without_litellm_s_key_nothing_of_users_is_called_in_order() {
         finding.message.starts_with("give a key of LiteLLM"),
         "{finding:?}"
     );
-    assert_eq!(report.criteria[3].outcome, Outcome::Passed, "the token arrives");
+    assert_eq!(
+        report.criteria[3].outcome,
+        Outcome::NotChecked,
+        "half of it is shown"
+    );
 }
 
 #[test]
