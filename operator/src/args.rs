@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use mcp_auth_credentials::AdministratorPolicy;
 use mcp_auth_oauth::{AllowedAddresses, Destinations, HostPattern, UserTokenQuotas};
@@ -73,6 +74,14 @@ pub struct Args {
     /// without a sidecar there, and no workload is restarted for them.
     #[arg(long = "excluded-namespace")]
     pub excluded_namespaces: Vec<String>,
+
+    /// Label selector, in JSON, of the only namespaces that the webhook looks at. Statuses say so as above.
+    #[arg(long, value_parser = label_selector)]
+    pub webhook_namespace_selector: Option<LabelSelector>,
+
+    /// Label selector, in JSON, of the only pods that the webhook looks at. Statuses say so as above.
+    #[arg(long, value_parser = label_selector)]
+    pub webhook_object_selector: Option<LabelSelector>,
 
     /// ClusterRole that is bound in each namespace whose Secrets the operator may read, where it may not read them in all.
     /// The status of a resource then says how to bind it.
@@ -260,6 +269,10 @@ impl LimitArgs {
     pub fn user_token_quotas(&self) -> UserTokenQuotas {
         UserTokenQuotas::new(self.max_user_tokens_per_namespace, self.max_user_tokens)
     }
+}
+
+fn label_selector(text: &str) -> Result<LabelSelector, String> {
+    serde_json::from_str(text).map_err(|error| format!("must be a label selector in JSON: {error}"))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

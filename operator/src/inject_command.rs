@@ -12,6 +12,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::routes::route;
+use mcp_auth_protocol::sync::Route;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -68,6 +69,8 @@ pub struct Preview {
     pub outcome: &'static str,
     /// As in [`Decision::reason`], or `NotAsked`.
     pub reason: &'static str,
+    /// Whether it needs none.
+    pub is_skipped: bool,
     /// Why it gets no sidecar though it should have one, and the way out.
     pub message: Option<String>,
     /// Reason and message of each.
@@ -116,7 +119,7 @@ pub fn inject(args: &InjectArgs) -> Result<Report, InjectCommandError> {
     let manifests = Manifests::read(&args.file, &args.resources, &args.namespace)?;
     let installation = Installation {
         settings: &chart.settings,
-        not_asked: &|pod| chart.leaves_out(pod.metadata.namespace.as_deref().unwrap_or_default()),
+        not_asked: &|pod| chart.leaves_out(pod),
     };
     let mut report = Report {
         text: String::new(),
@@ -124,7 +127,8 @@ pub fn inject(args: &InjectArgs) -> Result<Report, InjectCommandError> {
         refused: false,
     };
     for preview in previews(&manifests, &installation)? {
-        add_pod(&mut report, &preview);
+        report.text += &preview.text();
+        report.refused |= preview.after.is_none();
     }
     Ok(report)
 }
@@ -144,16 +148,10 @@ fn preview(
     resources: &[Arc<McpServerAuth>],
     installation: &Installation<'_>,
 ) -> Result<Preview, InjectCommandError> {
-    let name = pod.name();
-    let typed: Pod =
-        serde_json::from_value(pod.value.clone()).map_err(|problem| InjectCommandError::Pod {
-            pod: name.clone(),
-            problem,
-        })?;
-    let namespace = pod.namespace();
+    let typed = typed(pod)?;
     let of_namespace: Vec<_> = resources
         .iter()
-        .filter(|resource| resource.metadata.namespace.as_deref() == Some(namespace))
+        .filter(|resource| resource.metadata.namespace.as_deref() == Some(pod.namespace()))
         .cloned()
         .collect();
     let labels = typed.metadata.labels.clone().unwrap_or_default();
@@ -168,13 +166,21 @@ fn preview(
         true => RoutesInPod::Told,
         false => RoutesInPod::Withheld,
     };
-    let decision = decide(&typed, namespace, &routes, &settings);
-    let (outcome, reason) = (decision.outcome(), decision.reason());
-    if !matches!(decision, Decision::Skip { .. })
-        && let Some(why) = (installation.not_asked)(&typed)
-    {
-        return Ok(not_asked(pod, why));
+    let preview = preview_with_routes(pod, &routes, &settings)?;
+    match (installation.not_asked)(&typed) {
+        Some(why) if !preview.is_skipped => Ok(not_asked(pod, why)),
+        _ => Ok(preview),
     }
+}
+
+/// What injection would make of a pod that these routes are for, with these settings as they are.
+pub fn preview_with_routes(
+    pod: &PodManifest,
+    routes: &[Route],
+    settings: &Settings,
+) -> Result<Preview, InjectCommandError> {
+    let name = pod.name();
+    let decision = decide(&typed(pod)?, pod.namespace(), routes, settings);
     let message = decision.error().map(ToString::to_string);
     let after = decision
         .patch()
@@ -190,8 +196,9 @@ fn preview(
         })?;
     Ok(Preview {
         pod: name,
-        outcome,
-        reason,
+        outcome: decision.outcome(),
+        reason: decision.reason(),
+        is_skipped: matches!(decision, Decision::Skip { .. }),
         message,
         warnings: decision
             .warnings()
@@ -208,6 +215,7 @@ fn not_asked(pod: &PodManifest, why: String) -> Preview {
         pod: pod.name(),
         outcome: "left alone",
         reason: NOT_ASKED,
+        is_skipped: false,
         message: Some(why),
         warnings: Vec::new(),
         before: pod.value.clone(),
@@ -215,22 +223,28 @@ fn not_asked(pod: &PodManifest, why: String) -> Preview {
     }
 }
 
-fn add_pod(report: &mut Report, preview: &Preview) {
-    let text = &mut report.text;
-    // The annotations are comments, so that the whole is YAML that kubectl takes.
-    for line in preview.annotations() {
-        let _ = writeln!(text, "# {}", line.replace('\n', "\n# "));
-    }
-    match &preview.after {
-        None => report.refused = true,
-        Some(patched) => {
-            text.push_str("---\n");
-            *text += &serde_saphyr::to_string(patched).expect("plain values are YAML");
-        }
-    }
+fn typed(pod: &PodManifest) -> Result<Pod, InjectCommandError> {
+    serde_json::from_value(pod.value.clone()).map_err(|problem| InjectCommandError::Pod {
+        pod: pod.name(),
+        problem,
+    })
 }
 
 impl Preview {
+    /// As the command prints it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // The annotations are comments, so that the whole is YAML that kubectl takes.
+        for line in self.annotations() {
+            let _ = writeln!(text, "# {}", line.replace('\n', "\n# "));
+        }
+        if let Some(patched) = &self.after {
+            text.push_str("---\n");
+            text += &serde_saphyr::to_string(patched).expect("plain values are YAML");
+        }
+        text
+    }
+
     /// What became of the pod, in lines for people.
     pub fn annotations(&self) -> Vec<String> {
         let mut lines = vec![

@@ -48,7 +48,7 @@ pub use args::{Args, Command};
 pub use entitlement::{Labels, entitled, selects};
 pub use inject_command::{
     ChartArgs, ChartSettings, InjectArgs, InjectCommandError, Installation, ManifestError, Manifests,
-    Preview, inject as run_inject, is_standard_input, previews,
+    PodManifest, Preview, inject as run_inject, is_standard_input, preview_with_routes, previews,
 };
 pub use pods::{PodFacts, PodMeta, SERVING_PODS, is_injected, ought_to_be_injected};
 pub use references::SecretsGrant;

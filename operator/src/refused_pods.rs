@@ -2,7 +2,7 @@
 //! each replica records what it refused, a follower passes that on to the replica that leads, and that one tells the workload and
 //! the resources, and its followers, one of which may lead next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -101,6 +101,8 @@ struct Records {
     by_namespace: HashMap<String, HashMap<PodMaker, (u64, Arc<RefusedPod>)>>,
     /// When it was looked whether the workload is there, by its UID.
     looked_at: HashMap<String, Timestamp>,
+    /// Of which anything was ever recorded.
+    known_namespaces: HashSet<String>,
     last: u64,
 }
 
@@ -139,6 +141,12 @@ impl RefusedPods {
         let mut standing: Vec<_> = standing.filter(|refused| now < refused.until()).collect();
         standing.sort_by(|one, other| one.text.cmp(&other.text));
         standing
+    }
+
+    /// Whether nothing was recorded of a namespace since the process started, and less time has passed than a controller may wait
+    /// for: what was refused before every replica ended is known by nobody but the resources' own conditions.
+    pub fn may_be_unknown(&self, namespace: &str, started: Timestamp, now: Timestamp) -> bool {
+        now < started + LIFETIME && !self.records.lock().known_namespaces.contains(namespace)
     }
 
     /// Those of a namespace of which it was not looked for a while whether their workloads are still there.
@@ -198,6 +206,9 @@ impl Records {
             }
         }
         self.last += 1;
+        if self.known_namespaces.len() < MAX_REFUSED {
+            self.known_namespaces.insert(refused.namespace.clone());
+        }
         let of_namespace = self.by_namespace.entry(refused.namespace.clone()).or_default();
         of_namespace.insert(maker, (self.last, Arc::new(refused)));
         Some(self.last)
@@ -296,6 +307,20 @@ mod tests {
         // Not made by a Deployment.
         let alone = recorded([refused("litellm", None, start())]);
         assert_eq!(makers(&alone, start()), ["ReplicaSet litellm"]);
+    }
+
+    #[test]
+    fn what_was_refused_before_the_process_may_be_unknown_until_something_is_recorded_or_a_controller_has_tried_again()
+     {
+        let refused_pods = recorded([]);
+        let may_be_unknown = |seconds| refused_pods.may_be_unknown("llm", start(), after(seconds));
+        assert!(may_be_unknown(0) && may_be_unknown(1000));
+        assert!(!refused_pods.may_be_unknown("llm", start(), start() + LIFETIME));
+        refused_pods.record(refused("a", None, after(1)), after(1));
+        assert!(!may_be_unknown(2));
+        refused_pods.forget(&refused("a", None, after(1)));
+        assert!(!may_be_unknown(3), "that it has gone is known");
+        assert!(refused_pods.may_be_unknown("other", start(), after(3)));
     }
 
     #[test]

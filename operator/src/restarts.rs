@@ -163,6 +163,7 @@ impl Restarts {
     ) -> bool {
         let facts = Facts {
             namespace: &NamespaceInjection::OptedIn,
+            scope: self.namespaces.scope(),
             now: Timestamp::now(),
         };
         let mut by_labels: HashMap<&Labels, Vec<&Arc<McpServerAuth>>> = HashMap::new();
@@ -195,6 +196,7 @@ impl Restarts {
     ) -> BTreeMap<WorkloadName, Needs> {
         let facts = Facts {
             namespace: &self.namespaces.injection(namespace).await,
+            scope: self.namespaces.scope(),
             now: Timestamp::now(),
         };
         let mut needs: BTreeMap<WorkloadName, Needs> = BTreeMap::new();

@@ -31,7 +31,7 @@ use crate::log;
 use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
-use crate::namespaces::{ExcludedNamespaces, Namespaces};
+use crate::namespaces::{Namespaces, WebhookScope};
 use crate::not_watched::NotWatched;
 use crate::pod_owners::PodOwners;
 use crate::pods::{PodNotices, Pods};
@@ -170,8 +170,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         &args.watch_namespaces,
     );
     let restart_outcomes = RestartOutcomes::default();
-    let excluded = ExcludedNamespaces::new(args.excluded_namespaces.clone());
-    let namespaces = Arc::new(Namespaces::new(client.clone(), excluded));
+    let scope = WebhookScope {
+        excluded_namespaces: args.excluded_namespaces.clone(),
+        namespace_selector: args.webhook_namespace_selector.clone().unwrap_or_default(),
+        object_selector: args.webhook_object_selector.clone().unwrap_or_default(),
+    };
+    let namespaces = Arc::new(Namespaces::new(client.clone(), scope));
     let restarts = Restarts::new(
         client.clone(),
         namespaces.clone(),

@@ -49,6 +49,8 @@ pub struct StatusInputs<'a> {
     pub pods: Option<Selected<'a>>,
     /// Pods that the resource selects and that the webhook refused a while ago.
     pub refused: Vec<Arc<RefusedPod>>,
+    /// Whether refusals of before the operator's start may stand that no record is left of.
+    pub may_miss_refusals: bool,
     pub injection: InjectionFacts,
     /// What the spec refers to and when it ends.
     pub expiries: Vec<CredentialExpiry>,

@@ -4,15 +4,20 @@ use mcp_auth_tests::chart::{Case, chart, helm_programs};
 use serde_json::{Map, Value, json};
 
 /// Taken, and nothing that anybody sets: for charts that depend on this one.
-const ONLY_IN_THE_SCHEMA: [&str; 2] = ["/enabled", "/global"];
+const ONLY_IN_THE_SCHEMA: [&str; 1] = ["/enabled"];
 /// Types of Kubernetes and cert-manager, of which values.yaml has what it sets.
-const KUBERNETES_TYPES: [&str; 6] = [
+const KUBERNETES_TYPES: [&str; 11] = [
     "/certificates/certManager/privateKey",
     "/helmTest/resources",
+    "/operator/livenessProbe",
+    "/operator/readinessProbe",
     "/operator/resources",
+    "/operator/startupProbe",
     "/operator/strategy",
     "/sidecar/resources",
     "/sidecar/securityContext",
+    "/webhook/namespaceSelector",
+    "/webhook/objectSelector",
 ];
 
 #[test]

@@ -114,11 +114,19 @@ that is being deleted. */}}
 {{- $left | toYaml }}
 {{- end }}
 
-{{/* An image by digest, or by tag. */}}
+{{/* An image by digest, or by tag. Where `global.imageRegistry` is set, it stands in place of the repository's own registry, which is what
+stands before the first slash if that has a dot or a port, or is localhost. */}}
 {{- define "mcp-auth.image" -}}
-{{- $image := index . 0 }}
-{{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
-{{- else }}{{ $image.repository }}:{{ default (index . 1) $image.tag }}{{ end }}
+{{- $root := index . 0 }}
+{{- $image := index . 1 }}
+{{- $repository := $image.repository }}
+{{- with $root.Values.global.imageRegistry }}
+{{- $parts := splitList "/" $repository }}
+{{- if and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) }}{{ $parts = rest $parts }}{{ end }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (join "/" $parts) }}
+{{- end }}
+{{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
+{{- else }}{{ $repository }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 
 {{/* The environment variables of the egress proxy that have a value. */}}

@@ -71,6 +71,13 @@ mcpauth.dev/service: ""
 
 {{- define "mcp-auth.imageProblems" -}}
 {{- $problems := list }}
+{{- with .Values.global.imageRegistry }}
+{{- if contains "://" . }}
+{{- $problems = append $problems "global.imageRegistry begins with a scheme: leave it out, a registry is HOST, HOST:PORT or HOST/PATH" }}
+{{- else if not (regexMatch "^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?$" .) }}
+{{- $problems = append $problems "global.imageRegistry is no registry of images: it is HOST, HOST:PORT or HOST/PATH, the path in lower case" }}
+{{- end }}
+{{- end }}
 {{- range $name, $image := dict "operator" .Values.operator.image "sidecar" .Values.sidecar.image }}
 {{- $key := printf "%s.image.repository" $name }}
 {{- $repository := $image.repository }}
@@ -166,6 +173,7 @@ mcpauth.dev/service: ""
   "max-selector-terms" "limits.selectorTerms" "max-parameters" "limits.parameters"
   "max-user-tokens-per-namespace" "limits.userTokensPerNamespace" "max-user-tokens" "limits.userTokens"
   "max-events-per-namespace" "limits.eventsPerNamespace"
+  "webhook-namespace-selector" "webhook.namespaceSelector" "webhook-object-selector" "webhook.objectSelector"
   "sidecar-settings" "the values of sidecar" "certificate-secret" ""
   "certificate-folder" "certificates.certManager" "secrets-cluster-role" "rbac.secrets"
   "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
@@ -201,6 +209,28 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $containers = append $containers .name }}
 {{- end }}
+{{- end }}
+{{- $fields := dict "affinity" "operator.affinity" "automountServiceAccountToken" "serviceAccount.automount" "containers" "operator.extraContainers"
+  "dnsConfig" "operator.dnsConfig" "dnsPolicy" "operator.dnsPolicy" "hostAliases" "operator.hostAliases" "hostNetwork" "operator.hostNetwork"
+  "hostUsers" "operator.hostUsers" "imagePullSecrets" "imagePullSecrets" "initContainers" "operator.extraInitContainers"
+  "nodeSelector" "operator.nodeSelector" "priorityClassName" "operator.priorityClassName" "runtimeClassName" "operator.runtimeClassName"
+  "securityContext" "operator.podSecurityContext" "serviceAccountName" "serviceAccount.name" "serviceAccount" "serviceAccount.name"
+  "tolerations" "operator.tolerations" "topologySpreadConstraints" "operator.topologySpreadConstraints" "volumes" "operator.extraVolumes" }}
+{{- range $field, $_ := $operator.podSpecExtra }}
+{{- if hasKey $fields $field }}
+{{- $problems = append $problems (printf "operator.podSpecExtra sets %s, which has a value of its own: use %s" $field (get $fields $field)) }}
+{{- else if eq $field "restartPolicy" }}
+{{- $problems = append $problems "operator.podSpecExtra sets restartPolicy, which is Always in every Deployment: leave it out" }}
+{{- end }}
+{{- end }}
+{{- with $operator.startupProbe }}
+{{- $seconds := mul (default 10 .periodSeconds) (default 3 .failureThreshold) }}
+{{- if lt (int $seconds) 10 }}
+{{- $problems = append $problems (printf "operator.startupProbe gives the operator %d s to start, after which the kubelet kills it, again and again: set periodSeconds times failureThreshold to 10 or more" $seconds) }}
+{{- end }}
+{{- end }}
+{{- if kindIs "invalid" $operator.readinessProbe }}
+{{- $problems = append $problems "operator.readinessProbe is null, so that a replica would be asked before it can answer, and LiteLLM's pods would start without the sidecar: leave it" }}
 {{- end }}
 {{- if and (eq $operator.dnsPolicy "None") (not (get (default (dict) $operator.dnsConfig) "nameservers")) }}
 {{- $problems = append $problems "operator.dnsPolicy is None and operator.dnsConfig names no nameservers, so that no name would resolve: set operator.dnsConfig.nameservers" }}
@@ -318,6 +348,23 @@ mcpauth.dev/service: ""
 {{- range $watched }}
 {{- if has . $excluded }}
 {{- $problems = append $problems (printf "watchNamespaces holds %s, where pods are never injected: take it out there, or out of webhook.excludedNamespaces" .) }}
+{{- end }}
+{{- end }}
+{{- $selectors := dict "namespaceSelector" (list "mcpauth.dev/injection" "kubernetes.io/metadata.name") "objectSelector" (list "mcpauth.dev/inject") }}
+{{- range $name, $own := $selectors }}
+{{- $selector := get $.Values.webhook $name }}
+{{- $keys := keys (default (dict) $selector.matchLabels) }}
+{{- range $selector.matchExpressions }}
+{{- $keys = append $keys .key }}
+{{- $hasValues := not (empty .values) }}
+{{- if ne $hasValues (has .operator (list "In" "NotIn")) }}
+{{- $problems = append $problems (printf "webhook.%s: the expression of %s has the operator %s and %s: In and NotIn have values, Exists and DoesNotExist none" $name .key .operator (ternary "values" "no values" $hasValues)) }}
+{{- end }}
+{{- end }}
+{{- range $keys }}
+{{- if has . $own }}
+{{- $problems = append $problems (printf "webhook.%s has a condition on %s, by which the webhook selects already: %s" $name . (eq . "kubernetes.io/metadata.name" | ternary "use webhook.excludedNamespaces or watchNamespaces" "leave it out")) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if eq .Values.rbac.secrets "perNamespace" }}

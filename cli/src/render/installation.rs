@@ -157,7 +157,7 @@ impl Source {
     pub fn not_asked(&self, pod: &Pod) -> Option<String> {
         let namespace = pod.namespace().unwrap_or_default();
         let scope = match &self.scope {
-            ScopeSource::Chart(chart) => return chart.leaves_out(&namespace),
+            ScopeSource::Chart(chart) => return chart.leaves_out(pod),
             ScopeSource::Cluster(scope) => scope,
         };
         let surroundings = Surroundings {

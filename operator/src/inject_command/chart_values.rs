@@ -3,13 +3,16 @@
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::manifests::{ManifestError, not_yaml, read};
+use crate::entitlement::Labels;
 use crate::inject::{OperatorEndpoint, Settings, SettingsError};
-use crate::namespaces::ExcludedNamespaces;
+use crate::namespaces::WebhookScope;
 
 /// The chart's own values, which those of a user are merged into.
 const DEFAULTS: &str = include_str!("../../../charts/mcp-auth/values.yaml");
@@ -47,7 +50,7 @@ pub struct ChartSettings {
     pub settings: Settings,
     /// Only these are served; none: all.
     watched_namespaces: Vec<String>,
-    excluded_namespaces: ExcludedNamespaces,
+    scope: WebhookScope,
     /// What stands for something that is not known.
     pub notes: Vec<String>,
 }
@@ -73,6 +76,7 @@ struct Values {
     name_override: String,
     fullname_override: String,
     watch_namespaces: Vec<String>,
+    global: Global,
     sidecar: Sidecar,
     webhook: Webhook,
 }
@@ -99,6 +103,13 @@ struct Image {
     pull_policy: Option<String>,
 }
 
+/// A chart that depends on this one has values of its own there.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Global {
+    image_registry: String,
+}
+
 #[derive(Deserialize)]
 struct Named {
     name: String,
@@ -108,6 +119,8 @@ struct Named {
 #[serde(rename_all = "camelCase")]
 struct Webhook {
     excluded_namespaces: Vec<String>,
+    namespace_selector: LabelSelector,
+    object_selector: LabelSelector,
 }
 
 impl ChartSettings {
@@ -115,7 +128,7 @@ impl ChartSettings {
     pub fn read(args: &ChartArgs) -> Result<Self, ChartValuesError> {
         let values = values(&args.values)?;
         let mut notes = Vec::new();
-        let image = image(&values.sidecar.image, &mut notes);
+        let image = image(&values.sidecar.image, &values.global.image_registry, &mut notes);
         let mut settings = match &args.sidecar_settings {
             Some(path) => {
                 Settings::from_json(&read(path)?).map_err(|problem| ChartValuesError::Settings {
@@ -137,21 +150,40 @@ impl ChartSettings {
             ca: "the operator's certificates".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        let scope = WebhookScope {
+            excluded_namespaces: values.webhook.excluded_namespaces,
+            namespace_selector: values.webhook.namespace_selector,
+            object_selector: values.webhook.object_selector,
+        };
+        if scope.namespace_selector != LabelSelector::default() {
+            notes.push(
+                "the values have a webhook.namespaceSelector; the labels of namespaces are taken to match it"
+                    .to_owned(),
+            );
+        }
         Ok(Self {
             settings,
             watched_namespaces: values.watch_namespaces,
-            excluded_namespaces: ExcludedNamespaces::new(values.webhook.excluded_namespaces),
+            scope,
             notes,
         })
     }
 
-    /// Why the API server asks the webhook about no pod of a namespace, though it opted in.
-    pub fn leaves_out(&self, namespace: &str) -> Option<String> {
+    /// Why the API server does not ask the webhook about a pod, though its namespace opted in.
+    pub fn leaves_out(&self, pod: &Pod) -> Option<String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let none = Labels::new();
+        let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+        self.leaves_out_namespace(namespace)
+            .or_else(|| self.scope.why_not_pod(labels))
+    }
+
+    fn leaves_out_namespace(&self, namespace: &str) -> Option<String> {
         let watched = &self.watched_namespaces;
         let is_watched = watched.is_empty() || watched.iter().any(|name| name == namespace);
         let not_watched =
             || format!("watchNamespaces of the chart does not have the namespace {namespace}: add it");
-        let excluded = self.excluded_namespaces.why(namespace);
+        let excluded = self.scope.why_not_namespace(namespace);
         excluded.or_else(|| (!is_watched).then(not_watched))
     }
 }
@@ -194,7 +226,7 @@ fn as_json_has_numbers(value: &mut Value) {
 }
 
 /// As the chart's `mcp-auth.image`.
-fn image(image: &Image, notes: &mut Vec<String>) -> String {
+fn image(image: &Image, registry: &str, notes: &mut Vec<String>) -> String {
     let repository = match image.repository.as_str() {
         "" => {
             notes.push(format!(
@@ -204,10 +236,27 @@ fn image(image: &Image, notes: &mut Vec<String>) -> String {
         }
         repository => repository,
     };
+    let repository = match registry {
+        "" => repository.to_owned(),
+        registry => format!(
+            "{}/{}",
+            registry.trim_end_matches('/'),
+            without_registry(repository)
+        ),
+    };
     match (image.digest.as_str(), image.tag.as_str()) {
         ("", "") => format!("{repository}:{}", env!("CARGO_PKG_VERSION")),
         ("", tag) => format!("{repository}:{tag}"),
         (digest, _) => format!("{repository}@{digest}"),
+    }
+}
+
+/// The repository without the registry's host, which has a dot or a port, or is localhost.
+fn without_registry(repository: &str) -> &str {
+    let is_host = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    match repository.split_once('/') {
+        Some((first, rest)) if is_host(first) => rest,
+        _ => repository,
     }
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::args::RestartMode;
 use crate::inject::annotations;
-use crate::namespaces::NamespaceInjection;
+use crate::namespaces::{NamespaceInjection, WebhookScope};
 use crate::pods::{WatchedPod, is_injected, is_starting};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
@@ -56,6 +56,7 @@ impl Cause {
 pub struct Facts<'a> {
     /// Whether a pod that is made now is injected.
     pub namespace: &'a NamespaceInjection,
+    pub scope: &'a WebhookScope,
     pub now: Timestamp,
 }
 
@@ -86,7 +87,8 @@ pub fn causes(
             NamespaceInjection::NotOptedIn | NamespaceInjection::Unknown => asks_itself,
             NamespaceInjection::Excluded { .. } => false,
         };
-        let is_missed = !is_left_alone && would_be_injected && !is_starting(pod, facts.now);
+        let is_looked_at = facts.scope.why_not_pod(pod.labels()).is_none();
+        let is_missed = !is_left_alone && would_be_injected && is_looked_at && !is_starting(pod, facts.now);
         return is_missed
             .then_some(Cause::NotInjected { resource: uid })
             .into_iter()
@@ -158,6 +160,7 @@ mod tests {
         let all = [Arc::new(tools.clone()), Arc::new(resource("other", None))];
         let facts = Facts {
             namespace: &NamespaceInjection::OptedIn,
+            scope: &WebhookScope::default(),
             now: now(),
         };
         let causes = causes(&tools, &all, pod, sidecar, facts);
@@ -199,6 +202,7 @@ mod tests {
         let in_namespace = |pod: &WatchedPod, namespace: &NamespaceInjection| {
             let facts = Facts {
                 namespace,
+                scope: &WebhookScope::default(),
                 now: now(),
             };
             causes(&tools, &[], pod, None, facts).len()
@@ -213,6 +217,19 @@ mod tests {
         let excluded = NamespaceInjection::Excluded { why: "x".into() };
         assert_eq!(in_namespace(&asking, &excluded), 0, "the webhook is not asked");
         assert_eq!(in_namespace(&pod(None), &excluded), 0);
+        let scope = WebhookScope {
+            object_selector: serde_json::from_value(json!({"matchLabels": {"tier": "gateway"}})).unwrap(),
+            ..WebhookScope::default()
+        };
+        let facts = Facts {
+            namespace: &closed,
+            scope: &scope,
+            now: now(),
+        };
+        assert!(
+            causes(&tools, &[], &asking, None, facts).is_empty(),
+            "nor about this pod"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The part of `SidecarsSynced` that says why selected pods have no sidecar, and the one thing to do about it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +11,7 @@ use super::ConditionDraft;
 use super::pod_classes::{PodClass, PodNames, is_marked};
 use super::selection::Selection;
 use crate::inject::annotations;
-use crate::namespaces::NamespaceInjection;
+use crate::namespaces::{NamespaceInjection, WebhookScope};
 use crate::pods::{self, WatchedPod};
 
 /// What the webhook writes into a pod that it finds to be no LiteLLM.
@@ -21,9 +22,11 @@ const MAX_OTHER_REASONS: usize = 3;
 const WEBHOOK_START: Duration = Duration::from_secs(30);
 
 /// What is known of the way from the API server to the webhook, and who is to use it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InjectionFacts {
     pub namespace: NamespaceInjection,
+    /// Which pods the webhook is asked about at all.
+    pub scope: Arc<WebhookScope>,
     /// Whether the API server has called this replica's webhook since its start, as far as that can be known.
     pub webhook_called: bool,
     pub operator_started: Timestamp,
@@ -157,6 +160,7 @@ fn asks_for_injection(pod: &WatchedPod, facts: &InjectionFacts) -> Option<bool> 
         .get(annotations::INJECT_LABEL)
         .is_some_and(|value| value == "true");
     match facts.namespace {
+        _ if facts.scope.why_not_pod(pod.labels()).is_some() => Some(false),
         NamespaceInjection::Excluded { .. } => Some(false),
         NamespaceInjection::OptedIn => Some(true),
         NamespaceInjection::NotOptedIn => Some(asks_itself),
@@ -168,6 +172,15 @@ pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> 
     let facts = &selection.inputs.injection;
     let pods = selection.list(|class| !class.is_injected())?;
     if let NamespaceInjection::Excluded { why } = &facts.namespace {
+        let message = format!("{pods} run without the sidecar: {why}");
+        return draft(false, reasons::PODS_NOT_INJECTED, message);
+    }
+    let left_out = |class: &PodClass| match class.is_injected() {
+        true => None,
+        false => facts.scope.why_not_pod(class.pod.labels()),
+    };
+    if let Some(why) = selection.classes().find_map(left_out) {
+        let pods = selection.list(|class| left_out(class).is_some())?;
         let message = format!("{pods} run without the sidecar: {why}");
         return draft(false, reasons::PODS_NOT_INJECTED, message);
     }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mcp_auth_crds::reasons;
+use mcp_auth_crds::{conditions, reasons};
 
 use super::pod_classes::PodClass;
 use super::pods_injected::{draft, reason_codes};
-use super::selection::Selection;
+use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, seconds};
 use crate::inject::NOT_INJECTED_REASONS;
 use crate::refused_pods::{PodMaker, RefusedPod};
@@ -27,6 +27,24 @@ pub(super) fn pods_refused(selection: &Selection<'_>) -> Option<ConditionDraft> 
     };
     let message = format!("the pods of {} are refused: {}{also}", first.maker(), first.text);
     draft(false, reasons::PODS_REFUSED, message)
+}
+
+/// What the resource's condition says of refusals, where all replicas have ended since and left no other record. It stands until the
+/// workload is refused again, which is recorded, or a selected pod is made.
+pub(super) fn refused_before_start(inputs: &StatusInputs<'_>) -> Option<ConditionDraft> {
+    if !inputs.may_miss_refusals {
+        return None;
+    }
+    let conditions = &previous_status(inputs)?.conditions;
+    let previous = conditions
+        .iter()
+        .find(|condition| condition.type_ == conditions::SIDECARS_SYNCED)?;
+    let since = previous.last_transition_time.0;
+    let is_newer = |class: &PodClass| class.newest_created.is_some_and(|created| created >= since);
+    if previous.reason != reasons::PODS_REFUSED || selected_pods(inputs).any(is_newer) {
+        return None;
+    }
+    draft(false, reasons::PODS_REFUSED, previous.message.clone())
 }
 
 /// How many workloads are refused, by the reason: one of a closed set, since labels of a metric are made of them.

@@ -10,7 +10,7 @@ use super::pod_classes::PodClass;
 use super::pods_injected::{
     draft, left_alone, none_selected, not_injected, not_recognised, warnings, webhook_not_reached,
 };
-use super::pods_refused::pods_refused;
+use super::pods_refused::{pods_refused, refused_before_start};
 use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, first_draft};
 use crate::sidecars::Sidecar;
@@ -18,6 +18,7 @@ use crate::version_skew::is_too_old;
 
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     pods_refused,
+    |selection| refused_before_start(selection.inputs),
     none_selected,
     left_alone,
     webhook_not_reached,
@@ -35,7 +36,7 @@ pub(super) fn check_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<S
     let Some(pods) = &inputs.pods else {
         let message = "the selected pods are being listed";
         let unlisted = ConditionDraft::new(conditions::SIDECARS_SYNCED, None, reasons::PENDING, message);
-        return (unlisted, None);
+        return (refused_before_start(inputs).unwrap_or(unlisted), None);
     };
     if pods.classes.iter().any(|class| class.is_awaited())
         && let Some(counts) = previous_status(inputs).and_then(|status| status.sidecars.clone())

@@ -8,7 +8,7 @@ use mcp_auth_protocol::sync::Problem;
 use super::learned::learned;
 use super::pod_classes::{PodNames, PodWithSidecar, classes};
 use super::*;
-use crate::namespaces::NamespaceInjection;
+use crate::namespaces::{NamespaceInjection, WebhookScope};
 use crate::pods::WatchedPod;
 use crate::refused_pods::RefusedPod;
 use crate::sidecars::Sidecar;
@@ -67,6 +67,7 @@ struct Scenario<'a> {
     pods: Option<Vec<PodWithSidecar>>,
     passed_over: Vec<Arc<WatchedPod>>,
     refused: Vec<RefusedPod>,
+    may_miss_refusals: bool,
     injection: InjectionFacts,
     expiries: Vec<CredentialExpiry>,
 }
@@ -91,8 +92,10 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
         )]),
         passed_over: Vec::new(),
         refused: Vec::new(),
+        may_miss_refusals: false,
         injection: InjectionFacts {
             namespace: NamespaceInjection::OptedIn,
+            scope: Arc::default(),
             webhook_called: true,
             operator_started: now() - jiff::SignedDuration::from_hours(1),
             webhook_port: 10250,
@@ -125,6 +128,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         issuance: &issuance,
         pods: selected,
         refused: scenario.refused.iter().cloned().map(Arc::new).collect(),
+        may_miss_refusals: scenario.may_miss_refusals,
         injection: scenario.injection.clone(),
         expiries: scenario.expiries.clone(),
         managed_key: None,

@@ -218,6 +218,11 @@ impl StatusWriter {
         self.forget_refusals_of_no_workload(&resource_ref.namespace, now)
             .await;
         let refused = self.observed.refused.in_namespace(&resource_ref.namespace, now);
+        let started = self.observed.webhook.started;
+        let may_miss_refusals = self
+            .observed
+            .refused
+            .may_be_unknown(&resource_ref.namespace, started, now);
         let selector = &resource.spec.pod_selector;
         let is_selected = |refused: &Arc<RefusedPod>| selects(selector, &refused.labels);
         let inputs = StatusInputs {
@@ -225,10 +230,12 @@ impl StatusWriter {
             issuance: &state.issuance,
             pods: selected,
             refused: refused.into_iter().filter(is_selected).collect(),
+            may_miss_refusals,
             injection: InjectionFacts {
                 namespace,
+                scope: self.observed.namespaces.scope().clone(),
                 webhook_called: self.observed.webhook.is_called(),
-                operator_started: self.observed.webhook.started,
+                operator_started: started,
                 webhook_port: self.observed.webhook.port,
             },
             expiries: self.expiries(resource, &resource_ref),

@@ -57,6 +57,24 @@ fn the_last_values_win_and_leave_the_rest_of_the_others() {
 }
 
 #[test]
+fn the_registry_for_all_images_stands_in_place_of_the_one_that_a_repository_names() {
+    for (repository, expected) in [
+        ("ghcr.io/team/sidecar", "mirror.company.com:5000/x/team/sidecar"),
+        ("localhost/sidecar", "mirror.company.com:5000/x/sidecar"),
+        ("team/sidecar", "mirror.company.com:5000/x/team/sidecar"),
+        ("sidecar", "mirror.company.com:5000/x/sidecar"),
+    ] {
+        let image = format!("sidecar: {{image: {{repository: {repository}, tag: '1'}}}}");
+        let chart = read_values(&[
+            "global: {imageRegistry: mirror.company.com:5000/x/, of: others}",
+            &image,
+        ])
+        .unwrap();
+        assert_eq!(chart.settings.image, format!("{expected}:1"), "{repository}");
+    }
+}
+
+#[test]
 fn the_operators_address_has_the_name_that_the_chart_gives_it() {
     for (release, values, expected) in [
         ("mcp-auth", "{}", "mcp-auth"),
@@ -83,8 +101,15 @@ fn the_operators_address_has_the_name_that_the_chart_gives_it() {
 fn namespaces_that_the_webhook_leaves_out_are_told_with_the_value_to_change() {
     let chart =
         read_values(&["watchNamespaces: [llm, other]\nwebhook: {excludedNamespaces: [other]}"]).unwrap();
-    assert_eq!(chart.leaves_out("llm"), None);
-    let why = |namespace| chart.leaves_out(namespace).unwrap();
+    let pod = |namespace: &str, labels: &Labels| {
+        let mut pod = Pod::default();
+        pod.metadata.namespace = Some(namespace.to_owned());
+        pod.metadata.labels = Some(labels.clone());
+        pod
+    };
+    let none = Labels::new();
+    assert_eq!(chart.leaves_out(&pod("llm", &none)), None);
+    let why = |namespace| chart.leaves_out(&pod(namespace, &none)).unwrap();
     assert!(
         why("other").contains("webhook.excludedNamespaces"),
         "{}",
@@ -92,6 +117,19 @@ fn namespaces_that_the_webhook_leaves_out_are_told_with_the_value_to_change() {
     );
     assert!(why("third").contains("watchNamespaces"), "{}", why("third"));
     assert!(why("kube-system").contains("never"), "{}", why("kube-system"));
+
+    let selectors =
+        "webhook: {namespaceSelector: {matchLabels: {a: b}}, objectSelector: {matchLabels: {tier: gateway}}}";
+    let chart = read_values(&[selectors]).unwrap();
+    assert!(
+        chart.notes[1].contains("webhook.namespaceSelector"),
+        "{:?}",
+        chart.notes
+    );
+    let gateway = Labels::from([("tier".to_owned(), "gateway".to_owned())]);
+    assert_eq!(chart.leaves_out(&pod("llm", &gateway)), None);
+    let why = chart.leaves_out(&pod("llm", &none)).unwrap();
+    assert!(why.contains("webhook.objectSelector"), "{why}");
 }
 
 #[test]

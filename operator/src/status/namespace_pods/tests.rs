@@ -246,8 +246,10 @@ impl World {
             issuance: &issuance,
             pods: Some(selected),
             refused: Vec::new(),
+            may_miss_refusals: false,
             injection: InjectionFacts {
                 namespace: NamespaceInjection::OptedIn,
+                scope: Arc::default(),
                 webhook_called: self.webhook_called,
                 operator_started: start() - SignedDuration::from_secs(60),
                 webhook_port: 10250,

@@ -98,15 +98,39 @@ fn in_a_namespace_that_the_chart_excludes_no_restart_and_no_firewall_is_advised(
     let mut scenario = good(&resource);
     scenario.pods = Some(vec![(annotated("litellm-1", 600, serde_json::json!({})), None)]);
     scenario.injection.webhook_called = false;
-    let excluded = crate::namespaces::ExcludedNamespaces::new(vec!["apps".into()]);
+    let scope = WebhookScope {
+        excluded_namespaces: vec!["apps".into()],
+        ..WebhookScope::default()
+    };
     scenario.injection.namespace = NamespaceInjection::Excluded {
-        why: excluded.why("apps").unwrap(),
+        why: scope.why_not_namespace("apps").unwrap(),
     };
     let (reason, message) = synced_condition(&scenario);
     assert_eq!(reason, reasons::PODS_NOT_INJECTED);
     assert_eq!(
         message,
         "pod litellm-1 run without the sidecar: webhook.excludedNamespaces of the chart has the namespace apps: take it out"
+    );
+}
+
+#[test]
+fn of_a_pod_that_the_chart_s_selector_does_not_match_the_selector_is_told_and_no_restart_is_advised() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(annotated("litellm-1", 600, serde_json::json!({})), None)]);
+    // No firewall is in the way either: the API server was never to call.
+    scenario.injection.webhook_called = false;
+    let selector = serde_json::json!({"matchLabels": {"tier": "gateway"}});
+    scenario.injection.scope = Arc::new(WebhookScope {
+        object_selector: serde_json::from_value(selector).unwrap(),
+        ..WebhookScope::default()
+    });
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert_eq!(
+        message,
+        "pod litellm-1 run without the sidecar: webhook.objectSelector of the chart is {\"matchLabels\":{\"tier\":\"gateway\"}}, \
+         which the pod's labels do not match: set such labels in the pod template, or have the selector changed"
     );
 }
 
@@ -181,6 +205,46 @@ fn a_rollout_whose_pods_are_refused_is_told_until_a_pod_of_the_workload_is_made(
     );
     scenario.pods = Some(vec![made(30)]);
     assert_eq!(synced_condition(&scenario).0, reasons::SYNCED);
+}
+
+#[test]
+fn refusals_of_before_all_replicas_ended_stand_in_the_condition_until_more_is_known() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let text = "the pods of Deployment gateway are refused: LiteLlmTls: change it";
+    let refused = serde_json::json!({
+        "type": conditions::SIDECARS_SYNCED, "status": "False", "reason": reasons::PODS_REFUSED, "message": text,
+        "lastTransitionTime": Time(super::seconds(now() - jiff::SignedDuration::from_secs(300))),
+    });
+    resource.status = Some(
+        serde_json::from_value(serde_json::json!({
+            "observedGeneration": resource.metadata.generation, "conditions": [refused],
+        }))
+        .unwrap(),
+    );
+    let made = |seconds: i64| {
+        let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+        let metadata = serde_json::json!({
+            "name": "gateway-1", "creationTimestamp": created, "annotations": {"mcpauth.dev/injected": "1"},
+        });
+        let pod = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
+        (Arc::new(pod), Some(synced().into()))
+    };
+    let mut scenario = good(&resource);
+    scenario.may_miss_refusals = true;
+    let stands = (reasons::PODS_REFUSED.to_owned(), text.to_owned());
+    for pods in [None, Some(vec![]), Some(vec![made(600)])] {
+        scenario.pods = pods;
+        assert_eq!(synced_condition(&scenario), stands);
+    }
+    scenario.pods = Some(vec![made(60)]);
+    assert_eq!(synced_condition(&scenario).0, reasons::SYNCED, "a pod has come");
+    scenario.pods = Some(vec![made(600)]);
+    scenario.may_miss_refusals = false;
+    assert_eq!(
+        synced_condition(&scenario).0,
+        reasons::SYNCED,
+        "it would be known"
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use mcp_auth_credentials::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::namespaces::ExcludedNamespaces;
+use crate::namespaces::WebhookScope;
 use crate::pods::PodNotices;
 use crate::refused_pods::RefusedPods;
 use crate::workload_events::WorkloadEvents;
@@ -147,7 +147,7 @@ impl World {
                 pods,
                 sidecars: Sidecars::new().0,
                 restarts: RestartOutcomes::default(),
-                namespaces: Arc::new(Namespaces::new(client, ExcludedNamespaces::default())),
+                namespaces: Arc::new(Namespaces::new(client, WebhookScope::default())),
                 webhook: WebhookCalls::new(Timestamp::now(), 10250),
             },
             (Metrics::default(), liveness.clone()),
