@@ -324,7 +324,7 @@ async fn a_review_that_anybody_may_have_made_up_says_nothing_of_the_api_server_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_addresses_whose_bodies_stall_keep_no_api_server_waiting_whose_pods_have_owners() {
+async fn ten_addresses_whose_bodies_stall_or_drip_keep_no_api_server_waiting_whose_pods_have_owners() {
     let admission = admission(&ApiServer::default()).await;
     let review = review_of("llm", &owner("litellm-7c9", "the-uid"), false).to_string();
     let is_answered = async || {
@@ -333,16 +333,25 @@ async fn ten_addresses_whose_bodies_stall_keep_no_api_server_waiting_whose_pods_
     };
     assert!(is_answered().await);
 
-    // Each as many as an address may have under way and more, again and again.
+    // Each more than an address may have under way, again and again: bodies that stall, and others of which a byte comes in time.
     let mut crowd = JoinSet::new();
-    for last in (1..=10).flat_map(|last| [last; 8]) {
+    for number in 0..80 {
         let admission = admission.clone();
         crowd.spawn(async move {
+            sleep(Duration::from_millis(37) * number).await;
             loop {
-                let begun = stream::iter([Ok::<_, std::io::Error>(vec![b' '; 3 * 1024 * 1024 - 1])]);
-                let body = Body::from_stream(begun.chain(stream::pending()));
-                let answer = super::review(State(admission.clone()), request_from([10, 0, 0, last], body));
-                assert!(answer.await.is_err());
+                let begun = stream::iter([Ok::<_, std::io::Error>(vec![b' '; 1024 * 1024 - 100])]);
+                let more = stream::repeat(number % 2 == 0).then(async |drips| match drips {
+                    true => {
+                        sleep(Duration::from_millis(900)).await;
+                        Ok(vec![b' '])
+                    }
+                    false => std::future::pending().await,
+                });
+                let last = u8::try_from(number % 10).unwrap();
+                let request = request_from([10, 0, 0, last], Body::from_stream(begun.chain(more)));
+                let answer = super::review(State(admission.clone()), request).await;
+                assert!(answer.is_err());
             }
         });
     }
