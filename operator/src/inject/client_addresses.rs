@@ -24,7 +24,11 @@ const INTO_VARIABLE: &str = "state its list as FORWARDED_ALLOW_IPS in `env` inst
 /// Options of uvicorn by which it believes the sidecar no address, each with its variable and what to do about it.
 const UVICORN: [(&str, &str, &str); 2] = [
     ("--no-proxy-headers", "UVICORN_PROXY_HEADERS", "take it out"),
-    ("--forwarded-allow-ips", "UVICORN_FORWARDED_ALLOW_IPS", INTO_VARIABLE),
+    (
+        "--forwarded-allow-ips",
+        "UVICORN_FORWARDED_ALLOW_IPS",
+        INTO_VARIABLE,
+    ),
 ];
 
 /// What hides addresses from LiteLLM for certain: a server that knows no forwarded address, or what has uvicorn believe the sidecar
@@ -52,11 +56,13 @@ pub(super) fn lost(
             return Some(("granian", ANOTHER_SERVER));
         }
         let by_variable = server.hides_addresses(environment);
-        UVICORN.into_iter().find_map(|(option, variable, advice)| match () {
-            () if has_option(option) => Some((option, advice)),
-            () if by_variable == Some(variable) || is_set_in_script(variable) => Some((variable, advice)),
-            () => None,
-        })
+        UVICORN
+            .into_iter()
+            .find_map(|(option, variable, advice)| match () {
+                () if has_option(option) => Some((option, advice)),
+                () if by_variable == Some(variable) || is_set_in_script(variable) => Some((variable, advice)),
+                () => None,
+            })
     });
     // Every server but granian and hypercorn reads it, and the sidecar applies the one of `env` alone.
     of_server.or_else(|| {
@@ -142,10 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn uvicorn_believes_the_sidecar_none_by_its_options_their_variables_and_a_list_that_the_sidecar_does_not_see() {
+    fn uvicorn_believes_the_sidecar_none_by_its_options_their_variables_and_a_list_that_the_sidecar_does_not_see()
+     {
         let uvicorn = "command: [uvicorn, 'litellm.proxy.proxy_server:app', --port, '4000'";
         for (yaml, expected) in [
-            (format!("{uvicorn}, --no-proxy-headers]"), Some("--no-proxy-headers")),
+            (
+                format!("{uvicorn}, --no-proxy-headers]"),
+                Some("--no-proxy-headers"),
+            ),
             (
                 format!("{uvicorn}, --forwarded-allow-ips, 10.0.0.1]"),
                 Some("--forwarded-allow-ips"),
@@ -177,9 +187,15 @@ mod tests {
         }
         let script = Some("the FORWARDED_ALLOW_IPS that the start command sets");
         for (line, expected) in [
-            ("sh, -c, 'export FORWARDED_ALLOW_IPS=10.0.0.0/8; exec litellm --port 4000'", script),
+            (
+                "sh, -c, 'export FORWARDED_ALLOW_IPS=10.0.0.0/8; exec litellm --port 4000'",
+                script,
+            ),
             ("env, FORWARDED_ALLOW_IPS=10.0.0.1, litellm", script),
-            ("sh, -c, 'FORWARDED_ALLOW_IPS=* uvicorn litellm.proxy.proxy_server:app'", script),
+            (
+                "sh, -c, 'FORWARDED_ALLOW_IPS=* uvicorn litellm.proxy.proxy_server:app'",
+                script,
+            ),
             (
                 "sh, -c, 'UVICORN_PROXY_HEADERS=0 uvicorn litellm.proxy.proxy_server:app'",
                 Some("UVICORN_PROXY_HEADERS"),

@@ -376,12 +376,18 @@ mod tests {
     #[test]
     fn a_mounted_file_that_litellm_loads_may_name_the_configuration() {
         let mount = "volumeMounts: [{name: e, mountPath: /app/.env, subPath: .env}]";
-        assert_eq!(config_path(&format!("args: [--port, '4000'], {mount}")), Err("HiddenConfigPath"));
+        assert_eq!(
+            config_path(&format!("args: [--port, '4000'], {mount}")),
+            Err("HiddenConfigPath")
+        );
         assert_eq!(config_path(mount), Err("HiddenConfigPath"));
         let mode = "env: [{name: LITELLM_MODE, value: PRODUCTION}]";
         assert_eq!(config_path(&format!("{mount}, {mode}")), Ok(None));
         let script = "command: [sh, -c, 'litellm --config $CFG'], env: [{name: CFG, value: /a.yaml}]";
-        assert_eq!(config_path(&format!("{script}, {mount}")), Ok(Some("/a.yaml".into())));
+        assert_eq!(
+            config_path(&format!("{script}, {mount}")),
+            Ok(Some("/a.yaml".into()))
+        );
         let (_, environment, invocation) = parts(&format!("args: [-c, /a.yaml], {mount}"));
         let source = may_replace_configuration(&environment, &invocation);
         assert_eq!(source.as_deref(), Some("the file /app/.env"));

@@ -67,7 +67,11 @@ pub(super) fn of_script<'a>(mut before: impl Iterator<Item = &'a SimpleCommand>)
 pub(super) fn of_mounted_file(container: &Container, environment: &Environment) -> Option<String> {
     let mode = environment.get(MODE);
     let loads_none = matches!(mode, VariableValue::Literal(mode) if mode != LOADING_MODE);
-    let mut paths = container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str());
+    let mut paths = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|mount| mount.mount_path.as_str());
     let file = paths.find(|path| path.rsplit('/').next() == Some(".env"))?;
     (!loads_none).then(|| format!("the file {file}"))
 }
@@ -129,10 +133,16 @@ mod tests {
         let mounts = "args: [--port, '4000'], volumeMounts: [{name: e, mountPath: /app/.env, subPath: .env}]";
         let named = Some("the file /app/.env".to_owned());
         assert_eq!(source(mounts), named);
-        assert_eq!(source(&format!("{mounts}, env: [{{name: LITELLM_MODE, value: DEV}}]")), named);
+        assert_eq!(
+            source(&format!("{mounts}, env: [{{name: LITELLM_MODE, value: DEV}}]")),
+            named
+        );
         let other = format!("{mounts}, env: [{{name: LITELLM_MODE, value: PRODUCTION}}]");
         assert_eq!(source(&other), None);
-        assert_eq!(source("volumeMounts: [{name: e, mountPath: /app/prod.env}]"), None);
+        assert_eq!(
+            source("volumeMounts: [{name: e, mountPath: /app/prod.env}]"),
+            None
+        );
     }
 
     #[test]

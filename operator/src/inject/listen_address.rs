@@ -22,7 +22,9 @@ pub(super) fn listen_address(
     // The command line of a server reads a variable of its own, and listens on loopback where nothing is said.
     let server = ServerVariables::of(invocation.role, &invocation.words);
     let variable = server.map_or("HOST", |server| server.host);
-    let default = server.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |_| Ipv4Addr::LOCALHOST.into());
+    let default = server.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |_| {
+        Ipv4Addr::LOCALHOST.into()
+    });
     let scripts = container.command.iter().chain(&container.args).flatten();
     let assigned: Vec<_> = scripts.flat_map(|script| assignments(script, variable)).collect();
     let certain = assigned.iter().rfind(|assignment| assignment.is_certain);
@@ -80,20 +82,44 @@ mod tests {
             ("command: [python, -m, uvicorn, APP]", "127.0.0.1"),
             ("command: [granian, --interface, asgi, APP]", "127.0.0.1"),
             // Neither reads the variable of LiteLLM's command line, nor that of the other.
-            ("command: [uvicorn, APP], env: [{name: HOST, value: 0.0.0.0}]", "127.0.0.1"),
-            ("command: [granian, APP], env: [{name: UVICORN_HOST, value: 0.0.0.0}]", "127.0.0.1"),
+            (
+                "command: [uvicorn, APP], env: [{name: HOST, value: 0.0.0.0}]",
+                "127.0.0.1",
+            ),
+            (
+                "command: [granian, APP], env: [{name: UVICORN_HOST, value: 0.0.0.0}]",
+                "127.0.0.1",
+            ),
             ("command: [uvicorn, APP, --host, 0.0.0.0]", "0.0.0.0"),
             ("command: [uvicorn, APP, --host, '::']", "::"),
-            ("command: [uvicorn, APP], env: [{name: UVICORN_HOST, value: 0.0.0.0}]", "0.0.0.0"),
-            ("command: [uvicorn, APP], env: [{name: UVICORN_HOST, value: ''}]", "127.0.0.1"),
-            ("command: [granian, APP], env: [{name: GRANIAN_HOST, value: '::'}]", "::"),
+            (
+                "command: [uvicorn, APP], env: [{name: UVICORN_HOST, value: 0.0.0.0}]",
+                "0.0.0.0",
+            ),
+            (
+                "command: [uvicorn, APP], env: [{name: UVICORN_HOST, value: ''}]",
+                "127.0.0.1",
+            ),
+            (
+                "command: [granian, APP], env: [{name: GRANIAN_HOST, value: '::'}]",
+                "::",
+            ),
             ("command: [env, UVICORN_HOST=0.0.0.0, uvicorn, APP]", "0.0.0.0"),
-            ("command: [sh, -c, 'export UVICORN_HOST=\"0.0.0.0\"; exec uvicorn APP']", "0.0.0.0"),
-            ("command: [sh, -c, 'export UVICORN_HOST=$IP; exec uvicorn APP']", "::"),
+            (
+                "command: [sh, -c, 'export UVICORN_HOST=\"0.0.0.0\"; exec uvicorn APP']",
+                "0.0.0.0",
+            ),
+            (
+                "command: [sh, -c, 'export UVICORN_HOST=$IP; exec uvicorn APP']",
+                "::",
+            ),
         ] {
             let yaml = yaml.replace("APP", "'litellm.proxy.proxy_server:app'");
             let yaml = match yaml.contains("sh, -c") {
-                true => yaml.replace("'litellm.proxy.proxy_server:app'", "litellm.proxy.proxy_server:app"),
+                true => yaml.replace(
+                    "'litellm.proxy.proxy_server:app'",
+                    "litellm.proxy.proxy_server:app",
+                ),
                 false => yaml,
             };
             assert_eq!(listens(&yaml), expected, "{yaml}");
@@ -105,7 +131,10 @@ mod tests {
         let server = "command: [uvicorn, 'litellm.proxy.proxy_server:app', --port, '4000']";
         let hidden = format!("{server}, envFrom: [{{secretRef: {{name: keys}}}}]");
         assert_eq!(listens(&hidden), "127.0.0.1");
-        assert_eq!(listens(&format!("{hidden}, readinessProbe: {{httpGet: {{port: 4000}}}}")), "::");
+        assert_eq!(
+            listens(&format!("{hidden}, readinessProbe: {{httpGet: {{port: 4000}}}}")),
+            "::"
+        );
         let stated = "env: [{name: UVICORN_HOST, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]";
         assert_eq!(listens(&format!("{server}, {stated}")), "::", "either family");
         let by_tool = "command: [doppler, run, --, uvicorn, 'litellm.proxy.proxy_server:app']";
@@ -116,13 +145,25 @@ mod tests {
     fn the_command_line_listens_everywhere_unless_it_is_told_otherwise() {
         for (yaml, expected) in [
             ("args: [--port, '4000']", "0.0.0.0"),
-            ("command: [litellm], env: [{name: HOST, value: 127.0.0.1}]", "127.0.0.1"),
+            (
+                "command: [litellm], env: [{name: HOST, value: 127.0.0.1}]",
+                "127.0.0.1",
+            ),
             ("command: [litellm], env: [{name: HOST, value: ''}]", "0.0.0.0"),
             ("command: [sh, -c, 'HOST=127.0.0.1 exec litellm']", "127.0.0.1"),
             // Another command's alone.
-            ("command: [sh, -c, 'HOST=127.0.0.1 curl a; exec litellm']", "0.0.0.0"),
-            ("command: [litellm], env: [{name: UVICORN_HOST, value: 127.0.0.1}]", "0.0.0.0"),
-            ("args: [--port, '4000'], envFrom: [{configMapRef: {name: e}}]", "::"),
+            (
+                "command: [sh, -c, 'HOST=127.0.0.1 curl a; exec litellm']",
+                "0.0.0.0",
+            ),
+            (
+                "command: [litellm], env: [{name: UVICORN_HOST, value: 127.0.0.1}]",
+                "0.0.0.0",
+            ),
+            (
+                "args: [--port, '4000'], envFrom: [{configMapRef: {name: e}}]",
+                "::",
+            ),
         ] {
             assert_eq!(listens(yaml), expected, "{yaml}");
         }

@@ -72,5 +72,6 @@ pub(super) fn starts_without_network(spec: &PodSpec) -> bool {
 /// end after ours.
 pub(super) fn is_native_proxy(container: &Container) -> bool {
     let name = container.name.as_str();
-    container.restart_policy.as_deref() == Some("Always") && (PROXIES.contains(&name) || NEEDED.contains(&name))
+    container.restart_policy.as_deref() == Some("Always")
+        && (PROXIES.contains(&name) || NEEDED.contains(&name))
 }

@@ -11,7 +11,8 @@ use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
 use super::config::{
-    WrapperOption, hidden_environment, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
+    WrapperOption, hidden_environment, is_in_bucket, may_replace_configuration, original_config_path,
+    wrapper_option,
 };
 use super::environment::{Environment, VariableValue};
 use super::environment_entries::copied;

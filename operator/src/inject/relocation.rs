@@ -121,13 +121,21 @@ fn asked_by_tls(container: &Container, port: u16) -> Option<&'static str> {
         ("startupProbe", get(&container.startup_probe)),
         ("readinessProbe", get(&container.readiness_probe)),
         ("livenessProbe", get(&container.liveness_probe)),
-        ("hook postStart", hook(lifecycle.and_then(|hooks| hooks.post_start.as_ref()))),
-        ("hook preStop", hook(lifecycle.and_then(|hooks| hooks.pre_stop.as_ref()))),
+        (
+            "hook postStart",
+            hook(lifecycle.and_then(|hooks| hooks.post_start.as_ref())),
+        ),
+        (
+            "hook preStop",
+            hook(lifecycle.and_then(|hooks| hooks.pre_stop.as_ref())),
+        ),
     ];
     let is_tls = |get: &HTTPGetAction| {
         get.scheme.as_deref() == Some("HTTPS") && port_number(container, &get.port) == Some(port)
     };
-    let mut found = asking.into_iter().filter(|(_, get)| get.as_ref().is_some_and(is_tls));
+    let mut found = asking
+        .into_iter()
+        .filter(|(_, get)| get.as_ref().is_some_and(is_tls));
     found.next().map(|(name, _)| name)
 }
 
@@ -157,7 +165,10 @@ mod tests {
         ] {
             assert_eq!(moved(yaml), Err("LiteLlmTls"), "{yaml}");
         }
-        assert_eq!(moved("command: [sh, -c, 'echo SSL_KEYFILE_PATH=/k; exec litellm']"), Ok(()));
+        assert_eq!(
+            moved("command: [sh, -c, 'echo SSL_KEYFILE_PATH=/k; exec litellm']"),
+            Ok(())
+        );
     }
 
     #[test]

@@ -305,7 +305,10 @@ fn projected(volume: &Volume) -> Result<Option<ProjectedVolumeSource>, Injection
 fn may_lack(volume: &Volume, path: &str) -> bool {
     let lacks = |optional: Option<bool>, items: &Option<Vec<KeyToPath>>| {
         let lists = |items: &Vec<KeyToPath>| items.iter().any(|item| item.path == path);
-        optional == Some(true) || items.as_ref().is_some_and(|items| !items.is_empty() && !lists(items))
+        optional == Some(true)
+            || items
+                .as_ref()
+                .is_some_and(|items| !items.is_empty() && !lists(items))
     };
     if let Some(source) = &volume.config_map {
         lacks(source.optional, &source.items)

@@ -6,9 +6,45 @@ use super::shell_script::{SimpleCommand, outputs, simple_commands};
 
 /// Programs that only read the files they are told, or read none.
 const READERS: &[&str] = &[
-    "[", "[[", "test", "cat", "ls", "echo", "printf", "head", "tail", "grep", "egrep", "fgrep", "wc", "stat", "file", "du", "diff", "cmp",
-    "cksum", "md5sum", "sha256sum", "less", "more", "readlink", "realpath", "basename", "dirname", "export", "readonly", "declare",
-    "typeset", "local", "set", "for", "case", "chmod", "chown", "chgrp", "yamllint",
+    "[",
+    "[[",
+    "test",
+    "cat",
+    "ls",
+    "echo",
+    "printf",
+    "head",
+    "tail",
+    "grep",
+    "egrep",
+    "fgrep",
+    "wc",
+    "stat",
+    "file",
+    "du",
+    "diff",
+    "cmp",
+    "cksum",
+    "md5sum",
+    "sha256sum",
+    "less",
+    "more",
+    "readlink",
+    "realpath",
+    "basename",
+    "dirname",
+    "export",
+    "readonly",
+    "declare",
+    "typeset",
+    "local",
+    "set",
+    "for",
+    "case",
+    "chmod",
+    "chown",
+    "chgrp",
+    "yamllint",
 ];
 /// Programs that write the files they are told with an option alone, in place.
 const IN_PLACE: &[&str] = &["sed", "gsed", "perl", "yq", "awk"];
@@ -29,7 +65,8 @@ fn writes(script: &str, path: &str, is_litellm: &dyn Fn(&SimpleCommand) -> bool,
             return !is_litellm(command) && program_writes(&command.words, path);
         }
         let words = command.words.iter().flatten().map(String::as_str);
-        let (scripts, words): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains(char::is_whitespace));
+        let (scripts, words): (Vec<&str>, Vec<&str>) =
+            words.partition(|word| word.contains(char::is_whitespace));
         let mut scripts = scripts.into_iter();
         names(&words, path)
             || depth < MAX_DEPTH && scripts.any(|script| writes(script, path, is_litellm, depth + 1))
@@ -76,7 +113,8 @@ fn names(words: &[&str], path: &str) -> bool {
     let is_told = |index: usize| {
         let before = index.checked_sub(1).map(|before| words[before]);
         let word = words[index];
-        matches!(before, Some("--config" | "-c")) && word == path || word.strip_prefix("--config=") == Some(path)
+        matches!(before, Some("--config" | "-c")) && word == path
+            || word.strip_prefix("--config=") == Some(path)
     };
     (0..words.len()).any(|index| !is_told(index) && holds(words[index], path))
 }

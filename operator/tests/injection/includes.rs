@@ -92,7 +92,11 @@ impl Files {
         let (_, mirror) = self.start_sidecar(config, pod);
         let mirror = mirror.unwrap_or_else(|| panic!("{name}: the wrapper is no mirror's"));
         self.mount(litellm_container(pod).unwrap());
-        assert!(!mirror.wrapper().exists(), "{name}: {}", mirror.wrapper().display());
+        assert!(
+            !mirror.wrapper().exists(),
+            "{name}: {}",
+            mirror.wrapper().display()
+        );
     }
 
     /// What the sidecar writes for LiteLLM.
@@ -196,7 +200,10 @@ fn canonical(path: &Path) -> PathBuf {
 
 #[test]
 fn litellm_starts_without_the_file_of_its_variable_as_it_did_before() {
-    for name in ["difficult-configuration-of-another-key", "difficult-configuration-perhaps-absent"] {
+    for name in [
+        "difficult-configuration-of-another-key",
+        "difficult-configuration-perhaps-absent",
+    ] {
         let inputs = crate::input::Input::all();
         let input = inputs.into_iter().find(|input| input.name == name).unwrap();
         let pod = input.injected(&input.pod).unwrap();

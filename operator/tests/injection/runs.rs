@@ -155,7 +155,12 @@ impl StandIns {
             let before = containers.find(|before| before["name"] == container["name"]);
             let host_before = self.start(before.unwrap()).host();
             // Neither wider nor narrower.
-            assert_eq!(is_loopback(host), is_loopback(&host_before), "{host_before}: {}", context());
+            assert_eq!(
+                is_loopback(host),
+                is_loopback(&host_before),
+                "{host_before}: {}",
+                context()
+            );
         }
         let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
         let has_proxy = proxies.iter().any(|name| process.environment.contains_key(*name));
@@ -220,7 +225,12 @@ impl StandIns {
 impl Process {
     /// Host and port, by its options and else by the environment, which ASGI servers do not read.
     fn listens(&self) -> String {
-        let environment = |name| self.environment.get(name).cloned().filter(|_| self.server().is_none());
+        let environment = |name| {
+            self.environment
+                .get(name)
+                .cloned()
+                .filter(|_| self.server().is_none())
+        };
         let port = option(&self.words, "--port").or_else(|| environment("PORT"));
         format!("{}:{}", self.host(), port.unwrap_or_default())
     }

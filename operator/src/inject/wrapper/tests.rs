@@ -2,9 +2,9 @@ use super::*;
 
 fn wrapper_for(original: &str, mounts: &str, volumes: &str) -> Result<Wrapper, &'static str> {
     let mounts: Vec<VolumeMount> = serde_saphyr::from_str(mounts).unwrap();
-    let spec: PodSpec =
-        serde_saphyr::from_str(&format!("{{containers: [], volumes: {volumes}}}")).unwrap();
-    place_wrapper(Some(original), false, &mounts, &spec, &OverlayFolder::Volume).map_err(|error| error.reason())
+    let spec: PodSpec = serde_saphyr::from_str(&format!("{{containers: [], volumes: {volumes}}}")).unwrap();
+    place_wrapper(Some(original), false, &mounts, &spec, &OverlayFolder::Volume)
+        .map_err(|error| error.reason())
 }
 
 #[test]
@@ -94,9 +94,15 @@ fn what_may_be_missing_is_not_included() {
         let spec = format!("{{containers: [], volumes: [{{name: c, {volume}}}]}}");
         let spec: PodSpec = serde_saphyr::from_str(&spec).unwrap();
         let place = |may_be_missing| {
-            place_wrapper(Some("/etc/l/c.yaml"), may_be_missing, &mounts, &spec, &OverlayFolder::Volume)
-                .unwrap()
-                .placement
+            place_wrapper(
+                Some("/etc/l/c.yaml"),
+                may_be_missing,
+                &mounts,
+                &spec,
+                &OverlayFolder::Volume,
+            )
+            .unwrap()
+            .placement
         };
         assert_ne!(place(false), Placement::Mirror, "{mount}, {volume}");
         place(true)
@@ -107,7 +113,10 @@ fn what_may_be_missing_is_not_included() {
         (in_folder, "secret: {secretName: s}"),
         (file, "configMap: {name: m, optional: true}"),
         (file, "secret: {secretName: s, items: [{key: a, path: b.yaml}]}"),
-        (file, "projected: {sources: [{configMap: {name: m, optional: true}}]}"),
+        (
+            file,
+            "projected: {sources: [{configMap: {name: m, optional: true}}]}",
+        ),
     ] {
         assert_eq!(placement(mount, volume), Placement::Mirror, "{mount}, {volume}");
     }
@@ -135,14 +144,29 @@ fn a_file_that_only_root_reads_is_refused_unless_the_pod_has_a_group() {
     let volumes = "volumes: [{name: c, secret: {secretName: s, defaultMode: 256}}]";
     let spec: PodSpec = serde_saphyr::from_str(&format!("{{containers: [], {volumes}}}")).unwrap();
     assert_eq!(
-        place_wrapper(Some("/etc/l/c.yaml"), false, &mounts, &spec, &OverlayFolder::Volume)
-            .unwrap_err()
-            .reason(),
+        place_wrapper(
+            Some("/etc/l/c.yaml"),
+            false,
+            &mounts,
+            &spec,
+            &OverlayFolder::Volume
+        )
+        .unwrap_err()
+        .reason(),
         "ConfigNotReadable"
     );
     let with_group = format!("{{containers: [], securityContext: {{fsGroup: 1000}}, {volumes}}}");
     let spec: PodSpec = serde_saphyr::from_str(&with_group).unwrap();
-    assert!(place_wrapper(Some("/etc/l/c.yaml"), false, &mounts, &spec, &OverlayFolder::Volume).is_ok());
+    assert!(
+        place_wrapper(
+            Some("/etc/l/c.yaml"),
+            false,
+            &mounts,
+            &spec,
+            &OverlayFolder::Volume
+        )
+        .is_ok()
+    );
 }
 
 #[test]
