@@ -220,6 +220,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             namespaces,
             webhook: webhook_calls.clone(),
             restarts: restart_outcomes.clone(),
+            resources: resources.clone(),
         },
         (metrics.clone(), liveness.clone()),
     ));

@@ -216,7 +216,9 @@ async fn a_workload_is_restarted_once_for_each_change() {
     litellm.has_replaced(1).await;
     litellm.needs(&["gone"]);
     litellm.until_restarted(4).await;
+    until_said(&world, "tools", "still offers gone,").await;
     litellm.has_replaced(1).await;
+    until_said(&world, "tools", "was restarted for this once").await;
     litellm.needs(&[]);
     world
         .condition("tools", conditions::SIDECARS_SYNCED, "True", reasons::SYNCED)

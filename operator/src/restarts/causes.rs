@@ -11,6 +11,7 @@ use mcp_auth_crds::{McpServerAuth, RestartPolicy};
 use sha2::{Digest, Sha256};
 
 use crate::args::RestartMode;
+use crate::entitlement::selects;
 use crate::inject::annotations;
 use crate::namespaces::{NamespaceInjection, WebhookScope};
 use crate::pods::{WatchedPod, is_injected, is_starting};
@@ -22,7 +23,7 @@ use crate::version_skew::is_too_old;
 pub enum Cause {
     /// LiteLLM does not know the server as this generation of the resource says.
     ServerChanged { resource: String, generation: i64 },
-    /// LiteLLM knows a server that no resource serves any more.
+    /// LiteLLM knows a server that no resource serves to its pod any more.
     ServerRemoved { server: String },
     /// The pod is older than the resource, or the webhook was not asked about it.
     NotInjected { resource: String },
@@ -97,10 +98,11 @@ pub fn causes(
     let Some(sidecar) = sidecar else {
         return BTreeSet::new();
     };
+    // To this pod: what serves the name to others is no use to it.
     let is_served = |server: &String| {
-        resources
-            .iter()
-            .any(|resource| resource.spec.server.name == *server)
+        resources.iter().any(|resource| {
+            resource.spec.server.name == *server && selects(&resource.spec.pod_selector, pod.labels())
+        })
     };
     let restart_needed = sidecar.restart_needed_for.iter();
     let mut causes: BTreeSet<Cause> = restart_needed
@@ -245,6 +247,18 @@ mod tests {
         );
         assert_eq!(found(&injected, Some(&sidecar(&["gone"]))), ["removed:gone"]);
         assert!(found(&injected, Some(&sidecar(&["other"]))).is_empty());
+        // A selector that leaves the pod takes the server from it as well.
+        let mut elsewhere = resource("other", None);
+        elsewhere.spec.pod_selector =
+            serde_json::from_value(json!({"matchLabels": {"team": "red"}})).unwrap();
+        let tools = resource("tools", None);
+        let all = [Arc::new(tools.clone()), Arc::new(elsewhere)];
+        let facts = Facts {
+            namespace: &NamespaceInjection::OptedIn,
+            now: now(),
+        };
+        let left = causes(&tools, &all, &injected, Some(&sidecar(&["other"])), facts);
+        assert_eq!(left.len(), 1, "{left:?}");
         let old = Sidecar {
             problems: vec![mcp_auth_protocol::sync::Problem::new("SidecarTooOld", "restart")],
             ..Sidecar::default()

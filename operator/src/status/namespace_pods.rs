@@ -1,10 +1,12 @@
 //! The pods of a namespace as all statuses of its resources see them: looked at once, and again where anything has changed
 //! that a status tells.
 
-use std::collections::HashMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use mcp_auth_crds::McpServerAuth;
 use parking_lot::Mutex;
 
@@ -53,6 +55,8 @@ pub struct Selected<'a> {
     pub ending: PodNames,
     /// By sidecars of `classes`, of the resource's server.
     pub learned: LearnedOfServer,
+    /// Servers that LiteLLM still offers and that no resource serves to these pods of `classes` any more.
+    pub stale_servers: BTreeMap<String, PodNames>,
 }
 
 /// The newest view of each namespace that a status was looked at in.
@@ -182,6 +186,50 @@ impl NamespacePods {
             classes.sort_by_key(|class| class.names.first());
         }
         selected
+    }
+}
+
+impl NamespacePods {
+    /// See [`Selected::stale_servers`]. The neighbours are all resources that may be given to pods, and are asked for where a sidecar
+    /// reports a server that is not the resource's own.
+    pub fn stale_servers(
+        &self,
+        resource: &McpServerAuth,
+        neighbours: impl FnOnce() -> Vec<Arc<McpServerAuth>>,
+    ) -> BTreeMap<String, PodNames> {
+        let mut stale: BTreeMap<String, PodNames> = BTreeMap::new();
+        let neighbours = LazyCell::new(neighbours);
+        let by_server = LazyCell::new(|| {
+            let mut by_server: HashMap<&str, Vec<&LabelSelector>> = HashMap::new();
+            for neighbour in neighbours.iter() {
+                let of_server = by_server.entry(&neighbour.spec.server.name).or_default();
+                of_server.push(&neighbour.spec.pod_selector);
+            }
+            by_server
+        });
+        let selector = &resource.spec.pod_selector;
+        for set in &self.label_sets {
+            let mut reported: BTreeMap<&str, PodNames> = BTreeMap::new();
+            for class in &set.injectable {
+                let servers = class.sidecar().into_iter().flat_map(|it| &it.restart_needed_for);
+                let others: BTreeSet<&String> = servers
+                    .filter(|server| **server != resource.spec.server.name)
+                    .collect();
+                for server in others {
+                    reported.entry(server).or_default().merge(&class.names);
+                }
+            }
+            if reported.is_empty() || !selects(selector, &set.labels) {
+                continue;
+            }
+            for (server, names) in reported {
+                let mut selectors = by_server.get(server).into_iter().flatten();
+                if !selectors.any(|selector| selects(selector, &set.labels)) {
+                    stale.entry(server.to_owned()).or_default().merge(&names);
+                }
+            }
+        }
+        stale
     }
 }
 

@@ -6,7 +6,7 @@ use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::{Problem, notices};
 
 use super::namespace_pods::Selected;
-use super::pod_classes::PodClass;
+use super::pod_classes::{PodClass, PodNames};
 use super::pods_injected::{
     draft, left_alone, none_selected, not_injected, not_recognised, warnings, webhook_not_reached,
 };
@@ -15,6 +15,10 @@ use super::selection::{Selection, previous_status};
 use super::{ConditionDraft, StatusInputs, first_draft};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
+
+/// Servers that a message names, and characters of one: a sidecar may report anything.
+const MAX_NAMED_SERVERS: usize = 3;
+const MAX_SERVER_NAME: usize = 64;
 
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     pods_refused,
@@ -27,6 +31,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     awaited,
     not_up_to_date,
     restart_needed,
+    stale_servers,
     configuration_differs,
     notice,
     synced,
@@ -99,6 +104,32 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
         selection.restart_outcome()
     );
     draft(false, reasons::RESTART_NEEDED, with_remarks(selection, message))
+}
+
+/// True all the same: the resource's own server is called as it should be. Each resource that selects the pods tells it, since the
+/// one that was about the server is gone, or no longer about these pods.
+fn stale_servers(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let stale = &selection.pods.stale_servers;
+    let mut pods = PodNames::default();
+    stale.values().for_each(|names| pods.merge(names));
+    // Of one that is told of, all pods; of several, each pod once at least.
+    let pods = match stale.len() {
+        1 => pods.list()?,
+        _ => pods.first().map(|pod| format!("pod {pod} and others"))?,
+    };
+    let shortened = |server: &String| server.chars().take(MAX_SERVER_NAME).collect::<String>();
+    let named: Vec<_> = stale.keys().take(MAX_NAMED_SERVERS).map(shortened).collect();
+    let more = match stale.len().saturating_sub(named.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "LiteLLM reads its servers only at start, and still offers {}{more}, which no McpServerAuth serves to {pods} any more: \
+         restart the workload (`kubectl rollout restart`){}",
+        named.join(", "),
+        selection.restart_outcome()
+    );
+    draft(true, reasons::RESTART_NEEDED, with_remarks(selection, message))
 }
 
 /// True all the same: LiteLLM calls the server this way, though not with all that the resource says. What weighs more, such as

@@ -65,6 +65,7 @@ struct Scenario<'a> {
     token: TokenSnapshot,
     audit_keys_problem: Option<String>,
     pods: Option<Vec<PodWithSidecar>>,
+    stale_servers: std::collections::BTreeMap<String, PodNames>,
     passed_over: Vec<Arc<WatchedPod>>,
     refused: Vec<RefusedPod>,
     may_miss_refusals: bool,
@@ -90,6 +91,7 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             pod("a", Some("mcpauth.dev/injected")),
             Some(synced().into()),
         )]),
+        stale_servers: std::collections::BTreeMap::new(),
         passed_over: Vec::new(),
         refused: Vec::new(),
         may_miss_refusals: false,
@@ -122,6 +124,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         passed_over: passed_over.iter().collect(),
         ending: PodNames::default(),
         learned: learned(pods).remove("tools").unwrap_or_default(),
+        stale_servers: scenario.stale_servers.clone(),
     });
     let inputs = StatusInputs {
         resource: scenario.resource,

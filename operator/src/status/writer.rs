@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tracing::{instrument, warn};
 
 use super::events::events;
-use super::namespace_pods::{NamespacePods, NamespaceViews};
+use super::namespace_pods::{NamespacePods, NamespaceViews, Selected};
 use super::pod_classes::PodClass;
 use super::pods_refused::{refusals_by_reason, standing_refusals};
 use super::sidecars_synced::concerns;
@@ -45,7 +45,7 @@ use crate::pod_owners::{Ownership, PodOwners};
 use crate::pods::Pods;
 use crate::references::References;
 use crate::refused_pods::{LOOK_INTERVAL, RefusedPod, RefusedPods};
-use crate::resources::object_ref;
+use crate::resources::{Resources, object_ref};
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecars};
 use crate::webhook_calls::WebhookCalls;
@@ -77,6 +77,8 @@ pub struct ObservedPods {
     pub namespaces: Arc<Namespaces>,
     pub webhook: WebhookCalls,
     pub restarts: RestartOutcomes,
+    /// Which servers there are for pods.
+    pub resources: Resources,
 }
 
 /// Where what has changed is told of.
@@ -208,7 +210,11 @@ impl StatusWriter {
         };
         let was_any_taking_over = is_any_taking_over();
         let pods = self.pods(&resource_ref.namespace, now);
-        let selected = pods.as_ref().map(|pods| pods.selected_by(resource));
+        let neighbours = || self.observed.resources.within_limits(&resource_ref.namespace);
+        let selected = pods.as_ref().map(|pods| Selected {
+            stale_servers: pods.stale_servers(resource, || neighbours().unwrap_or_default()),
+            ..pods.selected_by(resource)
+        });
         let lacks_sidecar = |class: &&PodClass| !class.is_injected();
         let is_any_without = selected.iter().flat_map(|it| &it.classes).any(lacks_sidecar);
         let namespace = match is_any_without {

@@ -1,4 +1,4 @@
-use mcp_auth_credentials::Changes;
+use mcp_auth_credentials::{Changes, TokenRefreshRequests};
 use mcp_auth_protocol::sync::Report;
 
 use super::*;
@@ -84,7 +84,7 @@ async fn a_replica_that_cannot_follow_serves_from_memory_for_a_minute_and_for_lo
     let (leader, _) = watch::channel(led_by(true));
     let follower = follower(unable(&leader), Sidecars::new().0, true);
     let mut knows_tokens = follower.knows_tokens.subscribe();
-    let (_requests, mut requests) = mpsc::unbounded_channel();
+    let (_requests, mut requests) = TokenRefreshRequests::new();
     let script = async {
         sleep(LOST_AFTER - 5 * second).await;
         assert!(*knows_tokens.borrow(), "its sidecars stay");
@@ -150,7 +150,7 @@ async fn a_leader_that_sends_first_and_a_follower_with_much_to_tell_come_to_an_e
             lines += told.filter(|line| !line.is_empty()).count();
         }
     };
-    let (_requests, mut requests) = mpsc::unbounded_channel();
+    let (_requests, mut requests) = TokenRefreshRequests::new();
     let mut is_complete = false;
     tokio::select! {
         () = leader => {}

@@ -221,6 +221,7 @@ impl World {
                 passed_over: passed_over.iter().collect(),
                 ending,
                 learned,
+                stale_servers: BTreeMap::new(),
             };
             self.tell(resource, selected)
         };
@@ -405,4 +406,55 @@ async fn pods_that_are_ending_are_named_and_a_selector_that_matches_them_is_not_
         world.happens(Happening::Gone { place }).await;
     }
     assert_eq!(synced(&world.told()).0, "NoPodsSelected");
+}
+
+#[test]
+fn a_server_that_no_resource_serves_to_a_pod_any_more_is_stale_for_it() {
+    let resource = |name: &str, team: Option<&str>| -> McpServerAuth {
+        let labels: BTreeMap<_, _> = team.map(|team| ("team", team)).into_iter().collect();
+        let resource = json!({
+            "apiVersion": "mcpauth.dev/v1alpha1",
+            "kind": "McpServerAuth",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "server": {"name": name, "url": "https://tools.example.com/mcp"},
+                "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+                "podSelector": {"matchLabels": labels},
+            },
+        });
+        serde_json::from_value(resource).unwrap()
+    };
+    let pod = |name: &str, team: &str, servers: &[&str]| -> PodWithSidecar {
+        let metadata = json!({"name": name, "uid": name, "labels": {"team": team}, "annotations": {"mcpauth.dev/injected": "1"}});
+        let sidecar = Sidecar {
+            restart_needed_for: servers.iter().map(|server| (*server).to_owned()).collect(),
+            ..Sidecar::default()
+        };
+        let pod: WatchedPod = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+        (Arc::new(pod), Some(Arc::new(sidecar)))
+    };
+    let pods = [
+        pod("a", "red", &["gone", "files", "tools"]),
+        pod("b", "blue", &["gone", "gone", "files"]),
+        pod("c", "red", &[]),
+    ];
+    let seen = Seen {
+        pods: 1,
+        sidecars: Sidecars::new().0.revision_in(NAMESPACE),
+        at: start(),
+        starting_until: None,
+    };
+    let view = NamespacePods::new(&pods, None, seen);
+    let tools = resource("tools", None);
+    let neighbours = || vec![Arc::new(tools.clone()), Arc::new(resource("files", Some("blue")))];
+    let stale = |resource: &McpServerAuth| -> Vec<(String, String)> {
+        let stale = view.stale_servers(resource, neighbours);
+        stale
+            .into_iter()
+            .map(|(server, pods)| (server, pods.list().unwrap()))
+            .collect()
+    };
+    let of = |server: &str, pods: &str| (server.to_owned(), pods.to_owned());
+    assert_eq!(stale(&tools), [of("files", "pod a"), of("gone", "pods a, b")]);
+    assert_eq!(stale(&resource("files", Some("blue"))), [of("gone", "pod b")]);
 }

@@ -494,3 +494,27 @@ fn the_claims_of_a_jwt_are_told_and_an_opaque_token_is_called_that() {
         "without a token there is no format"
     );
 }
+
+#[test]
+fn a_server_that_went_is_told_by_every_resource_of_the_pod_with_what_becomes_of_its_restart() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut names = PodNames::default();
+    names.add("litellm-0");
+    scenario.stale_servers = [("gone".to_owned(), names)].into();
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::RESTART_NEEDED);
+    for part in ["still offers gone,", "pod litellm-0", "kubectl rollout restart"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let ready = status(&scenario, now());
+    let ready = ready
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == conditions::READY);
+    assert_eq!(
+        ready.unwrap().status,
+        "True",
+        "its own server is served as it was"
+    );
+}

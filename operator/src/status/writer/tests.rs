@@ -147,6 +147,7 @@ impl World {
                 pods,
                 sidecars: Sidecars::new().0,
                 restarts: RestartOutcomes::default(),
+                resources: Resources::from_watches(Vec::new(), Vec::new(), Changes::default()).0,
                 namespaces: Arc::new(Namespaces::new(client, WebhookScope::default())),
                 webhook: WebhookCalls::new(Timestamp::now(), 10250),
             },
