@@ -271,6 +271,11 @@ impl TokenSources {
         sources.insert(resource_ref, source);
     }
 
+    /// What is published of the sources, and was by those of other replicas.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
     /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
     pub fn remove(&self, resource: &ResourceRef) {
         let revocation = self.end(resource);

@@ -17,7 +17,7 @@ use mcp_auth_credentials::{
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, sleep_until};
-use tracing::debug_span;
+use tracing::{debug_span, warn};
 
 use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::managed_keys::ManagedKeys;
@@ -174,6 +174,7 @@ impl Reconciler {
         self.token_sources
             .resume_counts(known.iter().map(|resource| &**resource));
         self.watch_pods();
+        self.forget_gone();
         loop {
             // What is ready goes first, so that many events are one reconciliation; up to a bound, so that
             // endless events put none off for ever.
@@ -306,6 +307,19 @@ impl Reconciler {
         self.references.clear();
         for resource in self.resources.store().state() {
             self.metrics.forget(&ResourceRef::from(&*resource));
+        }
+    }
+
+    /// What was deleted while no replica led. Nothing is left of it that could revoke its token.
+    fn forget_gone(&self) {
+        let known = self.token_sources.credentials().resources().into_iter();
+        for resource in known.filter(|resource| self.resources.is_gone(resource)) {
+            warn!(
+                namespace = resource.namespace,
+                name = resource.name,
+                "the resource was deleted while no replica led: its token is forgotten, and was not revoked (revokeOnDeletion)"
+            );
+            self.forget(&resource);
         }
     }
 

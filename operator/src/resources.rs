@@ -151,6 +151,15 @@ impl Resources {
         self.by_namespace.read().contains_key(namespace)
     }
 
+    /// Whether the namespace has been listed, and has no such resource.
+    pub fn is_gone(&self, resource: &ResourceRef) -> bool {
+        let listed = self.listed.read();
+        let is_listed = listed.all || listed.some.contains(&resource.namespace);
+        let by_namespace = self.by_namespace.read();
+        let of_namespace = by_namespace.get(&resource.namespace);
+        is_listed && of_namespace.is_none_or(|resources| !resources.contains_key(&resource.name))
+    }
+
     /// Everything that is stored, of namespaces that have been listed whole and of others. Held for a moment only.
     pub fn index(&self) -> RwLockReadGuard<'_, NamespaceIndex> {
         self.by_namespace.read()

@@ -287,6 +287,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         client: leader_client.clone(),
         identity: args.identity.clone(),
         credentials: credentials.clone(),
+        resources: resources.clone(),
         sidecars: sidecars.clone(),
         refused,
         knows_tokens: knows_tokens.clone(),

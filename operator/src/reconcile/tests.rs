@@ -4,7 +4,9 @@ use axum::Router;
 use futures::{StreamExt, stream};
 use kube::Client;
 use kube::runtime::watcher::{self, Event};
-use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials, TokenRefreshRequests};
+use mcp_auth_credentials::{
+    AdministratorPolicy, Changes, CredentialIdentity, CredentialState, Credentials, TokenRefreshRequests,
+};
 use mcp_auth_oauth::Clock;
 
 use super::*;
@@ -222,4 +224,39 @@ async fn a_crowd_of_one_tenant_leaves_other_work_its_turn_and_is_looked_at_withi
         reconciled.insert(resource);
     }
     assert_eq!(reconciled.len(), 502);
+}
+
+#[tokio::test]
+async fn what_was_deleted_while_no_replica_led_is_forgotten_when_one_leads() {
+    let listed = [
+        Event::Init,
+        Event::InitApply(resource("there", 1)),
+        Event::InitDone,
+    ];
+    let events = stream::iter(listed.map(Ok::<_, watcher::Error>)).chain(stream::pending());
+    let Scene {
+        reconciler,
+        mut resource_watch,
+        mut triggers,
+        mut statuses_due,
+    } = scene(events);
+    while resource_watch.next().await != ResourceEvent::Listed {}
+    let credentials = reconciler.token_sources.credentials().clone();
+    for name in ["there", "gone"] {
+        let resource = resource(name, 1);
+        let identity = CredentialIdentity::for_resource(&resource);
+        credentials.publish(&ResourceRef::from(&resource), CredentialState::pending(identity));
+    }
+    let reconciling = tokio::spawn(async move { reconciler.run(&mut resource_watch, &mut triggers).await });
+    // The status step forgets it too.
+    let mut due = BTreeSet::new();
+    while due.len() < 2 {
+        due.insert(statuses_due.recv().await.unwrap().name);
+    }
+    while credentials.resources().len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    let known: Vec<_> = credentials.resources().into_iter().collect();
+    assert_eq!(known, [ResourceRef::from(&resource("there", 1))]);
+    reconciling.abort();
 }

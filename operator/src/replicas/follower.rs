@@ -1,7 +1,7 @@
 //! Follows the replica that leads: takes over what it publishes, and tells it of the sidecars that are connected here
 //! and of the tokens that their MCP servers reject.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use super::messages::{FollowerLine, LeaderLine, MAX_LINE_BYTES, line};
 use crate::leader::Leader;
 use crate::leader_client::{LeaderClient, LeaderError};
 use crate::refused_pods::{RefusedPod, RefusedPods};
+use crate::resources::Resources;
 use crate::sidecars::{SidecarChange, Sidecars};
 use crate::sync::{LineError, lines};
 
@@ -47,6 +48,7 @@ pub struct Follower {
     /// Name and version of this replica, for the leader's log.
     pub identity: String,
     pub credentials: Credentials,
+    pub resources: Resources,
     pub sidecars: Sidecars,
     pub refused: RefusedPods,
     /// Whether this replica leads, or knows the tokens of the one that does.
@@ -197,12 +199,17 @@ impl Follower {
         refusals.mark_changed();
         let mut refusals_told = 0;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut published = HashSet::new();
         loop {
             tokio::select! {
                 // Heartbeats of the leader are no lines; HTTP/2's own pings tell whether it lives.
                 said = lines.next() => match said.ok_or(FollowError::Ended)?? {
                     LeaderLine::Published { namespace, name, credential } => {
-                        self.publish(&ResourceRef { namespace, name }, credential);
+                        let resource = ResourceRef { namespace, name };
+                        self.publish(&resource, credential);
+                        if !*is_complete {
+                            published.insert(resource);
+                        }
                     }
                     LeaderLine::Withdrawn { namespace, name } => {
                         self.credentials.withdraw(&ResourceRef { namespace, name });
@@ -212,6 +219,7 @@ impl Follower {
                     LeaderLine::PodRefused { pod } => self.refused.record(*pod, Timestamp::now()),
                     LeaderLine::Complete { reads_revisions, reads_shared_revisions } => {
                         *is_complete = true;
+                        self.withdraw_gone(&std::mem::take(&mut published));
                         told.reads_revisions = reads_revisions;
                         told.reads_shared_revisions = reads_shared_revisions;
                         info!("following the replica that leads");
@@ -242,6 +250,14 @@ impl Follower {
                 request = requests.recv(), if *is_complete && outbox.is_empty() => outbox.push(line(&FollowerLine::from(request))),
                 _ = heartbeat.tick(), if outbox.is_empty() => outbox.push(Bytes::from_static(b"\n")),
             }
+        }
+    }
+
+    /// What was deleted while this replica followed nobody. Of a resource that is there the leader may yet publish what it has.
+    fn withdraw_gone(&self, published: &HashSet<ResourceRef>) {
+        let known = self.credentials.resources().into_iter();
+        for resource in known.filter(|it| !published.contains(it) && self.resources.is_gone(it)) {
+            self.credentials.withdraw(&resource);
         }
     }
 

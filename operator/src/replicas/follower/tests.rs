@@ -1,4 +1,6 @@
-use mcp_auth_credentials::{Changes, TokenRefreshRequests};
+use kube::runtime::watcher::Event;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::{Changes, CredentialIdentity, CredentialState, TokenRefreshRequests};
 use mcp_auth_protocol::sync::Report;
 
 use super::*;
@@ -63,6 +65,7 @@ fn follower(client: LeaderClient, sidecars: Sidecars, knows_tokens: bool) -> Fol
         client,
         identity: "follower".to_owned(),
         credentials: Credentials::new(Changes::default(), mpsc::unbounded_channel().0),
+        resources: Resources::from_watches(Vec::new(), Vec::new(), Changes::default()).0,
         sidecars,
         refused: RefusedPods::new(mpsc::unbounded_channel().0),
         knows_tokens: watch::channel(knows_tokens).0,
@@ -159,4 +162,62 @@ async fn a_leader_that_sends_first_and_a_follower_with_much_to_tell_come_to_an_e
         }
     }
     assert!(is_complete && *follower.knows_tokens.borrow());
+}
+
+fn resource(name: &str) -> McpServerAuth {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "mcpauth.dev/v1alpha1",
+        "kind": "McpServerAuth",
+        "metadata": {"name": name, "namespace": "apps"},
+        "spec": {
+            "server": {"name": name, "url": "https://tools.example.com/mcp"},
+            "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+        },
+    }))
+    .unwrap()
+}
+
+/// Follows a leader that says this, until it ends the stream.
+async fn follows(follower: &Follower, said: Vec<Result<LeaderLine, LineError>>) -> FollowError {
+    let (up, _told) = mpsc::channel::<Bytes>(100);
+    let (_requests, mut requests) = TokenRefreshRequests::new();
+    let mut is_complete = false;
+    let said = futures::stream::iter(said);
+    let Err(ended) = follower.exchange(said, up, &mut requests, &mut is_complete).await;
+    assert!(is_complete);
+    ended
+}
+
+fn complete() -> LeaderLine {
+    LeaderLine::Complete {
+        reads_revisions: true,
+        reads_shared_revisions: true,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_while_nobody_led_is_withdrawn_and_what_is_there_stays() {
+    let listed = [Event::Init, Event::InitApply(resource("there")), Event::InitDone];
+    let events = futures::stream::iter(listed.map(Ok)).chain(futures::stream::pending());
+    let (resources, mut watch) =
+        Resources::from_watches(vec![None], vec![events.boxed()], Changes::default());
+    while watch.next().await != crate::resources::ResourceEvent::Listed {}
+    let (leader, _) = watch::channel(Leader::Unknown);
+    let follower = Follower {
+        resources,
+        ..follower(unable(&leader), Sidecars::new().0, true)
+    };
+    let publish = |name: &str| {
+        let identity = CredentialIdentity::for_resource(&resource(name));
+        let state = CredentialState::pending(identity);
+        follower
+            .credentials
+            .publish(&ResourceRef::from(&resource(name)), state);
+    };
+    publish("there");
+    publish("gone");
+    let ended = follows(&follower, vec![Ok(complete())]).await;
+    assert!(matches!(ended, FollowError::Ended), "{ended}");
+    let known: Vec<_> = follower.credentials.resources().into_iter().collect();
+    assert_eq!(known, [ResourceRef::from(&resource("there"))]);
 }
