@@ -200,10 +200,11 @@ impl Follower {
         let mut refusals_told = 0;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         let mut published = HashSet::new();
+        let mut is_unreadable_told = false;
         loop {
             tokio::select! {
                 // Heartbeats of the leader are no lines; HTTP/2's own pings tell whether it lives.
-                said = lines.next() => match said.ok_or(FollowError::Ended)?? {
+                said = lines.next() => match unless_unreadable(said.ok_or(FollowError::Ended)?, &mut is_unreadable_told)? {
                     LeaderLine::Published { namespace, name, credential } => {
                         let resource = ResourceRef { namespace, name };
                         self.publish(&resource, credential);
@@ -357,6 +358,25 @@ fn in_chunks(messages: &[FollowerLine]) -> Vec<Bytes> {
         chunks.push(chunk.freeze());
     }
     chunks
+}
+
+/// A line that the leader's version says in another way costs what it is about, and no other line.
+fn unless_unreadable(
+    said: Result<LeaderLine, LineError>,
+    is_told: &mut bool,
+) -> Result<LeaderLine, LineError> {
+    match said {
+        Err(LineError::NotAReport(_)) => {
+            // The error may repeat what stands in the line.
+            if !std::mem::replace(is_told, true) {
+                warn!(
+                    "a line of the leader cannot be read and is left out; the replicas may be of different versions"
+                );
+            }
+            Ok(LeaderLine::Unknown)
+        }
+        said => said,
+    }
 }
 
 fn address(leader: Leader) -> Option<std::net::SocketAddr> {

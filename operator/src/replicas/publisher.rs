@@ -87,6 +87,7 @@ async fn serve(
     let mut leads = replicas.leads.clone();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut counted = None;
+    let mut is_unreadable_told = false;
     let why = loop {
         tokio::select! {
             changed = published.changed() => {
@@ -104,6 +105,10 @@ async fn serve(
             }
             said = follower_lines.next() => match said {
                 Some(Ok(said)) => take_over(&replicas, &mut sidecars, said),
+                // The error may repeat what stands in the line.
+                Some(Err(LineError::NotAReport(_))) => if !std::mem::replace(&mut is_unreadable_told, true) {
+                    warn!("a line of a replica cannot be read and is left out; it may be of another version");
+                },
                 Some(Err(error)) => {
                     warn!(%error, "a line could not be read");
                     break "a line could not be read"

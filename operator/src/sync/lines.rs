@@ -43,28 +43,38 @@ pub fn reports(
     + Unpin
     + 'static,
 ) -> Reports {
-    all_lines(pieces, MAX_REPORT_BYTES).boxed()
+    all_lines(pieces, MAX_REPORT_BYTES, Unreadable::Ends).boxed()
 }
 
-/// The values of a body, one a line, as they arrive; empty lines between them are heartbeats. Ends at the first
-/// error.
+/// The values of a body, one a line, as they arrive; empty lines between them are heartbeats. A line that is no such value costs
+/// that line alone; any other error is the last.
 pub fn lines<T: DeserializeOwned + Send>(
     body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send + Unpin,
     max_bytes: usize,
 ) -> impl Stream<Item = Result<T, LineError>> + Send {
-    all_lines(body, max_bytes).filter_map(async |line| match line {
+    all_lines(body, max_bytes, Unreadable::CostsTheLine).filter_map(async |line| match line {
         Ok(Line::Heartbeat) => None,
         Ok(Line::Value(value)) => Some(Ok(value)),
         Err(error) => Some(Err(error)),
     })
 }
 
+/// What becomes of a body with a line that is no value of the type.
+#[derive(Clone, Copy, PartialEq)]
+enum Unreadable {
+    Ends,
+    /// As between programs of two versions.
+    CostsTheLine,
+}
+
 fn all_lines<T: DeserializeOwned + Send>(
     body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send + Unpin,
     max_bytes: usize,
+    unreadable: Unreadable,
 ) -> impl Stream<Item = Result<Line<T>, LineError>> + Send {
     let reader = LineReader {
         body: body.map_err(io::Error::other),
+        unreadable,
         is_over: false,
         buffer: BytesMut::new(),
         decoder: LineDecoder {
@@ -83,6 +93,7 @@ fn all_lines<T: DeserializeOwned + Send>(
 /// the connection's either, as tokio-util's readers do.
 struct LineReader<B, T> {
     body: B,
+    unreadable: Unreadable,
     is_over: bool,
     /// What has arrived of the next line.
     buffer: BytesMut,
@@ -95,6 +106,9 @@ impl<B: Stream<Item = io::Result<Bytes>> + Unpin, T: DeserializeOwned> LineReade
             match self.decoder.decode(&mut self.buffer) {
                 Ok(None) => {}
                 Ok(Some(line)) => return Some(Ok(line)),
+                Err(error @ LineError::NotAReport(_)) if self.unreadable == Unreadable::CostsTheLine => {
+                    return Some(Err(error));
+                }
                 Err(error) => return self.ended_by(error),
             }
             if self.buffer.is_empty() {
@@ -234,5 +248,18 @@ mod tests {
         let error = read[1].as_ref().unwrap_err();
         assert!(error.starts_with("the connection broke: "), "{error}");
         assert_eq!(read.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn between_replicas_a_line_of_another_version_costs_that_line_alone() {
+        let text = format!("{}{{\"applied\":1}}\n{}", line("1"), line("2"));
+        let chunks = [Ok::<_, io::Error>(Bytes::from(text))];
+        let values = lines::<Report>(stream::iter(chunks), MAX_REPORT_BYTES);
+        let values: Vec<_> = values
+            .map(|report| report.ok().map(|it| it.applied))
+            .collect()
+            .await;
+        let applied = |text: &str| Some(Some(text.to_owned()));
+        assert_eq!(values, [applied("1"), None, applied("2")]);
     }
 }

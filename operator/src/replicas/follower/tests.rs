@@ -221,3 +221,38 @@ async fn what_was_deleted_while_nobody_led_is_withdrawn_and_what_is_there_stays(
     let known: Vec<_> = follower.credentials.resources().into_iter().collect();
     assert_eq!(known, [ResourceRef::from(&resource("there"))]);
 }
+
+/// A body with these lines, as it is read.
+fn read<T: serde::de::DeserializeOwned + Send>(
+    text: &str,
+) -> impl Stream<Item = Result<T, LineError>> + Send {
+    let body = Ok::<_, std::io::Error>(Bytes::copy_from_slice(text.as_bytes()));
+    lines::<T>(futures::stream::iter([body]), MAX_LINE_BYTES)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_a_replica_of_another_version_says_in_another_way_costs_no_other() {
+    let (leader, _) = watch::channel(Leader::Unknown);
+    let follower = follower(unable(&leader), Sidecars::new().0, true);
+    let text = concat!(
+        "{\"kind\":\"withdrawn\",\"namespace\":\"apps\",\"name\":\"a\"}\n",
+        "{\"kind\":\"podRefused\",\"pod\":{\"fromTheFuture\":1}}\n",
+        "{\"kind\":\"complete\"}\n",
+    );
+    let ended = follows(&follower, read(text).collect().await).await;
+    assert!(matches!(ended, FollowError::Ended), "{ended}");
+
+    // The leader's side.
+    let refresh = |why: &str| {
+        format!(
+            "{{\"kind\":\"refresh\",\"namespace\":\"apps\",\"name\":\"a\",\"token\":\"1\",\"why\":{why}}}\n"
+        )
+    };
+    let good = refresh("\"unauthorized\"");
+    let text = format!("{good}{}{good}", refresh("{\"fromTheFuture\":1}"));
+    let said: Vec<_> = read::<FollowerLine>(&text).collect().await;
+    let refreshes = said
+        .iter()
+        .filter(|line| matches!(line, Ok(FollowerLine::Refresh { .. })));
+    assert_eq!((refreshes.count(), said.len()), (2, 3));
+}
