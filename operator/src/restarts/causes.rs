@@ -255,6 +255,7 @@ mod tests {
         let all = [Arc::new(tools.clone()), Arc::new(elsewhere)];
         let facts = Facts {
             namespace: &NamespaceInjection::OptedIn,
+            scope: &WebhookScope::default(),
             now: now(),
         };
         let left = causes(&tools, &all, &injected, Some(&sidecar(&["other"])), facts);
