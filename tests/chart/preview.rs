@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 /// A LiteLLM in this namespace, and a resource that selects it.
 fn manifests(namespace: &str) -> String {
     let labels = json!({"app.kubernetes.io/name": "litellm"});
+    // The latter as a case's `webhook.objectSelector` wants.
+    let all_labels = json!({"app.kubernetes.io/name": "litellm", "tier": "gateway"});
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "gateway", "namespace": namespace},
         "spec": {"template": {
-            "metadata": {"labels": labels, "annotations": {"mcpauth.dev/config-path": "none"}},
+            "metadata": {"labels": all_labels, "annotations": {"mcpauth.dev/config-path": "none"}},
             "spec": {"containers": [{"name": "litellm", "image": "litellm", "args": ["--port", "4000"],
                 "ports": [{"containerPort": 4000}]}]},
         }},

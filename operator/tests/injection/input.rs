@@ -4,6 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_operator::inject::{Decision, OperatorEndpoint, Settings, decide};
+use mcp_auth_operator::{PodManifest, Preview, preview_with_routes};
 use mcp_auth_protocol::sync::{Route, Transport, UserContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -115,6 +116,17 @@ impl Input {
     pub fn decide(&self, pod: &Value) -> Decision {
         let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
         decide(&typed, "ai", &self.routes, &self.settings())
+    }
+
+    /// What the command makes of the pod, which has a workload.
+    pub fn preview(&self) -> Preview {
+        let mut value = self.pod.clone();
+        value["metadata"]["namespace"] = json!("ai");
+        let pod = PodManifest {
+            value,
+            has_workload: true,
+        };
+        preview_with_routes(&pod, &self.routes, &self.settings()).unwrap()
     }
 
     fn settings(&self) -> Settings {

@@ -215,7 +215,14 @@ fn all_that_users_wrote_is_still_there_in_their_order() {
                             .collect()
                     };
                     assert!(names(after).starts_with(&names(before)), "{}", input.name);
-                    let ours = ["HOST", "PORT", "CONFIG_FILE_PATH", "NO_PROXY", "no_proxy"];
+                    let ours = [
+                        "HOST",
+                        "PORT",
+                        "CONFIG_FILE_PATH",
+                        "NO_PROXY",
+                        "no_proxy",
+                        "FORWARDED_ALLOW_IPS",
+                    ];
                     for (before, after) in list(before, "env").iter().zip(list(after, "env")) {
                         assert!(
                             before == after || ours.contains(&before["name"].as_str().unwrap()),

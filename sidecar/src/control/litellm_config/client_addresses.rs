@@ -238,7 +238,8 @@ mod tests {
         );
     }
 
-    /// The tables are what LiteLLM itself decides (`make surfaces`). Of granian and hypercorn, their last column, injection warns.
+    /// The tables are what LiteLLM itself decides (`make surfaces`). Pods with granian or hypercorn, their last column, are left alone by
+    /// injection unless they accept it.
     #[test]
     fn every_setting_under_which_uvicorn_decides_otherwise_in_the_document_is_told_and_no_other() {
         let document = include_str!("../../../../docs/client-addresses.md");
