@@ -235,7 +235,7 @@ impl Sidecars {
                     applied: known.sidecar.applied.clone(),
                 }
             } else {
-                SidecarChange::Whole(Box::new(ForwardedSidecar::from(&*known.sidecar)))
+                SidecarChange::Whole(Box::new(ForwardedSidecar::new(&known.sidecar, known.connection)))
             };
             (uid.clone(), change)
         });

@@ -156,6 +156,7 @@ mod tests {
                 name: "litellm-0".into(),
                 sent_revision: Some("1".into()),
                 report: mcp_auth_protocol::sync::Report::default(),
+                connection: 1,
             }),
         };
         let text = serde_json::to_value(&sidecar).unwrap();

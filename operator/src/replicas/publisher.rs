@@ -21,7 +21,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::Replicas;
 use super::messages::{FollowerLine, LeaderLine, line};
 use crate::refused_pods::RefusedPod;
-use crate::sidecars::SidecarEntry;
+use crate::sidecars::{ForwardedSidecar, SidecarEntry, Sidecars};
 use crate::sync::{LineError, SyncError, lines};
 
 /// A follower that sends no first line within this time is disconnected.
@@ -82,7 +82,7 @@ async fn serve(
     sender: mpsc::Sender<Bytes>,
 ) {
     let mut published = Published::new(&replicas);
-    let mut sidecars = HashMap::new();
+    let mut sidecars = FollowersSidecars::default();
     let mut follower_lines = pin!(follower_lines);
     let mut leads = replicas.leads.clone();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -117,7 +117,7 @@ async fn serve(
             },
             _ = heartbeat.tick() => {
                 if !deliver(&sender, Bytes::from_static(b"\n")).await { break "it went away" }
-                sidecars.values().for_each(SidecarEntry::tell_if_overdue);
+                sidecars.0.values().for_each(|(_, entry)| entry.tell_if_overdue());
             }
             () = lead_lost(&mut leads) => break "this replica does not lead any more",
         }
@@ -201,13 +201,33 @@ impl Published {
     }
 }
 
-fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, said: FollowerLine) {
+/// What a follower has told of its sidecars, by the uids of their pods.
+#[derive(Default)]
+struct FollowersSidecars(HashMap<String, (u64, SidecarEntry)>);
+
+impl FollowersSidecars {
+    /// A sidecar that has connected anew, as after it was at another replica for a while, is entered anew: its entry here may no longer
+    /// be the newest.
+    fn take_over(&mut self, sidecars: &Sidecars, uid: String, sidecar: ForwardedSidecar) {
+        let known = self.0.get(&uid);
+        if known.is_none_or(|(connection, _)| *connection != sidecar.connection) {
+            let entry = sidecars.enter(&uid, &sidecar.namespace, &sidecar.name);
+            self.0.insert(uid.clone(), (sidecar.connection, entry));
+        }
+        if let Some(entry) = self.get(&uid) {
+            entry.record_forwarded(sidecar);
+        }
+    }
+
+    fn get(&self, uid: &str) -> Option<&SidecarEntry> {
+        self.0.get(uid).map(|(_, entry)| entry)
+    }
+}
+
+fn take_over(replicas: &Replicas, sidecars: &mut FollowersSidecars, said: FollowerLine) {
     match said {
         FollowerLine::Sidecar { uid, sidecar } => {
-            let entry = sidecars
-                .entry(uid)
-                .or_insert_with_key(|uid| replicas.sidecars.enter(uid, &sidecar.namespace, &sidecar.name));
-            entry.record_forwarded(*sidecar);
+            sidecars.take_over(&replicas.sidecars, uid, *sidecar);
         }
         FollowerLine::SidecarRevision { uid, sent, applied } => {
             if let Some(entry) = sidecars.get(&uid) {
@@ -219,7 +239,7 @@ fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, 
                 entry.record_forwarded_revision(sent.clone(), applied.clone());
             }
         }
-        FollowerLine::SidecarGone { uid } => drop(sidecars.remove(&uid)),
+        FollowerLine::SidecarGone { uid } => drop(sidecars.0.remove(&uid)),
         FollowerLine::PodRefused { pod } => replicas.refused.record(*pod, Timestamp::now()),
         FollowerLine::Refresh {
             namespace,
@@ -250,4 +270,38 @@ async fn deliver(sender: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
         tokio::time::timeout(SEND_TIMEOUT, sender.send(line)).await,
         Ok(Ok(()))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp_auth_protocol::sync::Report;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_that_was_at_the_leader_for_a_while_is_known_when_it_comes_back_to_the_follower() {
+        let (sidecars, _changed) = Sidecars::new();
+        let mut of_follower = FollowersSidecars::default();
+        let forwarded = |connection, applied: &str| ForwardedSidecar {
+            namespace: "apps".into(),
+            name: "litellm-0".into(),
+            sent_revision: Some(applied.into()),
+            report: Report {
+                applied: Some(applied.into()),
+                ..Report::default()
+            },
+            connection,
+        };
+        let applied = || sidecars.get("uid").and_then(|known| known.applied.clone());
+        of_follower.take_over(&sidecars, "uid".into(), forwarded(1, "1"));
+        let at_leader = sidecars.enter("uid", "apps", "litellm-0");
+        at_leader.record_applied("2".into());
+        // The follower has not noticed the end of the old connection, and tells of the new one alone.
+        of_follower.take_over(&sidecars, "uid".into(), forwarded(2, "3"));
+        drop(at_leader);
+        tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+        assert_eq!(applied().as_deref(), Some("3"));
+        of_follower.take_over(&sidecars, "uid".into(), forwarded(2, "4"));
+        assert_eq!(applied().as_deref(), Some("4"));
+    }
 }

@@ -15,10 +15,13 @@ pub struct ForwardedSidecar {
     pub sent_revision: Option<String>,
     #[serde(default)]
     pub report: Report,
+    /// Number of the sidecar's connections at the follower, beginning with 1; 0 by a follower that does not tell it.
+    #[serde(default)]
+    pub connection: u64,
 }
 
-impl From<&Sidecar> for ForwardedSidecar {
-    fn from(sidecar: &Sidecar) -> Self {
+impl ForwardedSidecar {
+    pub fn new(sidecar: &Sidecar, connection: u64) -> Self {
         let Sidecar {
             namespace,
             name,
@@ -46,6 +49,7 @@ impl From<&Sidecar> for ForwardedSidecar {
                 reachability: reachability.to_vec(),
                 ..Report::default()
             },
+            connection,
         }
     }
 }

@@ -144,6 +144,7 @@ impl World {
                         name: format!("litellm-{place}"),
                         sent_revision: Some(revision.to_string()),
                         report: report(&of),
+                        connection: 0,
                     });
                 }
             }
