@@ -20,12 +20,8 @@ pub struct AdministratorPolicy {
 impl AdministratorPolicy {
     /// The first rule that the spec breaks, with its field and the way out.
     pub fn check(&self, spec: &McpServerAuthSpec) -> Result<(), NotServedError> {
-        allow(
-            &self.mcp_servers,
-            "spec.server.url",
-            &spec.server.url,
-            "policy.mcpServers",
-        )?;
+        let server = self.mcp_servers.check_text_of_sidecar(&spec.server.url);
+        server.map_err(|error| refusal("spec.server.url", &error, "policy.mcpServers"))?;
         let endpoint = |field, url: &Option<String>| match url {
             Some(url) => allow(
                 &self.authorization_servers,
@@ -102,11 +98,12 @@ impl AdministratorPolicy {
 }
 
 fn allow(rules: &Destinations, field: &str, url: &str, hosts_value: &str) -> Result<(), NotServedError> {
-    let refusal = match rules.check_text(url) {
-        Ok(()) => return Ok(()),
-        Err(refusal) => refusal,
-    };
-    let way_out = match &refusal {
+    let judged = rules.check_text(url);
+    judged.map_err(|error| refusal(field, &error, hosts_value))
+}
+
+fn refusal(field: &str, error: &DestinationError, hosts_value: &str) -> NotServedError {
+    let way_out = match error {
         DestinationError::Host { .. } => {
             format!("use a listed host, or ask for it to be added to {hosts_value}")
         }
@@ -118,8 +115,8 @@ fn allow(rules: &Destinations, field: &str, url: &str, hosts_value: &str) -> Res
             "such an address is never connected to, whatever is allowed: use another".to_owned()
         }
     };
-    let message = format!("{field}: {refusal}: {way_out}");
-    Err(NotServedError::new(NotServedReason::NotAllowed, message))
+    let message = format!("{field}: {error}: {way_out}");
+    NotServedError::new(NotServedReason::NotAllowed, message)
 }
 
 #[cfg(test)]
@@ -316,6 +313,46 @@ mod tests {
         }
         let loopback = at("http://127.0.0.1:8000/mcp");
         assert_eq!(AdministratorPolicy::default().check(&loopback), Ok(()));
+    }
+
+    #[test]
+    fn where_only_public_addresses_are_allowed_an_mcp_server_has_no_name_of_the_cluster_unless_it_is_listed()
+    {
+        let policy = |addresses, hosts: &[&str]| AdministratorPolicy {
+            mcp_servers: Destinations {
+                addresses,
+                hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+                forbid_http: false,
+            },
+            ..AdministratorPolicy::default()
+        };
+        let at = |url: &str| spec(|spec| spec["server"]["url"] = json!(url));
+        for host in [
+            "mine",
+            "mine.ns.svc",
+            "mine.ns.svc.",
+            "MINE.ns.Svc.cluster.local",
+            "mine.ns.svc.company",
+            "10-0-0-7.ns.pod.cluster.local",
+        ] {
+            let server = at(&format!("http://{host}/mcp"));
+            let error = policy(AllowedAddresses::Public, &[]).check(&server).unwrap_err();
+            assert!(
+                error.message().starts_with("spec.server.url: ")
+                    && error.message().contains("private")
+                    && error.message().contains("policy.addresses"),
+                "{}",
+                error.message()
+            );
+            assert_eq!(policy(AllowedAddresses::NotLoopback, &[]).check(&server), Ok(()));
+        }
+        let service = at("http://mine.ns.svc/mcp");
+        assert_eq!(
+            policy(AllowedAddresses::Public, &["mine.ns.svc"]).check(&service),
+            Ok(())
+        );
+        let public = at("https://tools.example.com/mcp");
+        assert_eq!(policy(AllowedAddresses::Public, &[]).check(&public), Ok(()));
     }
 
     #[test]

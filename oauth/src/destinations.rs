@@ -77,6 +77,19 @@ impl Destinations {
         judged.map_err(DestinationError::NeverAllowed)
     }
 
+    /// The same of a URL whose name nobody judges once more when it is resolved: where only public addresses are allowed, a name that
+    /// the cluster's own DNS answers is a private one, unless it is listed.
+    pub fn check_text_of_sidecar(&self, url: &str) -> Result<(), DestinationError> {
+        self.check_text(url)?;
+        let is_judged = self.addresses == AllowedAddresses::Public && self.hosts.is_empty();
+        let url: Option<Url> = url.parse().ok();
+        let host = url.as_ref().and_then(Url::domain).map(normalize_host);
+        match host.filter(|_| is_judged) {
+            Some(host) if is_name_of_cluster(&host) => Err(DestinationError::Address("private")),
+            _ => Ok(()),
+        }
+    }
+
     /// Judges scheme, host, and an address that is written as the host. A name is judged once more when it is resolved.
     pub(crate) fn check(&self, url: &Url) -> Result<(), DestinationError> {
         if self.forbid_http && url.scheme() == "http" {
@@ -108,6 +121,14 @@ impl Destinations {
         }
         extended
     }
+}
+
+/// Of a Service or a pod, by the names that Kubernetes gives them in every cluster, or by the search domains of a pod.
+fn is_name_of_cluster(host: &str) -> bool {
+    !host.contains('.')
+        || host.ends_with(".svc")
+        || host.contains(".svc.")
+        || host.ends_with(".cluster.local")
 }
 
 /// The address that a URL has for a host.
