@@ -6,6 +6,8 @@
 
 #[path = "under_attack/cgroup.rs"]
 mod cgroup;
+#[path = "under_attack/long_headers.rs"]
+mod long_headers;
 
 use std::fs;
 use std::io::Write as _;

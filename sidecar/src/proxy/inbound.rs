@@ -132,7 +132,9 @@ impl Inbound {
         progress: &Arc<BodyProgress>,
     ) -> Response<ResponseBody> {
         let (method, id) = (request.method().clone(), RequestId::next());
-        let traceparent = request.headers().get(TRACEPARENT).cloned();
+        // Not the header itself: it is a part of the buffer that all of them were read into.
+        let headers = request.headers();
+        let parent = headers.get(TRACEPARENT).and_then(TraceParent::of_header);
         // HTTP/2 has no `Connection` header; there the connection itself is drained by GOAWAY.
         let closable = request.version() != Version::HTTP_2;
         // Boxed: else each connection would keep room for the whole future even while it is idle.
@@ -144,7 +146,6 @@ impl Inbound {
             Err(error) => {
                 self.metrics.count_error(Half::Inbound, error.reason());
                 let status = error.status().as_u16();
-                let parent = traceparent.as_ref().and_then(TraceParent::of_header);
                 let (reason, trace_id) = (error.reason(), parent.map(|parent| parent.trace_id().to_string()));
                 tracing::warn!(half = "inbound", request = %id, trace_id, %method, reason, status, "request refused");
                 problem(&error)

@@ -112,7 +112,7 @@ async fn answer(
     peer: &ClientPeer,
     mut request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
-    let (in_progress, response) = match connection.request() {
+    let (in_progress, response) = match connection.request(&request) {
         Ok(in_progress) => {
             let interim = pass_interim_answers(half, connection, &mut request);
             if let Some(interim) = &interim {

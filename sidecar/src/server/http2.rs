@@ -135,7 +135,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
     let method = request.method().clone();
-    let (in_progress, response) = match connection.request() {
+    let (in_progress, response) = match connection.request(&request) {
         Ok(in_progress) => {
             let response = tokio::select! {
                 biased;

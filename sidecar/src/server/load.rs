@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Request;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
@@ -36,10 +37,12 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const CONNECTION_BYTES: usize = 14 * 1024;
 /// A connection that is parked: its socket and its task.
 const PARKED_BYTES: usize = 3 * 1024;
-/// The read buffer that every connection has; longer headers count by their length.
-const FREE_HEAD_BYTES: usize = 8 * 1024;
-/// A request under way, and the connection that it goes on over.
+/// The read buffer that every connection has; what it grows by counts until the connection is parked.
+const FREE_READ_BYTES: usize = 8 * 1024;
+/// A request under way, and the connection that it goes on over, without its headers.
 const REQUEST_BYTES: usize = 24 * 1024;
+/// One of its headers, in the tables of both sides, without name and value.
+const HEADER_BYTES: usize = 128;
 /// An answer that its client does not take: full buffers on both sides.
 const UNREAD_BYTES: usize = 192 * 1024;
 /// What a connection over HTTP/2 may have sent of bodies that are not passed on yet.
@@ -315,8 +318,8 @@ impl Connection {
     }
 
     /// A request has come. `Err`: there is no room for it, and it is to be refused.
-    pub fn request(&self) -> Result<RequestInProgress, RequestInProgress> {
-        RequestInProgress::begin(&self.load, &self.entry)
+    pub fn request<B>(&self, request: &Request<B>) -> Result<RequestInProgress, RequestInProgress> {
+        RequestInProgress::begin(&self.load, &self.entry, request)
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Call {
     /// How long the MCP server took, from the request to the head of the answer, all attempts together.
     pub upstream_time: Duration,
     audited: Option<AuditedCall>,
-    traceparent: Option<HeaderValue>,
+    parent: Option<TraceParent>,
     tracing: Tracing,
     /// It has a message, and its answer is one.
     is_post: bool,
@@ -37,14 +37,14 @@ impl Call {
     pub fn begin<B>(request: &Request<B>, server: Option<&Arc<McpServer>>, audit_log: &AuditLog) -> Self {
         let (id, started) = (RequestId::next(), Instant::now());
         let is_post = request.method() == Method::POST;
-        let traceparent = request.headers().get(TRACEPARENT).cloned();
+        let traceparent = request.headers().get(TRACEPARENT);
         let mut call = Self {
             id,
             started,
             upstream_time: Duration::ZERO,
-            audited: server
-                .and_then(|server| audit_log.begin(server, request, traceparent.as_ref(), id, started)),
-            traceparent,
+            audited: server.and_then(|server| audit_log.begin(server, request, traceparent, id, started)),
+            // Not the header itself, which is a part of the buffer that all of them were read into.
+            parent: traceparent.and_then(TraceParent::of_header),
             tracing: match server.is_some() && audit_log.traces() {
                 true => Tracing::of_headers(request.headers()),
                 false => Tracing::Off,
@@ -76,8 +76,7 @@ impl Call {
         if let Some(span) = self.tracing.span() {
             return Some(span.trace_id());
         }
-        let of_header = self.traceparent.as_ref().and_then(TraceParent::of_header);
-        let parent = of_header.or_else(|| message.and_then(audit::traceparent));
+        let parent = self.parent.or_else(|| message.and_then(audit::traceparent));
         parent.map(TraceParent::trace_id)
     }
 

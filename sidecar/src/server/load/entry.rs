@@ -58,6 +58,8 @@ pub struct Entry {
     is_socket_full: AtomicBool,
     /// Bytes of headers that have not ended.
     head: AtomicUsize,
+    /// What the connection's read buffer has grown by.
+    grown: AtomicUsize,
     held: AtomicUsize,
     is_answering: AtomicBool,
     has_request: AtomicBool,
@@ -100,6 +102,7 @@ impl Entry {
             is_body_unread: AtomicBool::new(false),
             is_socket_full: AtomicBool::new(false),
             head: AtomicUsize::new(0),
+            grown: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             is_answering: AtomicBool::new(false),
             has_request: AtomicBool::new(false),
@@ -138,7 +141,8 @@ impl Entry {
         Some((waiting, self.since.load(Relaxed)))
     }
 
-    /// Bytes came: how long the headers are by now, if they belong to any.
+    /// Bytes came: how many of them the read buffer holds by now. Headers stay in it until they end, and of a body what was
+    /// read at once.
     pub fn read(&self, bytes: usize, now: impl FnOnce() -> u64) -> Option<usize> {
         match self.phase.load(Relaxed) {
             HEAD => Some(self.head.fetch_add(bytes, Relaxed) + bytes),
@@ -148,16 +152,28 @@ impl Entry {
                 self.head.store(bytes, Relaxed);
                 Some(bytes)
             }
+            SERVING if !self.is_http2() => Some(bytes),
             _ => None,
         }
     }
 
-    /// The headers of a request have come: returns how long they were.
-    pub fn request_began(&self) -> usize {
+    /// The read buffer has grown by so many bytes in all: how many of them are new.
+    pub fn grow(&self, grown: usize) -> usize {
+        let before = self.grown.fetch_max(grown, Relaxed);
+        grown.saturating_sub(before)
+    }
+
+    /// The read buffer is gone, and another will be of the smallest size: what it had grown by.
+    pub fn shrink(&self) -> usize {
+        self.grown.swap(0, Relaxed)
+    }
+
+    /// The headers of a request have come.
+    pub fn request_began(&self) {
         self.has_request.store(true, Relaxed);
         self.body_progress.renew();
         self.phase.store(SERVING, Relaxed);
-        self.head.swap(0, Relaxed)
+        self.head.store(0, Relaxed);
     }
 
     pub fn is_answered(&self) {

@@ -21,7 +21,8 @@ impl Connection {
             return Err(io::ErrorKind::NotConnected.into());
         };
         self.entry.set_parked(true);
-        self.load.discharge(&self.entry, FREED_BYTES);
+        self.load
+            .discharge(&self.entry, FREED_BYTES + self.entry.shrink());
         self.load.parked.fetch_add(1, Ordering::Relaxed);
         poll_fn(|cx| socket.lock().poll_read_ready(cx)).await
     }

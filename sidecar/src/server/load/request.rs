@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 
 use super::entry::Entry;
-use super::{FREE_HEAD_BYTES, Load, REQUEST_BYTES, UNREAD_BYTES, Waiting};
+use super::{HEADER_BYTES, Load, REQUEST_BYTES, UNREAD_BYTES, Waiting};
 use crate::http::body_progress::BodyProgress;
 use crate::proxy::response_body::{BoxError, ResponseBody};
 
@@ -34,10 +34,14 @@ struct EndedError;
 
 impl RequestInProgress {
     /// `Err`: there is no room for it; this is what is answered with that error.
-    pub(super) fn begin(load: &Arc<Load>, connection: &Arc<Entry>) -> Result<Self, Self> {
-        let head = connection.request_began();
-        load.discharge(connection, head.saturating_sub(FREE_HEAD_BYTES));
-        let is_admitted = load.may_begin(connection);
+    pub(super) fn begin<B>(
+        load: &Arc<Load>,
+        connection: &Arc<Entry>,
+        request: &Request<B>,
+    ) -> Result<Self, Self> {
+        connection.request_began();
+        let bytes = REQUEST_BYTES + head_bytes(request, connection.is_http2());
+        let is_admitted = load.may_begin(connection, bytes);
         let (entry, id) = match connection.is_http2() {
             false => (connection.clone(), None),
             true => {
@@ -54,10 +58,10 @@ impl RequestInProgress {
         if !is_admitted {
             return Err(request);
         }
-        request.bytes = REQUEST_BYTES;
+        request.bytes = bytes;
         request.entry.is_answered();
         load.requests.fetch_add(1, Ordering::Relaxed);
-        load.charge(&request.entry, REQUEST_BYTES);
+        load.charge(&request.entry, bytes);
         Ok(request)
     }
 
@@ -89,14 +93,15 @@ impl RequestInProgress {
 }
 
 impl Load {
-    /// Whether another request may be answered. Ends those for it whose client takes nothing, or sends nothing.
-    fn may_begin(&self, connection: &Entry) -> bool {
+    /// Whether another request of so many bytes may be answered. Ends those for it whose client takes nothing, or sends
+    /// nothing.
+    fn may_begin(&self, connection: &Entry, bytes: usize) -> bool {
         let has_room = || self.requests.load(Ordering::Relaxed) < self.bounds.requests;
         if !has_room() {
             let holds_a_request = |waiting| matches!(waiting, Waiting::Unread | Waiting::Body);
             self.shed(holds_a_request, Some(connection), has_room);
         }
-        has_room() && self.make_room(REQUEST_BYTES, Some(connection))
+        has_room() && self.make_room(bytes, Some(connection))
     }
 
     /// The client of this one has begun to take nothing, or takes again.
@@ -113,6 +118,20 @@ impl Load {
             self.end(entry);
         }
     }
+}
+
+/// What the headers of a request take until it is over. They are written anew for the next server, into a buffer that stays as
+/// long as the connection there. Those of HTTP/1.1 lie in the read buffer besides, which counts by itself; those of HTTP/2 are
+/// as long as their table makes them, however short what was sent.
+fn head_bytes<B>(request: &Request<B>, is_http2: bool) -> usize {
+    let headers = request.headers();
+    let text = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    let target = request.uri().path_and_query();
+    let text = text.sum::<usize>() + target.map_or(0, |target| target.as_str().len());
+    let copies = if is_http2 { 2 } else { 1 };
+    copies * text + headers.len() * HEADER_BYTES
 }
 
 impl Drop for RequestInProgress {

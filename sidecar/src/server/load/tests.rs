@@ -51,7 +51,10 @@ fn take(body: &mut WatchedBody) -> Poll<Option<bool>> {
 }
 
 fn request(connection: &Connection) -> RequestInProgress {
-    connection.request().map_err(|_| "there is no room").unwrap()
+    connection
+        .request(&Request::new(()))
+        .map_err(|_| "there is no room")
+        .unwrap()
 }
 
 fn has_ended(connection: &Connection) -> bool {
@@ -130,10 +133,45 @@ fn a_request_that_there_is_no_memory_for_is_refused_and_the_others_go_on() {
     });
     let mut served: Vec<_> = served.collect();
     let newcomer = load.connection().unwrap();
-    assert!(newcomer.request().is_err());
+    assert!(newcomer.request(&Request::new(())).is_err());
     assert!(!has_ended(&newcomer) && !served.iter().any(|(_, connection)| has_ended(connection)));
     served.pop();
-    assert!(newcomer.request().is_ok(), "once another is over");
+    assert!(
+        newcomer.request(&Request::new(())).is_ok(),
+        "once another is over"
+    );
+}
+
+/// They are written anew for LiteLLM, and the buffer that they were read into has grown.
+#[test]
+fn long_headers_count_until_their_request_is_over_and_their_buffer_until_the_connection_is_parked() {
+    const LENGTH: usize = 60_000;
+    let load = load(8 * MIB);
+    let held = || load.held.load(Ordering::Relaxed);
+    let connection = load.connection().unwrap();
+    let before = held();
+    let _head = send_head(&connection, LENGTH);
+    let read = held();
+    assert_eq!(read - before, LENGTH - FREE_READ_BYTES);
+    let long = Request::get("/").header("x", "x".repeat(LENGTH));
+    let long = long.body(()).unwrap();
+    let begun = connection.request(&long).map_err(|_| "there is no room");
+    assert!(held() >= read + REQUEST_BYTES + LENGTH);
+    drop(begun.unwrap());
+    assert_eq!(held(), read);
+    drop(request(&connection));
+    assert_eq!(held(), read, "the buffer is as large for the next one");
+    assert_eq!(connection.entry.shrink(), LENGTH - FREE_READ_BYTES);
+    let http2 = load.connection().unwrap();
+    assert!(http2.becomes_http2());
+    let before = held();
+    let stream = http2.request(&long).map_err(|_| "there is no room");
+    assert!(
+        held() >= before + REQUEST_BYTES + 2 * LENGTH,
+        "nobody has read it so long"
+    );
+    drop(stream.unwrap());
+    assert_eq!(held(), before);
 }
 
 #[test]
@@ -274,7 +312,7 @@ fn what_was_read_before_a_connection_was_parked_is_read_once_more() {
     let mut read = [0; 5];
     io.read_exact(&mut read).now_or_never().unwrap().unwrap();
     assert_eq!(&read, b"hello");
-    assert_eq!(connection.entry.request_began(), 5, "it counts as what it is");
+    assert_eq!(connection.entry.read(1, || 0), Some(6), "it counts as what it is");
 }
 
 #[test]
@@ -295,10 +333,13 @@ fn a_request_whose_body_drips_ends_for_another_and_one_that_gets_on_or_waits_for
     let _admitted = request(&newcomer);
     assert!(has_ended(&dripping));
     let late = load.connection().unwrap();
-    assert!(late.request().is_err(), "the others go on");
+    assert!(late.request(&Request::new(())).is_err(), "the others go on");
     upload.body_progress().ended();
     load.sweep();
-    assert!(late.request().is_err(), "its answer is waited for, and no body");
+    assert!(
+        late.request(&Request::new(())).is_err(),
+        "its answer is waited for, and no body"
+    );
     assert!(!has_ended(&uploading) && !has_ended(&answering));
 }
 

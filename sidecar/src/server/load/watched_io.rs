@@ -1,5 +1,4 @@
-//! Counts what is read from a client's connection while headers have not ended, and notes whether it takes what is
-//! written.
+//! Counts what the read buffer of a client's connection holds, and notes whether the client takes what is written.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::entry::Entry;
-use super::{FREE_HEAD_BYTES, Load};
+use super::{FREE_READ_BYTES, Load};
 
 /// The connection may be asked about by a sweep as well, in between.
 pub struct WatchedIo<T> {
@@ -38,10 +37,13 @@ impl<T> WatchedIo<T> {
     }
 
     fn read(&self, bytes: usize) {
-        let Some(head) = self.entry.read(bytes, || self.load.now()) else {
+        let Some(buffered) = self.entry.read(bytes, || self.load.now()) else {
             return;
         };
-        let more = head.saturating_sub(FREE_HEAD_BYTES).min(bytes);
+        if buffered <= FREE_READ_BYTES {
+            return;
+        }
+        let more = self.entry.grow(buffered - FREE_READ_BYTES);
         if more == 0 {
             return;
         }
