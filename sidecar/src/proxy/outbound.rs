@@ -54,6 +54,7 @@ use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{McpServer, Routes, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
+use crate::proxy::user_context::{Context, names_user};
 use call::Call;
 use error::OutboundError;
 use headers::UserPart;
@@ -241,7 +242,7 @@ impl Outbound {
                 ));
             }
         };
-        let has_user = subject.is_some() || usable.exchange.is_none() && !user.is_empty();
+        let has_user = subject.is_some() || usable.exchange.is_none() && user.names_user();
         let missing = MissingUser::find(usable, has_user, invalid);
         call.record(|audited| audited.set_context(context));
         let of_configuration = self.static_headers.as_ref();
@@ -379,7 +380,7 @@ fn route_request<'a>(
     }
 }
 
-/// The cookie or header of the user that is exchanged for a token. An empty value counts as none.
+/// The cookie or header of the user that is exchanged for a token. One that names nobody counts as none.
 fn subject(
     server: &McpServer,
     usable: &UsableServer,
@@ -387,7 +388,7 @@ fn subject(
 ) -> Result<Option<SecretString>, ProxyError> {
     let value = usable.exchange.as_ref().zip(context);
     let value = value.and_then(|(subject, context)| context.value(subject));
-    let Some(value) = value.filter(|value| !value.is_empty()) else {
+    let Some(value) = value.filter(|value| names_user(value)) else {
         return Ok(None);
     };
     match std::str::from_utf8(value) {

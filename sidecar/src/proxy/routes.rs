@@ -42,7 +42,7 @@ pub use mcp_server::{
 };
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
-pub use sessions::{SESSION_HEADER, Sessions};
+pub use sessions::{OpeningStream, SessionId};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]

@@ -115,6 +115,11 @@ impl Allowlist {
     }
 }
 
+/// Whether a value names a user. Front ends sign a user out by a cookie without a value, which some write in quotes.
+pub fn names_user(value: &[u8]) -> bool {
+    !matches!(value, b"" | b"\"\"")
+}
+
 /// The context of a request. Never shortens one: half a context could speak for another user.
 pub fn gather(headers: &HeaderMap, allowed: &Allowlist) -> Result<Gathered, ContextTooLargeError> {
     let cookies = cookies::filter(headers, allowed);

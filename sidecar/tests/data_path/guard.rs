@@ -1,12 +1,14 @@
 //! The guard: what may be asked of an MCP server that demands a user, and by whom.
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Server, SubjectTokenSource, Transport, UserContext};
 use mcp_auth_sidecar::proxy::user_context::seal::{EPOCH_SECONDS, Sealer};
 use mcp_auth_sidecar::proxy::user_context::{Allowlist, gather};
+use tokio::sync::mpsc;
 
-use crate::scene::{Body, Scripted, Sidecar, json, send, server, unused_address, whole};
+use crate::scene::{Body, Scripted, Sidecar, json, received, send, server, streamed, unused_address, whole};
 
 /// An MCP server that opens the session which the message names, and else repeats the body.
 async fn stateful() -> Scripted {
@@ -47,9 +49,12 @@ async fn ask(
 }
 
 fn sealed(sealer: &Sealer, epochs_ago: i64) -> HeaderValue {
-    let cookie = HeaderValue::from_static("session_id=S-a");
-    let headers = HeaderMap::from_iter([(http::header::COOKIE, cookie)]);
-    let gathered = gather(&headers, &Allowlist::new(["session_id"], [])).unwrap();
+    sealed_cookie(sealer, epochs_ago, "session_id=S-a")
+}
+
+fn sealed_cookie(sealer: &Sealer, epochs_ago: i64, cookie: &'static str) -> HeaderValue {
+    let headers = HeaderMap::from_iter([(http::header::COOKIE, HeaderValue::from_static(cookie))]);
+    let gathered = gather(&headers, &Allowlist::new(["session_id", "idp_token"], [])).unwrap();
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
@@ -103,6 +108,34 @@ async fn nobody_can_do_anything_but_discover_where_a_user_is_demanded() {
         0,
         "nothing of it was sent with the service's token"
     );
+}
+
+/// As front ends leave them behind that sign a user out without `Max-Age=0`.
+#[tokio::test]
+async fn cookies_without_a_value_name_nobody() {
+    let upstream = stateful().await;
+    let sidecar = Sidecar::start(unused_address().await, &demanding(&upstream));
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#;
+    for cookie in ["session_id=; idp_token=", "session_id=\"\"; idp_token=\"\""] {
+        let context = sealed_cookie(&sidecar.sealer, 0, cookie);
+        let headers = [("mcpauth-context", context)];
+        for path in ["/tools/mcp", "/exchanging/mcp"] {
+            let answer = ask(&sidecar, "POST", path, &headers, call).await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path} {cookie}");
+            assert_eq!(reason(answer).await, "user_context_required", "{path} {cookie}");
+        }
+    }
+    assert_eq!(upstream.seen().len(), 0);
+    let context = sealed_cookie(&sidecar.sealer, 0, "session_id=S-a; idp_token=");
+    let answer = ask(
+        &sidecar,
+        "POST",
+        "/tools/mcp",
+        &[("mcpauth-context", context)],
+        call,
+    )
+    .await;
+    assert_eq!(answer.status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -215,6 +248,51 @@ async fn discovery_over_legacy_sse_opens_its_stream() {
     assert_eq!(answer.status(), StatusCode::OK);
     let answer = ask(&sidecar, "GET", "/tools/sse/other", &[], "").await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+}
+
+/// What a user is asked (elicitation) is answered by this user, or by nobody whom nobody is asked for.
+#[tokio::test]
+async fn with_legacy_sse_nobody_answers_for_a_user() {
+    let (hand_over, mut streams) = mpsc::unbounded_channel();
+    let upstream = Scripted::start(move |request: Request<Incoming>| {
+        let answer = Response::builder().header("content-type", "text/event-stream");
+        let answer = match request.method() == "GET" {
+            true => {
+                let (sender, body) = streamed();
+                hand_over.send(sender).unwrap();
+                answer.body(body)
+            }
+            false => answer.status(StatusCode::ACCEPTED).body(whole("")),
+        };
+        std::future::ready(answer.unwrap())
+    })
+    .await;
+    let mut tools = server(&format!("http://{}/sse", upstream.address));
+    tools.route.transport = Transport::Sse;
+    tools.route.user_context = UserContext::Required;
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let of_user = ("mcpauth-context", sealed(&sidecar.sealer, 0));
+    let mut open = Vec::new();
+    for (headers, session) in [(&[of_user.clone()][..], "users"), (&[], "nobodys")] {
+        let mut stream = ask(&sidecar, "GET", "/tools/sse", headers, "").await;
+        let events = received(&mut streams).await;
+        let event = format!("event: endpoint\ndata: /messages/?session_id={session}\n\n");
+        events.send(event.into()).unwrap();
+        stream.frame().await.unwrap().unwrap();
+        open.push((stream, events));
+    }
+    let elicited = r#"{"jsonrpc":"2.0","id":1,"result":{"action":"accept"}}"#;
+    let expired = ("mcpauth-context", sealed(&sidecar.sealer, 3));
+    for (headers, session, status) in [
+        (&[][..], "users", StatusCode::FORBIDDEN),
+        (&[expired][..], "users", StatusCode::FORBIDDEN),
+        (&[of_user][..], "users", StatusCode::ACCEPTED),
+        (&[], "nobodys", StatusCode::ACCEPTED),
+    ] {
+        let path = format!("/tools/messages/?session_id={session}");
+        let answer = ask(&sidecar, "POST", &path, headers, elicited).await;
+        assert_eq!(answer.status(), status, "{session}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! From LiteLLM to MCP servers: what arrives there, and what comes back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -251,6 +253,52 @@ async fn a_load_balancers_cookie_comes_back_within_its_session_and_never_a_users
     );
     assert_eq!(ask("mcp-session-id", "s-2").await, None, "another session");
     assert_eq!(ask("x-other", "1").await, None, "no session");
+}
+
+/// Two replicas behind a balancer that goes by its cookie alone: each knows its own sessions only.
+#[tokio::test]
+async fn with_legacy_sse_messages_go_to_the_replica_that_has_the_stream() {
+    let (hand_over, mut streams) = mpsc::unbounded_channel();
+    let streams_before = Arc::new(AtomicUsize::new(0));
+    let upstream = Scripted::start(move |request: Request<Incoming>| {
+        let answer = Response::builder();
+        let answer = if request.method() == "GET" {
+            let replica = streams_before.fetch_add(1, Ordering::Relaxed);
+            let (sender, body) = streamed();
+            hand_over.send(sender).unwrap();
+            let cookie = format!("ApplicationGatewayAffinity=replica-{replica}; Path=/");
+            let answer = answer.header("content-type", "text/event-stream");
+            answer.header("set-cookie", cookie).body(body)
+        } else {
+            let cookie = request.headers().get("cookie");
+            let session = request.uri().query().unwrap().replace("session_id=", "");
+            let found = cookie.is_some_and(|cookie| {
+                cookie.to_str().unwrap() == format!("ApplicationGatewayAffinity=replica-{session}")
+            });
+            let status = if found { 202 } else { 404 };
+            answer.status(status).body(whole(""))
+        };
+        std::future::ready(answer.unwrap())
+    })
+    .await;
+    let mut tools = server(&format!("http://{}/sse", upstream.address));
+    tools.route.transport = Transport::Sse;
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let mut open = Vec::new();
+    for session in 0..2 {
+        let mut stream = get(sidecar.outbound, "/tools/sse").await;
+        assert!(!stream.headers().contains_key("set-cookie"));
+        let events = received(&mut streams).await;
+        let event = format!("event: endpoint\ndata: /messages/?session_id={session}\n\n");
+        events.send(event.into()).unwrap();
+        stream.frame().await.unwrap().unwrap();
+        open.push((stream, events));
+    }
+    for session in [0, 1, 0] {
+        let path = format!("/tools/messages/?session_id={session}");
+        let status = post(sidecar.outbound, &path, "{}").await.status();
+        assert_eq!(status, StatusCode::ACCEPTED, "{session}");
+    }
 }
 
 #[tokio::test]

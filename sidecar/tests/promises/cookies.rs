@@ -67,7 +67,12 @@ pub fn cookies(data: &[u8]) {
     assert_eq!(opened, gathered.context);
     let server = TOOLS.usable().expect("it can be used");
     let mut out = headers;
-    prepare_request(&mut out, server, &UserPart::from_context(opened.as_ref(), &own));
+    prepare_request(
+        &mut out,
+        server,
+        &UserPart::from_context(opened.as_ref(), &own),
+        None,
+    );
     let sent: Vec<&[u8]> = out.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     assert_eq!(sent, expected.cookie(&ours).as_slice());
 }

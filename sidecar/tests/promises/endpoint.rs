@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mcp_auth_protocol::sync::Transport;
 
 use crate::proxy::outbound::endpoint::EndpointRewriter;
-use crate::proxy::routes::McpServer;
+use crate::proxy::routes::{McpServer, OpeningStream};
 
 static TOOLS: LazyLock<Arc<McpServer>> =
     LazyLock::new(|| super::server("http://tools.example.com/sse", Transport::Sse));
@@ -77,7 +77,7 @@ pub fn endpoint(data: &[u8]) {
 }
 
 fn rewritten(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
-    let mut rewriter = EndpointRewriter::new(TOOLS.clone(), "/sse");
+    let mut rewriter = EndpointRewriter::new(TOOLS.clone(), "/sse", OpeningStream::default());
     let mut out = Vec::new();
     for chunk in chunks {
         out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::location::rewrite_location;
 use super::path::split_server;
-use crate::proxy::routes::{Announcement, McpServer, ServerState};
+use crate::proxy::routes::{Announcement, McpServer, OpeningStream, ServerState, SessionId};
 use event::{claims_endpoint, content, endpoint_data, field, lines};
 
 /// Longest event that is buffered whole.
@@ -35,6 +35,8 @@ pub struct EndpointRewriter {
     server: Arc<McpServer>,
     /// Path and query that the stream is the answer to.
     requested: Box<str>,
+    /// What is known of the session that the stream is going to name.
+    stream: OpeningStream,
     /// The event that has not ended yet.
     buffered: BytesMut,
     /// How far `buffered` has been searched for its end.
@@ -61,10 +63,11 @@ enum LinePosition {
 }
 
 impl EndpointRewriter {
-    pub fn new(server: Arc<McpServer>, requested: &str) -> Self {
+    pub fn new(server: Arc<McpServer>, requested: &str, stream: OpeningStream) -> Self {
         Self {
             server,
             requested: requested.into(),
+            stream,
             buffered: BytesMut::new(),
             scanned: 0,
             line: LinePosition::Start,
@@ -164,6 +167,10 @@ impl EndpointRewriter {
         let path = endpoint.split('?').next().unwrap_or_default();
         self.announced.truncate(1);
         self.announced.push(usable.announced.announce(path));
+        let session = SessionId::of_endpoint(endpoint);
+        usable
+            .sessions
+            .record_stream(&session, &self.stream, |name| usable.allowed.cookie(name));
         let mut output = BytesMut::with_capacity(event.len() + location.len());
         let mut has_data = false;
         for line in lines(event) {
@@ -194,11 +201,11 @@ mod tests {
     }
 
     fn rewriter() -> EndpointRewriter {
-        EndpointRewriter::new(tools(), "/sse")
+        EndpointRewriter::new(tools(), "/sse", OpeningStream::default())
     }
 
     fn rewritten(server: &Arc<McpServer>, chunks: &[&[u8]]) -> String {
-        let mut rewriter = EndpointRewriter::new(server.clone(), "/sse");
+        let mut rewriter = EndpointRewriter::new(server.clone(), "/sse", OpeningStream::default());
         let mut output = Vec::new();
         for chunk in chunks {
             output.extend(rewriter.pass(Bytes::copy_from_slice(chunk)));

@@ -6,14 +6,15 @@ use mcp_auth_protocol::sync::{SubjectTokenSource, Transport};
 
 use crate::http::hop_by_hop;
 use crate::proxy::header_denylist::is_not_for_servers;
-use crate::proxy::routes::{SESSION_HEADER, UsableServer};
-use crate::proxy::user_context::{Allowlist, Context};
+use crate::proxy::routes::{SessionId, UsableServer};
+use crate::proxy::user_context::{Allowlist, Context, names_user};
 
 /// This server's part of a user context, ready to send.
 #[derive(Debug, Default, Hash, PartialEq)]
 pub struct UserPart {
     cookie: Option<HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    names_user: bool,
 }
 
 impl UserPart {
@@ -22,6 +23,7 @@ impl UserPart {
             return Self::default();
         };
         let mut cookie = Vec::with_capacity(context.size());
+        let mut is_named = false;
         for (name, value) in context.cookies().filter(|(name, _)| allowed.cookie(name)) {
             if !cookie.is_empty() {
                 cookie.extend_from_slice(b"; ");
@@ -29,12 +31,14 @@ impl UserPart {
             cookie.extend_from_slice(name);
             cookie.push(b'=');
             cookie.extend_from_slice(value);
+            is_named |= names_user(value);
         }
         let mut headers = Vec::new();
         for name in allowed.headers() {
             let value = context
                 .headers()
                 .find(|(header, _)| *header == name.as_str().as_bytes());
+            is_named |= value.is_some_and(|(_, value)| names_user(value));
             if let Some(value) = value.and_then(|(_, value)| sensitive(value.to_vec())) {
                 headers.push((name.clone(), value));
             }
@@ -42,7 +46,13 @@ impl UserPart {
         Self {
             cookie: (!cookie.is_empty()).then(|| sensitive(cookie)).flatten(),
             headers,
+            names_user: is_named,
         }
+    }
+
+    /// Whether any of it says who the user is: a cookie without a value does not.
+    pub fn names_user(&self) -> bool {
+        self.names_user
     }
 
     pub fn is_empty(&self) -> bool {
@@ -50,18 +60,17 @@ impl UserPart {
     }
 }
 
-/// Prepares the headers of a request to `server`, but for those that authenticate. Returns the session that it is in.
+/// Prepares the headers of a request to `server`, but for those that authenticate. `session` is what names the session that it
+/// is in.
 pub fn prepare_request(
     headers: &mut HeaderMap,
     server: &UsableServer,
     user: &UserPart,
-) -> Option<HeaderValue> {
+    session: Option<&SessionId>,
+) {
     hop_by_hop::strip_request(headers, |name| is_dropped(name, server));
     headers.insert(HOST, server.target.host.clone());
-    let session = headers.get(SESSION_HEADER).cloned();
-    let affinity = session
-        .as_ref()
-        .and_then(|session| server.sessions.affinity_cookies(session.as_bytes()));
+    let affinity = session.and_then(|session| server.sessions.affinity_cookies(session));
     if let Some(cookie) = join_cookies(user.cookie.as_ref(), affinity) {
         headers.insert(COOKIE, cookie);
     }
@@ -72,7 +81,6 @@ pub fn prepare_request(
         // A compressed event stream could not be rewritten.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
-    session
 }
 
 /// One field for the user's cookies and those of the load balancer before the server.
@@ -172,7 +180,7 @@ mod tests {
             Transport::StreamableHttp,
             |server| {
                 let part = UserPart::from_context(context.as_ref(), &server.allowed);
-                prepare_request(&mut headers, server, &part);
+                prepare_request(&mut headers, server, &part, None);
             },
         );
         let expected = map(&[
@@ -214,7 +222,7 @@ mod tests {
             "https://tools.example.com/mcp",
             Transport::StreamableHttp,
             |server| {
-                prepare_request(&mut headers, server, &UserPart::default());
+                prepare_request(&mut headers, server, &UserPart::default(), None);
             },
         );
         // A body of unknown length stays one.
@@ -238,10 +246,28 @@ mod tests {
             "https://tools.example.com/mcp",
             Transport::StreamableHttp,
             |server| {
-                prepare_request(&mut headers, server, &UserPart::default());
+                prepare_request(&mut headers, server, &UserPart::default(), None);
             },
         );
         assert_eq!(headers, map(&[("x_team_id", "7"), ("host", "tools.example.com")]));
+    }
+
+    #[test]
+    fn a_cookie_without_a_value_goes_on_and_names_nobody() {
+        let part = |cookie: &'static str| {
+            let allowed = Allowlist::new(["session_id", "csrf"], []);
+            let context = gather(&map(&[("cookie", cookie)]), &allowed).unwrap().context;
+            UserPart::from_context(context.as_ref(), &allowed)
+        };
+        for (cookie, names_user) in [
+            ("session_id=", false),
+            ("session_id=\"\"", false),
+            ("csrf=; session_id=S-a", true),
+        ] {
+            let part = part(cookie);
+            assert_eq!(part.cookie.as_ref().unwrap(), cookie);
+            assert_eq!(part.names_user(), names_user, "{cookie}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use mcp_auth_protocol::sync::Transport;
 
 use super::error::OutboundError;
 use super::header_copy::HeaderCopy;
@@ -22,7 +23,7 @@ use crate::http::request_body::RequestBody;
 use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
-use crate::proxy::routes::{McpServer, UsableServer};
+use crate::proxy::routes::{McpServer, SessionId, UsableServer};
 use crate::proxy::trace_context::Tracing;
 
 /// Bytes of a body that passes through which an audit line is made of.
@@ -38,9 +39,9 @@ pub struct ReplayableRequest {
     copy: Option<HeaderCopy>,
     /// What hears of interim answers, where they are passed on.
     extensions: Extensions,
-    session: Option<HeaderValue>,
+    session: Option<SessionId>,
     user: headers::UserPart,
-    opens_nobodys_session: bool,
+    is_for_nobody: bool,
     body: ReplayableBody,
 }
 
@@ -72,16 +73,15 @@ impl ReplayableRequest {
             ),
         };
         let mut headers = parts.headers;
+        let session = SessionId::of_request(usable.transport, &headers, &path);
         if let Some(missing) = missing {
             let kind = has_messages.then_some(kind);
-            let is_endpoint = path == usable.endpoint;
-            let checked = missing.check(server, usable, &parts.method, &headers, kind, is_endpoint);
+            let checked = missing.check(server, usable, &parts.method, kind, &path, session.as_ref());
             if let Err(error) = checked {
                 return Err(OutboundError::new(error, body.into_unsent()));
             }
         }
-        let opens_nobodys_session = missing.is_some_and(|missing| missing.opens_nobodys_session(&headers));
-        let session = headers::prepare_request(&mut headers, usable, &user);
+        headers::prepare_request(&mut headers, usable, &user, session.as_ref());
         Ok(Self {
             method: parts.method,
             path,
@@ -90,7 +90,7 @@ impl ReplayableRequest {
             copy: None,
             extensions: parts.extensions,
             user,
-            opens_nobodys_session,
+            is_for_nobody: matches!(missing, Some(MissingUser::None { .. })),
             body,
         })
     }
@@ -130,7 +130,8 @@ impl ReplayableRequest {
 
     /// Whether it goes to the endpoint itself, without a session that the server may have ended.
     pub fn begins_session(&self, usable: &UsableServer) -> bool {
-        self.path == usable.endpoint && self.session.is_none()
+        let has_session = self.session.is_some() && usable.transport == Transport::StreamableHttp;
+        self.path == usable.endpoint && !has_session
     }
 
     pub fn method(&self) -> &Method {
@@ -138,13 +139,13 @@ impl ReplayableRequest {
     }
 
     /// The session that the request is in.
-    pub fn session(&self) -> Option<&HeaderValue> {
+    pub fn session(&self) -> Option<&SessionId> {
         self.session.as_ref()
     }
 
-    /// Whether a session that the server opens in its answer is one of nobody's.
-    pub fn opens_nobodys_session(&self) -> bool {
-        self.opens_nobodys_session
+    /// Whether it carries no user where the server demands one, so that a session which it opens is one of nobody's.
+    pub fn is_for_nobody(&self) -> bool {
+        self.is_for_nobody
     }
 
     /// Records the body in `call`: at once where it was read, else while it is sent.

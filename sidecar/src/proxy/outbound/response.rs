@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use mcp_auth_protocol::sync::Transport;
 
 use super::endpoint::EndpointRewriter;
+use super::replayable_request::ReplayableRequest;
 use super::{headers, location};
 use crate::http::framing;
 use crate::http::pool::Lease;
 use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{McpServer, UsableServer};
+use crate::proxy::routes::{McpServer, OpeningStream, UsableServer};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
@@ -22,10 +23,20 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; c
 pub fn prepare_response(
     server: &Arc<McpServer>,
     usable: &UsableServer,
-    requested: &PathAndQuery,
-    is_get: bool,
+    request: &ReplayableRequest,
     mut response: Response<Lease>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
+    let requested = request.path();
+    let opens_stream = usable.transport == Transport::Sse && request.method() == Method::GET;
+    let stream = opens_stream.then(|| OpeningStream {
+        is_nobodys: request.is_for_nobody(),
+        set_cookies: response
+            .headers()
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .cloned()
+            .collect(),
+    });
     let resource = || server.resource.clone();
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -45,12 +56,12 @@ pub fn prepare_response(
     if status.is_redirection() {
         rewrite_location_header(server, usable, requested, response.headers_mut())?;
     }
-    if usable.transport != Transport::Sse || !is_get || !status.is_success() {
+    let Some(stream) = stream.filter(|_| status.is_success()) else {
         return Ok(match is_event_stream(response.headers()) {
             true => response.map(ResponseBody::Stream),
             false => response.map(|body| ResponseBody::with_idle_timeout(body, usable.answer_timeout)),
         });
-    }
+    };
     if let Err(why) = check_event_stream(response.headers()) {
         return Err(ProxyError::AnswerUnusable {
             resource: resource(),
@@ -59,7 +70,7 @@ pub fn prepare_response(
     }
     response.headers_mut().insert(header::CONTENT_TYPE, EVENT_STREAM);
     response.headers_mut().remove(header::CONTENT_LENGTH);
-    let rewriter = EndpointRewriter::new(server.clone(), requested.as_str());
+    let rewriter = EndpointRewriter::new(server.clone(), requested.as_str(), stream);
     Ok(response.map(|lease| ResponseBody::rewritten(lease, rewriter)))
 }
 

@@ -6,6 +6,7 @@ use http::header::{HeaderMap, SET_COOKIE};
 use http::{Method, Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_http_auth::clock_offset;
+use mcp_auth_protocol::sync::Transport;
 
 use super::Outbound;
 use super::auth_outcome::{self, AuthOutcome, auth_outcome};
@@ -18,7 +19,7 @@ use super::token_selection::SelectedToken;
 use crate::proxy::audit;
 use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{SESSION_HEADER, UsableServer};
+use crate::proxy::routes::{SessionId, UsableServer};
 
 /// How the server answered, as far as the token is concerned.
 pub(super) enum ServerAnswer {
@@ -85,8 +86,7 @@ impl Outbound {
                     self.token_selector.record_accepted(selected);
                 }
                 record_session(usable, replayable, response.headers());
-                let is_get = replayable.method() == Method::GET;
-                let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
+                let response = prepare_response(server, usable, replayable, response)?;
                 Ok(ServerAnswer::Accepted(response))
             }
             // Another token would not help: it is the test user that the server refuses. The operator is to request none.
@@ -122,19 +122,26 @@ fn learn_clock(usable: &UsableServer, answer: &HeaderMap, sent: Instant) -> bool
 
 /// Keeps what later requests of the session need.
 fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
-    if request.opens_nobodys_session()
-        && let Some(session) = answer.get(SESSION_HEADER)
+    let opened = match usable.transport {
+        Transport::StreamableHttp => SessionId::of_answer(answer),
+        // Its stream names it later.
+        Transport::Sse if request.method() == Method::GET => return,
+        Transport::Sse => None,
+    };
+    if request.is_for_nobody()
+        && request.session().is_none()
+        && let Some(session) = &opened
     {
-        usable.sessions.record_nobodys(session.as_bytes());
+        usable.sessions.record_nobodys(session);
     }
     // Looked for first: hardly any answer has one.
     if answer.contains_key(SET_COOKIE)
-        && let Some(session) = answer.get(SESSION_HEADER).or(request.session())
+        && let Some(session) = opened.as_ref().or(request.session())
     {
-        usable.sessions.record_affinity_cookies(
-            session.as_bytes(),
-            answer.get_all(SET_COOKIE).iter(),
-            |name| usable.allowed.cookie(name),
-        );
+        usable
+            .sessions
+            .record_affinity_cookies(session, answer.get_all(SET_COOKIE).iter(), |name| {
+                usable.allowed.cookie(name)
+            });
     }
 }

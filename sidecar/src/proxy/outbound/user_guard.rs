@@ -3,12 +3,13 @@
 //! it would act with the service's own rights. A user context that cannot be opened is worse than none: the
 //! request was made for a user, so a call is never sent as if it were nobody's.
 
-use http::{HeaderMap, Method};
+use http::Method;
+use http::uri::PathAndQuery;
 use mcp_auth_protocol::sync::{Transport, UserContext};
 
 use super::message::MessageKind;
 use crate::proxy::error::ProxyError;
-use crate::proxy::routes::{McpServer, SESSION_HEADER, UsableServer};
+use crate::proxy::routes::{McpServer, SessionId, UsableServer};
 use crate::proxy::user_context::seal::OpenError;
 
 /// Why a request is made for nobody that the server would take for a user.
@@ -33,31 +34,25 @@ impl MissingUser {
         }
     }
 
-    /// Whether the session that the request opens is one of nobody's.
-    pub fn opens_nobodys_session(self, headers: &HeaderMap) -> bool {
-        matches!(self, Self::None { .. }) && !headers.contains_key(SESSION_HEADER)
-    }
-
     /// The error for the request, unless it may be sent for nobody. `kind` is `None` where the request has no
-    /// messages; `is_endpoint` says whether it goes to exactly the URL of the server.
+    /// messages; `path` is that at the server, and `session` what names the session that the request is in.
     pub fn check(
         self,
         server: &McpServer,
         usable: &UsableServer,
         method: &Method,
-        headers: &HeaderMap,
         kind: Option<MessageKind>,
-        is_endpoint: bool,
+        path: &PathAndQuery,
+        session: Option<&SessionId>,
     ) -> Result<(), ProxyError> {
-        let session = headers.get(SESSION_HEADER);
-        let is_nobodys = session.is_some_and(|id| usable.sessions.is_nobodys(id.as_bytes()));
+        let is_nobodys = session.is_some_and(|id| usable.sessions.is_nobodys(id));
         let is_allowed = match (self, kind) {
             (_, Some(MessageKind::Discovery)) => true,
             (Self::None { .. }, Some(MessageKind::Response)) => session.is_none() || is_nobodys,
             (Self::None { .. }, Some(MessageKind::Call)) => false,
             // With SSE this is how a session begins.
             (Self::None { .. }, None) if usable.transport == Transport::Sse => {
-                method == Method::GET && is_endpoint
+                method == Method::GET && *path == usable.endpoint
             }
             (Self::None { .. }, None) => is_nobodys && matches!(*method, Method::GET | Method::DELETE),
             (Self::Invalid(_), kind) => kind != Some(MessageKind::Call),

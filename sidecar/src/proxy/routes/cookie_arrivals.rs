@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::proxy::metrics::Metrics;
-use crate::proxy::user_context::Context;
+use crate::proxy::user_context::{Context, names_user};
 
 /// So many requests without a cookie are enough to say that it does not come.
 const ENOUGH_REQUESTS: u64 = 100;
@@ -61,7 +61,7 @@ impl CookieArrivals {
             return;
         };
         let cookies = self.cookies.load();
-        for (name, _) in context.cookies() {
+        for (name, _) in context.cookies().filter(|(_, value)| names_user(value)) {
             if let Some(arrivals) = cookies.get(name) {
                 arrivals.count.fetch_add(1, Ordering::Relaxed);
                 arrivals.counter.inc();

@@ -1,23 +1,27 @@
-//! Session table: what the sidecar keeps of a server's sessions, by their `Mcp-Session-Id`. It is bounded and in
-//! memory only; whoever uses it does without what it has forgotten.
+//! Session table: what the sidecar keeps of a server's sessions, by their `Mcp-Session-Id` or, with legacy SSE, by the endpoint
+//! that their stream announced. It is bounded and in memory only; whoever uses it does without what it has forgotten.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashlink::LruCache;
-use http::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use mcp_auth_protocol::sync::Transport;
 use parking_lot::Mutex;
 
 /// Names the session of a request to an MCP server with streamable HTTP.
-pub const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
+const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Sessions of one server that are kept; beyond, the one that was used least recently goes.
 const MAX_SESSIONS: usize = 2048;
-/// Longest identifier that is kept. Those of the official SDKs have 32 to 36 bytes.
-const MAX_ID_BYTES: usize = 256;
+/// Longest identifier that is kept. Those of the official SDKs have 32 to 36 bytes, and paths up to some 100 with them.
+const MAX_ID_BYTES: usize = 512;
 
-/// Cookies by which load balancers keep a client at one of several servers (session affinity): of AWS, Google Cloud, Azure,
-/// Cloudflare, HAProxy, ingress-nginx and nginx.
-const AFFINITY_COOKIES: [&[u8]; 13] = [
+/// Cookies by which load balancers keep a client at one of several servers (session affinity): of AWS, Azure (App Service,
+/// Application Gateway, Front Door), Google Cloud (external, and regional and internal), Cloudflare, HAProxy, ingress-nginx and
+/// nginx.
+const AFFINITY_COOKIES: [&[u8]; 18] = [
     b"AWSALB",
     b"AWSALBCORS",
     b"AWSALBTG",
@@ -26,6 +30,11 @@ const AFFINITY_COOKIES: [&[u8]; 13] = [
     b"AWSELBCORS",
     b"ARRAffinity",
     b"ARRAffinitySameSite",
+    b"ApplicationGatewayAffinity",
+    b"ApplicationGatewayAffinityCORS",
+    b"ASLBSA",
+    b"ASLBSACORS",
+    b"GCILB",
     b"GCLB",
     b"INGRESSCOOKIE",
     b"SERVERID",
@@ -37,38 +46,100 @@ const AFFINITY_PREFIXES: [&[u8]; 2] = [b"AWSALBAPP-", b"BIGipServer"];
 /// Such cookies of one session, and the longest of them with its name. AWS' have about 200 bytes.
 const MAX_COOKIES: usize = 8;
 const MAX_COOKIE_BYTES: usize = 1024;
+/// Names of other cookies that were logged, of one server.
+const MAX_OTHER_NAMES: usize = 16;
+/// Longest of them.
+const MAX_NAME_BYTES: usize = 64;
+
+/// What names a session at its server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SessionId(HeaderValue);
+
+/// What the stream of a session with legacy SSE brings before it names the session.
+#[derive(Debug, Default)]
+pub struct OpeningStream {
+    /// It was opened for no user where the server demands one.
+    pub is_nobodys: bool,
+    /// `Set-Cookie` of the answer.
+    pub set_cookies: Vec<HeaderValue>,
+}
 
 /// The sessions of one server.
 pub struct Sessions {
     sessions: Mutex<LruCache<Box<[u8]>, Session>>,
     /// Whether any session ever had a cookie: most servers have none, and are spared the search.
     have_cookies: AtomicBool,
+    /// Names of cookies that are none of a load balancer's that is known.
+    other_names: Mutex<BTreeSet<Box<[u8]>>>,
 }
 
 #[derive(Default)]
 struct Session {
     /// It was opened for no user where the server demands one, as discovery does.
     is_nobodys: bool,
+    /// It was opened for a user as well: with legacy SSE, where all streams announce the same endpoint.
+    is_users: bool,
     /// `NAME=VALUE` of a load balancer before the server.
     affinity_cookies: Vec<Box<[u8]>>,
 }
 
+impl SessionId {
+    /// That of a request to `path` at the server, if it is in one.
+    pub fn of_request(transport: Transport, headers: &HeaderMap, path: &PathAndQuery) -> Option<Self> {
+        match transport {
+            Transport::StreamableHttp => headers.get(SESSION_HEADER).cloned().map(Self),
+            Transport::Sse => Some(Self::of_endpoint(path.as_str())),
+        }
+    }
+
+    /// That of an SSE stream, by path and query of the endpoint that it announced. One more slash at the end of the path does
+    /// not matter: many servers redirect there.
+    pub fn of_endpoint(path_and_query: &str) -> Self {
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let parts = [path, query.map_or("", |_| "?"), query.unwrap_or_default()];
+        // Of what no header holds none is made. An empty one is not kept.
+        let id = HeaderValue::try_from(parts.concat());
+        Self(id.unwrap_or_else(|_| HeaderValue::from_static("")))
+    }
+
+    /// That which an answer over streamable HTTP opens.
+    pub fn of_answer(headers: &HeaderMap) -> Option<Self> {
+        headers.get(SESSION_HEADER).cloned().map(Self)
+    }
+}
+
 impl Sessions {
     /// Records that the session was opened for no user.
-    pub fn record_nobodys(&self, id: &[u8]) {
+    pub fn record_nobodys(&self, id: &SessionId) {
         self.change(id, |session| session.is_nobodys = true);
+    }
+
+    /// Records what the stream of a session brought that has now named it.
+    pub fn record_stream(&self, id: &SessionId, stream: &OpeningStream, is_users: impl Fn(&[u8]) -> bool) {
+        self.change(id, |session| match stream.is_nobodys {
+            true => session.is_nobodys = true,
+            false => session.is_users = true,
+        });
+        self.record_affinity_cookies(id, stream.set_cookies.iter(), is_users);
     }
 
     /// Takes up the cookies of a load balancer from an answer within the session. Those of users, for which `is_users` is
     /// true, are none, whatever they are called.
     pub fn record_affinity_cookies<'a>(
         &self,
-        id: &[u8],
+        id: &SessionId,
         set_cookies: impl Iterator<Item = &'a HeaderValue>,
         is_users: impl Fn(&[u8]) -> bool,
     ) {
         for set_cookie in set_cookies {
             let Some((pair, name, is_removed)) = affinity_cookie(set_cookie.as_bytes()) else {
+                if !is_users(cookie_name(set_cookie.as_bytes()).trim_ascii()) {
+                    self.log_other_name(set_cookie.as_bytes());
+                }
                 continue;
             };
             if is_users(name) {
@@ -86,22 +157,44 @@ impl Sessions {
     }
 
     /// The cookies of the load balancer for a request within the session, as a `Cookie` header has them.
-    pub fn affinity_cookies(&self, id: &[u8]) -> Option<Vec<u8>> {
+    pub fn affinity_cookies(&self, id: &SessionId) -> Option<Vec<u8>> {
         if !self.have_cookies.load(Ordering::Relaxed) {
             return None;
         }
         let mut sessions = self.sessions.lock();
-        let cookies = &sessions.get(id)?.affinity_cookies;
+        let cookies = &sessions.get(id.0.as_bytes())?.affinity_cookies;
         (!cookies.is_empty()).then(|| cookies.join(&b"; "[..]))
     }
 
     /// Whether the session is known to have been opened for no user.
-    pub fn is_nobodys(&self, id: &[u8]) -> bool {
+    pub fn is_nobodys(&self, id: &SessionId) -> bool {
         let mut sessions = self.sessions.lock();
-        sessions.get(id).is_some_and(|session| session.is_nobodys)
+        sessions
+            .get(id.0.as_bytes())
+            .is_some_and(|session| session.is_nobodys && !session.is_users)
     }
 
-    fn change(&self, id: &[u8], change: impl FnOnce(&mut Session)) {
+    /// Says once that a cookie of the server's is not kept: it may be a load balancer's that is not known. The name alone, and
+    /// only what every name is made of.
+    fn log_other_name(&self, set_cookie: &[u8]) {
+        let name = cookie_name(set_cookie).trim_ascii();
+        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.iter().all(is_name) {
+            return;
+        }
+        let mut names = self.other_names.lock();
+        if names.len() < MAX_OTHER_NAMES && !names.contains(name) {
+            names.insert(name.into());
+            let cookie = String::from_utf8_lossy(name);
+            tracing::info!(
+                %cookie,
+                "an MCP server sets a cookie within a session that is not one of a known load balancer: it is not kept"
+            );
+        }
+    }
+
+    fn change(&self, id: &SessionId, change: impl FnOnce(&mut Session)) {
+        let id = id.0.as_bytes();
         if id.is_empty() || id.len() > MAX_ID_BYTES {
             return;
         }
@@ -143,6 +236,7 @@ impl Default for Sessions {
         Self {
             sessions: Mutex::new(LruCache::new(MAX_SESSIONS)),
             have_cookies: AtomicBool::new(false),
+            other_names: Mutex::default(),
         }
     }
 }
@@ -151,16 +245,20 @@ impl Default for Sessions {
 mod tests {
     use super::*;
 
-    fn set(sessions: &Sessions, id: &str, set_cookies: &[&'static str]) {
+    fn id(text: &str) -> SessionId {
+        SessionId(HeaderValue::from_str(text).unwrap())
+    }
+
+    fn set(sessions: &Sessions, session: &str, set_cookies: &[&'static str]) {
         let values: Vec<_> = set_cookies
             .iter()
             .map(|text| HeaderValue::from_static(text))
             .collect();
-        sessions.record_affinity_cookies(id.as_bytes(), values.iter(), |name| name == b"GCLB");
+        sessions.record_affinity_cookies(&id(session), values.iter(), |name| name == b"GCLB");
     }
 
-    fn cookies(sessions: &Sessions, id: &str) -> Option<String> {
-        let cookies = sessions.affinity_cookies(id.as_bytes())?;
+    fn cookies(sessions: &Sessions, session: &str) -> Option<String> {
+        let cookies = sessions.affinity_cookies(&id(session))?;
         Some(String::from_utf8(cookies).unwrap())
     }
 
@@ -194,9 +292,9 @@ mod tests {
         );
         set(&sessions, "a", &["AWSALB=3; max-AGE=0", "AWSALBAPP-0="]);
         assert_eq!(cookies(&sessions, "a"), None);
-        sessions.record_nobodys(b"a");
+        sessions.record_nobodys(&id("a"));
         set(&sessions, "a", &["route=r1"]);
-        assert!(sessions.is_nobodys(b"a"));
+        assert!(sessions.is_nobodys(&id("a")));
         assert_eq!(cookies(&sessions, "a").as_deref(), Some("route=r1"));
     }
 
@@ -209,14 +307,14 @@ mod tests {
             .iter()
             .map(|text| HeaderValue::from_bytes(text.as_bytes()).unwrap())
             .collect();
-        sessions.record_affinity_cookies(b"a", values.iter(), |_| false);
+        sessions.record_affinity_cookies(&id("a"), values.iter(), |_| false);
         assert_eq!(cookies(&sessions, "a"), None);
         let many: Vec<_> = (0..20).map(|number| format!("AWSALBAPP-{number}=x")).collect();
         let many: Vec<_> = many
             .iter()
             .map(|text| HeaderValue::from_str(text).unwrap())
             .collect();
-        sessions.record_affinity_cookies(b"a", many.iter(), |_| false);
+        sessions.record_affinity_cookies(&id("a"), many.iter(), |_| false);
         assert_eq!(cookies(&sessions, "a").unwrap().split("; ").count(), MAX_COOKIES);
     }
 
@@ -224,13 +322,66 @@ mod tests {
     fn as_many_sessions_are_kept_as_there_is_room_for() {
         let sessions = Sessions::default();
         for number in 0..=MAX_SESSIONS {
-            sessions.record_nobodys(number.to_string().as_bytes());
+            sessions.record_nobodys(&id(&number.to_string()));
         }
-        assert!(!sessions.is_nobodys(b"0"), "the oldest has gone");
-        assert!(sessions.is_nobodys(b"1"));
-        let long = [b'x'; MAX_ID_BYTES + 1];
+        assert!(!sessions.is_nobodys(&id("0")), "the oldest has gone");
+        assert!(sessions.is_nobodys(&id("1")));
+        let long = id(&"x".repeat(MAX_ID_BYTES + 1));
         sessions.record_nobodys(&long);
         assert!(!sessions.is_nobodys(&long));
-        assert!(sessions.is_nobodys(b"2"), "nothing went for it");
+        assert!(sessions.is_nobodys(&id("2")), "nothing went for it");
+    }
+
+    /// Of providers' own documentation.
+    #[test]
+    fn cookies_of_many_load_balancers_are_known() {
+        for name in [
+            "AWSALBTGCORS",
+            "AWSALBAPP-1",
+            "ARRAffinitySameSite",
+            "ApplicationGatewayAffinity",
+            "ApplicationGatewayAffinityCORS",
+            "ASLBSA",
+            "GCILB",
+            "GCLB",
+            "__cflb",
+            "BIGipServer~pool",
+        ] {
+            let sessions = Sessions::default();
+            let value = HeaderValue::try_from(format!("{name}=1; Path=/")).unwrap();
+            sessions.record_affinity_cookies(&id("a"), [&value].into_iter(), |_| false);
+            assert_eq!(cookies(&sessions, "a"), Some(format!("{name}=1")));
+        }
+    }
+
+    #[test]
+    fn a_session_with_sse_is_named_by_its_endpoint_and_is_nobodys_unless_a_user_has_the_same() {
+        let sessions = Sessions::default();
+        let endpoint = SessionId::of_endpoint("/messages/?session_id=1");
+        assert_eq!(endpoint, SessionId::of_endpoint("/messages?session_id=1"));
+        assert_ne!(endpoint, SessionId::of_endpoint("/messages?session_id=2"));
+        let stream = |is_nobodys| OpeningStream {
+            is_nobodys,
+            set_cookies: vec![HeaderValue::from_static("route=r1")],
+        };
+        sessions.record_stream(&endpoint, &stream(true), |_| false);
+        assert!(sessions.is_nobodys(&endpoint));
+        assert_eq!(
+            sessions.affinity_cookies(&endpoint).as_deref(),
+            Some(&b"route=r1"[..])
+        );
+        sessions.record_stream(&endpoint, &stream(false), |_| false);
+        assert!(!sessions.is_nobodys(&endpoint));
+    }
+
+    #[test]
+    fn cookies_that_are_not_kept_are_named_once_each_and_not_without_end() {
+        let sessions = Sessions::default();
+        let long = format!("{}=1", "n".repeat(MAX_NAME_BYTES + 1));
+        set(&sessions, "a", &["sid=1", "sid=2", "odd name=1", "=1"]);
+        sessions.log_other_name(long.as_bytes());
+        assert_eq!(sessions.other_names.lock().len(), 1);
+        (0..100).for_each(|number| sessions.log_other_name(format!("s{number}=1").as_bytes()));
+        assert_eq!(sessions.other_names.lock().len(), MAX_OTHER_NAMES);
     }
 }
