@@ -79,6 +79,11 @@ where
 {
     inputs.policy.check(spec)?;
     let ca_bundle = inputs.pem(fields::SERVER_CA)?;
+    if let Some(bundle) = &ca_bundle {
+        // Sidecars verify by the same library.
+        oauth::check_authority_keys(bundle)
+            .map_err(|error| invalid(format!("{}: {}", fields::SERVER_CA, error.message())))?;
+    }
     let shown = inputs.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
     let source = match inputs.printable(fields::BEARER_TOKEN)? {
         Some(token) => DesiredSource::Secret(token),

@@ -488,7 +488,9 @@ mod tests {
             };
             assert_eq!(
                 Client::new(registration).unwrap_err(),
-                Error::InvalidCaBundle { problem }
+                Error::InvalidCaBundle {
+                    problem: problem.into()
+                }
             );
         }
     }

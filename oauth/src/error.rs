@@ -7,6 +7,7 @@ mod permanent;
 mod provider_errors;
 mod response;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
@@ -44,7 +45,7 @@ pub enum Error {
     #[error("the client assertion could not be signed")]
     Unsigned,
     #[error("caBundle {problem}")]
-    InvalidCaBundle { problem: &'static str },
+    InvalidCaBundle { problem: Cow<'static, str> },
     #[error("extraParameters holds {name:?}, which has a field of its own")]
     ReservedParameter { name: String },
     #[error("the system has no certificate authorities to verify the token endpoint with")]

@@ -78,5 +78,6 @@ pub use token_request::{IssuedToken, TokenRequest, TokenRequestFuture, TokenRequ
 pub use token_type::TokenType;
 pub use transport::Limits;
 pub use transport::body_shape::BodyShape;
+pub use transport::check_authority_keys;
 pub use transport::connect_error::ConnectError;
 pub use user_tokens::{TenantQuota, UserTokenQuotas, UserTokens};

@@ -26,6 +26,7 @@ use crate::ssrf::{AddressPolicy, AddressScope, ForbiddenAddressError, GuardedRes
 use crate::{Error, RetryAfter};
 use client_certificate::Certificate;
 use connect_error::ConnectError;
+pub use tls::check_authority_keys;
 
 /// Longest nonce kept, in bytes.
 const MAX_NONCE_LEN: usize = 1024;

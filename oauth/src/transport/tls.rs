@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Weak};
 
+use mcp_auth_http_auth::authority_key::{USABLE_KEYS, UnusableAuthority};
 use parking_lot::Mutex;
 use rustls::client::Resumption;
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
@@ -62,6 +63,15 @@ pub fn client_config(
     Ok(config)
 }
 
+/// An error where no server can be verified by the authorities of a CA bundle, whoever it is that connects: their keys are of kinds
+/// that cannot be. What is no bundle at all is for whoever uses it to say.
+pub fn check_authority_keys(bundle: &str) -> Result<(), Error> {
+    match Authorities::read(bundle) {
+        Ok(authorities) => authorities.all_unusable().map_or(Ok(()), Err),
+        Err(_) => Ok(()),
+    }
+}
+
 fn trust_roots(ca_bundle: Option<&str>) -> Result<Arc<RootCertStore>, Error> {
     let Some(bundle) = ca_bundle else {
         return match PLATFORM.is_empty() {
@@ -84,18 +94,58 @@ fn trust_roots(ca_bundle: Option<&str>) -> Result<Arc<RootCertStore>, Error> {
 }
 
 fn add_authorities(roots: &mut RootCertStore, bundle: &str) -> Result<(), Error> {
-    let invalid = |problem| Error::InvalidCaBundle { problem };
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bundle.as_bytes()).collect();
-    let certificates = certificates.map_err(|_| invalid("is not PEM"))?;
-    if certificates.is_empty() {
-        return Err(invalid("holds no certificate"));
+    let authorities = Authorities::read(bundle)?;
+    if let Some(error) = authorities.all_unusable() {
+        return Err(error);
     }
-    for certificate in certificates {
-        roots
-            .add(certificate)
-            .map_err(|_| invalid("holds a certificate that is none of an authority"))?;
+    if let Some(first) = authorities.unusable.first() {
+        let left_out = authorities.unusable.len();
+        tracing::warn!(left_out, %first, "authorities of a CA bundle are left out");
     }
+    roots.roots.extend(authorities.usable.roots);
     Ok(())
+}
+
+/// Those of a CA bundle.
+struct Authorities {
+    usable: RootCertStore,
+    unusable: Vec<UnusableAuthority>,
+}
+
+impl Authorities {
+    fn read(bundle: &str) -> Result<Self, Error> {
+        let invalid = |problem: &'static str| Error::InvalidCaBundle {
+            problem: problem.into(),
+        };
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bundle.as_bytes()).collect();
+        let certificates = certificates.map_err(|_| invalid("is not PEM"))?;
+        if certificates.is_empty() {
+            return Err(invalid("holds no certificate"));
+        }
+        let (mut usable, mut unusable) = (RootCertStore::empty(), Vec::new());
+        for (index, certificate) in certificates.into_iter().enumerate() {
+            usable
+                .add(certificate)
+                .map_err(|_| invalid("holds a certificate that is none of an authority"))?;
+            let find = |root: &TrustAnchor<'_>| {
+                UnusableAuthority::find(index + 1, &root.subject, &root.subject_public_key_info)
+            };
+            if let Some(found) = usable.roots.last().and_then(find) {
+                usable.roots.pop();
+                unusable.push(found);
+            }
+        }
+        Ok(Self { usable, unusable })
+    }
+
+    /// An error where nothing can be verified by any of them.
+    fn all_unusable(&self) -> Option<Error> {
+        let first = self.unusable.first().filter(|_| self.usable.is_empty())?;
+        let problem = format!("holds nothing that a server can be verified by: {first}; {USABLE_KEYS}");
+        Some(Error::InvalidCaBundle {
+            problem: problem.into(),
+        })
+    }
 }
 
 #[cfg(test)]

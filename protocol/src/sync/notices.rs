@@ -17,6 +17,9 @@ pub const CLIENTS_COUNT_AS_EXTERNAL: &str = "ClientsCountAsExternal";
 /// LiteLLM answers tool calls for a server, and none of them comes to the sidecar.
 pub const CALLS_PAST_SIDECAR: &str = "CallsPastSidecar";
 
+/// An authority of `spec.server.tls.caBundle` is left out, as no signature can be verified by its key.
+pub const AUTHORITY_UNUSABLE: &str = "AuthorityUnusable";
+
 /// Those that want attention, what weighs most first: calls without a token, then those without a header, then what may be
 /// meant.
 pub const WARNINGS: [&str; 6] = [
@@ -25,6 +28,7 @@ pub const WARNINGS: [&str; 6] = [
     STATIC_HEADER_DROPPED,
     GROUP_HEADERS_DROPPED,
     CONFIGURATION_DIFFERS,
+    AUTHORITY_UNUSABLE,
     CLIENTS_COUNT_AS_EXTERNAL,
 ];
 

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use mcp_auth_http_auth::authority_key::{USABLE_KEYS, UnusableAuthority};
 use mcp_auth_protocol::sync::ClientCertificate;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
@@ -17,8 +18,6 @@ use tokio_rustls::client::TlsStream;
 /// The name of HTTP/2 over TLS (RFC 9113 section 3.1).
 pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
-/// The object identifier of the curve P-521, as a public key states it (RFC 5480 section 2.1.1.1).
-const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
 /// Reads the platform's roots once, and only when a route with TLS needs them.
 #[derive(Default)]
@@ -36,11 +35,8 @@ pub enum TlsConfigError {
     Empty,
     #[error("certificate {position} of the CA bundle is not usable as an authority")]
     NotAnAuthority { position: usize },
-    #[error(
-        "no certificate of the CA bundle has a key that can be verified here: the curve P-521 cannot; use P-256, \
-         P-384, Ed25519 or RSA for the authority"
-    )]
-    UnsupportedCurve,
+    #[error("nothing can be verified by the CA bundle: {0}; {USABLE_KEYS}")]
+    NoUsableKey(UnusableAuthority),
     #[error("{0}")]
     ClientCertificate(#[from] ClientCertificateError),
 }
@@ -188,28 +184,33 @@ impl FlatRoots {
     }
 }
 
-fn add_ca_bundle(roots: &mut RootCertStore, pem: &str) -> Result<(), TlsConfigError> {
-    let (mut position, mut usable) = (0, 0);
+/// The authorities of a CA bundle that are left out, as nothing can be verified by them.
+pub fn unusable_authorities(pem: &str) -> Vec<UnusableAuthority> {
+    let added = add_ca_bundle(&mut RootCertStore::empty(), pem);
+    added.unwrap_or_default()
+}
+
+/// Returns those that are left out. Where that would be all of them, it is an error.
+fn add_ca_bundle(roots: &mut RootCertStore, pem: &str) -> Result<Vec<UnusableAuthority>, TlsConfigError> {
+    let (mut position, mut left_out) = (0, Vec::new());
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         position += 1;
         let certificate = certificate.map_err(|_| TlsConfigError::NotPem)?;
         roots
             .add(certificate)
             .map_err(|_| TlsConfigError::NotAnAuthority { position })?;
-        let has_p521 = |root: &TrustAnchor<'_>| {
-            let key = &root.subject_public_key_info;
-            key.windows(P521.len()).any(|part| part == P521)
+        let unusable = |root: &TrustAnchor<'_>| {
+            UnusableAuthority::find(position, &root.subject, &root.subject_public_key_info)
         };
-        match roots.roots.last().is_some_and(has_p521) {
-            // Of no use, and no harm to the others.
-            true => drop(roots.roots.pop()),
-            false => usable += 1,
+        if let Some(unusable) = roots.roots.last().and_then(unusable) {
+            roots.roots.pop();
+            left_out.push(unusable);
         }
     }
-    match (position, usable) {
+    match (position, left_out.first()) {
         (0, _) => Err(TlsConfigError::Empty),
-        (_, 0) => Err(TlsConfigError::UnsupportedCurve),
-        _ => Ok(()),
+        (all, Some(first)) if left_out.len() == all => Err(TlsConfigError::NoUsableKey(first.clone())),
+        _ => Ok(left_out),
     }
 }
 
@@ -257,6 +258,24 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
+/// Made by `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1`.
+#[cfg(test)]
+pub const P521_AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIICBjCCAWigAwIBAgIUSPYryZbGuTnOflRhDNeMQqhFYhcwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyOTIyMDIwOVoYDzIxMjYxMTA1
+MjIwMjA5WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwgZswEAYHKoZIzj0CAQYFK4EE
+ACMDgYYABABrzrvsRzOtLoEpirfDZk+q4ODRPwaZBQuqQImZhBPHEOuhMmtFKAWk
+Hg24VMoh0q3tKw8KT06Upm0K/MSeWg//IwDSPmrxniWcn1t1LJUtyJiOUlNg6PoE
+W92/Ts1wBetJzv8ty72WjyyCpYApcdygGlkGSw5OD+JtcDBENzPYBji6+aNTMFEw
+HQYDVR0OBBYEFNW10kmevV1c2ewapVT0Vwt+YlZvMB8GA1UdIwQYMBaAFNW10kme
+vV1c2ewapVT0Vwt+YlZvMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDgYsA
+MIGHAkIBuHPR1Y13jrX2uTwSJZdJ6xolo/TBByu9kPvNjZ9aohBCT8ChHAYMDtEn
+6TdrYe9Zkl8R9tCICc5cifmTezB9aYcCQQqivnMrVWfiBroFB6xnrWXPJLTVdYJl
+xX4cMloEBl40FEfaT/uEp6SCF2Ho5FJ+Zod5lsan9hQdgOL2E5ywVgun
+-----END CERTIFICATE-----
+";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,34 +319,25 @@ mod tests {
         );
     }
 
-    /// Made by `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1`.
-    const P521_AUTHORITY: &str = "\
------BEGIN CERTIFICATE-----
-MIICBjCCAWigAwIBAgIUSPYryZbGuTnOflRhDNeMQqhFYhcwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyOTIyMDIwOVoYDzIxMjYxMTA1
-MjIwMjA5WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwgZswEAYHKoZIzj0CAQYFK4EE
-ACMDgYYABABrzrvsRzOtLoEpirfDZk+q4ODRPwaZBQuqQImZhBPHEOuhMmtFKAWk
-Hg24VMoh0q3tKw8KT06Upm0K/MSeWg//IwDSPmrxniWcn1t1LJUtyJiOUlNg6PoE
-W92/Ts1wBetJzv8ty72WjyyCpYApcdygGlkGSw5OD+JtcDBENzPYBji6+aNTMFEw
-HQYDVR0OBBYEFNW10kmevV1c2ewapVT0Vwt+YlZvMB8GA1UdIwQYMBaAFNW10kme
-vV1c2ewapVT0Vwt+YlZvMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDgYsA
-MIGHAkIBuHPR1Y13jrX2uTwSJZdJ6xolo/TBByu9kPvNjZ9aohBCT8ChHAYMDtEn
-6TdrYe9Zkl8R9tCICc5cifmTezB9aYcCQQqivnMrVWfiBroFB6xnrWXPJLTVdYJl
-xX4cMloEBl40FEfaT/uEp6SCF2Ho5FJ+Zod5lsan9hQdgOL2E5ywVgun
------END CERTIFICATE-----
-";
-
     #[test]
     fn a_bundle_of_which_nothing_can_be_verified_is_refused_by_the_name_of_the_curve() {
         let mut roots = RootCertStore::empty();
         let error = add_ca_bundle(&mut roots, P521_AUTHORITY).unwrap_err().to_string();
-        assert!(error.contains("P-521") && error.contains("P-384"), "{error}");
+        assert!(
+            error.contains("certificate 1") && error.contains("P-521") && error.contains("P-384"),
+            "{error}"
+        );
         let usable = rcgen::generate_simple_self_signed(vec!["ca".to_owned()])
             .unwrap()
             .cert
             .pem();
-        add_ca_bundle(&mut roots, &format!("{P521_AUTHORITY}{usable}")).unwrap();
+        let left_out = add_ca_bundle(&mut roots, &format!("{usable}{P521_AUTHORITY}")).unwrap();
         assert_eq!(roots.len(), 1, "the other one");
+        let [left_out] = &left_out[..] else {
+            panic!("{left_out:?}")
+        };
+        let text = left_out.to_string();
+        assert!(text.contains("certificate 2") && text.contains("P-521"), "{text}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderName;
+use mcp_auth_http_auth::authority_key::{USABLE_KEYS, UnusableAuthority};
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{self, RejectionCause, Report};
@@ -187,6 +188,12 @@ impl Routes {
                 missing.map(|name| missing_cookie(server, name))
             })
             .collect();
+        let usable = table.servers.values();
+        let usable = usable.filter_map(|server| Some((server, server.usable()?)));
+        notices.extend(usable.flat_map(|(server, usable)| {
+            let unusable = usable.unusable_authorities.iter();
+            unusable.map(|authority| unusable_authority(server, authority))
+        }));
         let servers = table.servers.values();
         notices.extend(servers.filter_map(|server| server.tool_calls.notice(server)));
         notices.sort_unstable();
@@ -345,6 +352,15 @@ fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
         server.resource
     );
     sync::Problem::new(sync::notices::COOKIE_NEVER_ARRIVED, message).for_server(&*server.name)
+}
+
+fn unusable_authority(server: &McpServer, authority: &UnusableAuthority) -> sync::Problem {
+    let message = format!(
+        "{authority} in spec.server.tls.caBundle of McpServerAuth {}, by which nothing can be verified: it is left out, and a \
+         server under it is not reached; {USABLE_KEYS}",
+        server.resource
+    );
+    sync::Problem::new(sync::notices::AUTHORITY_UNUSABLE, message).for_server(&*server.name)
 }
 
 /// Names that LiteLLM reads itself, whatever a server is called.

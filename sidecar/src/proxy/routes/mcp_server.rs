@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
+use mcp_auth_http_auth::authority_key::UnusableAuthority;
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_protocol::sync::{
     self, Audit, ClientCertificate, DeclinedRefresh, EgressProxy, Problem, Route, SubjectTokenSource,
@@ -21,7 +22,7 @@ use super::route_error::RouteError;
 use super::sessions::Sessions;
 use super::target;
 use super::tool_calls::ToolCalls;
-use crate::http::tls::TlsConfigs;
+use crate::http::tls::{TlsConfigs, unusable_authorities};
 use crate::http::upstream::Target;
 use crate::proxy::error::ProxyError;
 use crate::proxy::jwt::JwtVerifier;
@@ -98,6 +99,8 @@ pub struct UsableServer {
     /// seals.
     sealed: Allowlist,
     ca_bundle: Option<Box<str>>,
+    /// Authorities of the CA bundle that nothing can be verified by.
+    pub(super) unusable_authorities: Vec<UnusableAuthority>,
     client_certificate: Option<ClientCertificate>,
     egress_proxy: Option<EgressProxy>,
 }
@@ -314,6 +317,7 @@ fn build_usable(
         announced,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
+        unusable_authorities: ca_bundle.map(unusable_authorities).unwrap_or_default(),
         client_certificate: client_certificate.cloned(),
         egress_proxy: egress_proxy.cloned(),
     })

@@ -177,6 +177,32 @@ fn a_ca_bundle_that_cannot_be_used_is_a_problem() {
 }
 
 #[test]
+fn an_authority_that_is_left_out_is_told_by_its_place_and_key() {
+    let usable = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+    let mut server = server("https://tools.example.com/mcp");
+    let bundle = format!("{}{}", usable.cert.pem(), crate::http::tls::P521_AUTHORITY);
+    server.route.ca_bundle = Some(bundle);
+    let routes = routes();
+    assert_eq!(routes.apply(&[server]), []);
+    let notices = routes.notices();
+    let [notice] = &notices[..] else {
+        panic!("{notices:?}")
+    };
+    assert_eq!(
+        (notice.reason.as_str(), notice.server.as_deref()),
+        ("AuthorityUnusable", Some("tools"))
+    );
+    for part in [
+        "certificate 2 ",
+        "P-521",
+        "spec.server.tls.caBundle",
+        "tools-auth",
+    ] {
+        assert!(notice.message.contains(part), "{}", notice.message);
+    }
+}
+
+#[test]
 fn a_token_that_no_header_can_carry_is_a_problem_that_does_not_show_it() {
     for token in ["", "a b", "s3cret\r\nx: y", "s3cret\u{e9}"] {
         let mut server = server("https://tools.example.com/mcp");
