@@ -10,6 +10,7 @@
 mod auth_outcome;
 mod call;
 pub(crate) mod endpoint;
+mod envelope;
 mod error;
 mod header_copy;
 pub(crate) mod headers;
@@ -52,7 +53,6 @@ use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
 use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{McpServer, Routes, UsableServer};
-use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use crate::proxy::user_context::{Context, names_user};
 use call::Call;

@@ -110,6 +110,29 @@ async fn nobody_can_do_anything_but_discover_where_a_user_is_demanded() {
     );
 }
 
+/// Longer than what is read before it is sent, and with its identifier at its end, as the Python SDK writes it.
+#[tokio::test]
+async fn a_long_call_without_a_user_is_refused_by_a_result_with_its_identifier() {
+    let upstream = stateful().await;
+    let sidecar = Sidecar::start(unused_address().await, &demanding(&upstream));
+    let both = HeaderValue::from_static("application/json, text/event-stream");
+    let arguments = "x".repeat(70_000);
+    for method in ["tools/call", "prompts/get"] {
+        let call = format!(
+            r#"{{"method":"{method}","params":{{"name":"n","arguments":{{"a":"{arguments}","id":1}}}},"jsonrpc":"2.0","id":23}}"#
+        );
+        let answer = ask(&sidecar, "POST", "/tools/mcp", &[("accept", both.clone())], &call).await;
+        let body = json(answer).await;
+        assert_eq!(body["id"], 23, "{body}");
+        assert_eq!(
+            body["result"]["isError"] == true,
+            method == "tools/call",
+            "{body}"
+        );
+    }
+    assert_eq!(upstream.seen().len(), 0);
+}
+
 /// As front ends leave them behind that sign a user out without `Max-Age=0`.
 #[tokio::test]
 async fn cookies_without_a_value_name_nobody() {

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use http::header::{ACCEPT, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
-use super::error::{OutboundError, unsent_message};
-use super::message;
+use super::error::{OutboundError, UnsentMessage};
 use crate::proxy::audit::{self, AuditLog, AuditedCall};
 use crate::proxy::request_id::RequestId;
 use crate::proxy::respond::{json_rpc, problem, tool_result};
@@ -94,14 +93,16 @@ impl Call {
         let reason = error.reason();
         self.record(|audited| audited.set_failed(reason));
         let message = match self.is_post {
-            true => unsent_message(body).await,
+            true => UnsentMessage::read(body).await,
             false => None,
         };
-        self.trace(message.as_deref());
+        let whole = message.as_ref().and_then(UnsentMessage::whole);
+        let text = whole.map(|bytes| &**bytes);
+        self.trace(text);
         tracing::warn!(
             half = "outbound",
             request = %self.id,
-            trace_id = self.trace_id(message.as_deref()).map(|id| id.to_string()),
+            trace_id = self.trace_id(text).map(|id| id.to_string()),
             server,
             reason,
             status = error.status().as_u16(),
@@ -111,10 +112,10 @@ impl Call {
         if !self.is_post {
             return problem(&error);
         }
-        let id = message.as_ref().map(message::request_id);
-        let call_id = message.as_ref().and_then(message::tool_call_id);
-        if let Some(message) = message {
-            self.record(|audited| audited.set_body(&message));
+        let id = message.as_ref().map(UnsentMessage::request_id);
+        let call_id = message.as_ref().and_then(UnsentMessage::tool_call_id);
+        if let Some(whole) = whole {
+            self.record(|audited| audited.set_body(whole));
         }
         match call_id.filter(|_| self.takes_results && error.is_for_users()) {
             Some(id) => tool_result(&error, id),

@@ -5,8 +5,10 @@ use std::error::Error;
 
 use bytes::Bytes;
 use http::Request;
+use serde_json::Value;
 
-use super::message;
+use super::envelope::{Envelope, read_envelope};
+use super::message::{self, BodyRead};
 use crate::http::idle_timeout::body_error;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{SendError, UpstreamError};
@@ -59,10 +61,51 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
 }
 
 /// The message in a body that was not sent.
-pub async fn unsent_message(body: Option<RequestBody>) -> Option<Bytes> {
-    match body?.untapped() {
-        RequestBody::Whole(bytes) => bytes,
-        RequestBody::Stream(body) => message::read(body.into_inner()).await.bytes().cloned(),
-        RequestBody::Resumed { .. } | RequestBody::Filtered(_) | RequestBody::Tapped(_) => None,
+pub enum UnsentMessage {
+    Whole(Bytes),
+    /// Of one that is too long to be kept.
+    Long(Envelope),
+}
+
+impl UnsentMessage {
+    /// `None` where the body was sent, or is no message.
+    pub async fn read(body: Option<RequestBody>) -> Option<Self> {
+        let (first, rest) = match body?.untapped() {
+            RequestBody::Whole(bytes) => return bytes.map(Self::Whole),
+            RequestBody::Stream(body) => match message::read(body.into_inner()).await {
+                BodyRead::Whole(bytes) => return Some(Self::Whole(bytes)),
+                BodyRead::Beginning { first, rest } => (first, rest),
+                BodyRead::Failed => return None,
+            },
+            RequestBody::Resumed { first, rest } => (first.unwrap_or_default(), rest.into_inner()),
+            RequestBody::Filtered(_) | RequestBody::Tapped(_) => return None,
+        };
+        read_envelope(&first, rest).await.map(Self::Long)
+    }
+
+    pub fn whole(&self) -> Option<&Bytes> {
+        match self {
+            Self::Whole(bytes) => Some(bytes),
+            Self::Long(_) => None,
+        }
+    }
+
+    /// The message's identifier; `null` where there is none that JSON-RPC allows.
+    pub fn request_id(&self) -> Value {
+        match self {
+            Self::Whole(bytes) => message::request_id(bytes),
+            Self::Long(envelope) => message::allowed_id(envelope.id.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The identifier of a tool call; `None` for anything else, and where the call has none that JSON-RPC allows.
+    pub fn tool_call_id(&self) -> Option<Value> {
+        match self {
+            Self::Whole(bytes) => message::tool_call_id(bytes),
+            Self::Long(envelope) => {
+                let is_call = envelope.method.as_deref() == Some(message::TOOL_CALL);
+                message::allowed_id(envelope.id.clone()).filter(|_| is_call)
+            }
+        }
     }
 }

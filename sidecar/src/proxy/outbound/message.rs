@@ -149,12 +149,14 @@ impl BodyRead {
 /// Methods of [`MessageKind::Discovery`], beside notifications and lists.
 const DISCOVERY: [&str; 3] = ["initialize", "ping", "server/discover"];
 
+/// The method by which a tool is called.
+pub const TOOL_CALL: &str = "tools/call";
 /// To prepare a search takes as long as three of them.
-static TOOL_CALL: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new("tools/call"));
+static TOOL_CALL_FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(TOOL_CALL));
 
 /// Whether a message of the body may call a tool.
 pub fn may_call_tool(body: &[u8]) -> bool {
-    TOOL_CALL.find(body).is_some()
+    TOOL_CALL_FINDER.find(body).is_some()
 }
 
 /// States the method beside the message (revision 2026-07-28 of MCP), for gateways that do not read bodies.
@@ -234,21 +236,20 @@ pub fn is_idempotent(body: &Bytes) -> bool {
 
 /// The message's identifier; `null` where there is none that JSON-RPC allows.
 pub fn request_id(body: &Bytes) -> Value {
-    match serde_json::from_slice::<JsonRpcMessage>(body)
-        .unwrap_or_default()
-        .id
-    {
-        id @ (Value::String(_) | Value::Number(_)) => id,
-        _ => Value::Null,
-    }
+    let message = serde_json::from_slice::<JsonRpcMessage>(body).unwrap_or_default();
+    allowed_id(message.id).unwrap_or_default()
+}
+
+/// The identifier, if it is one that JSON-RPC allows.
+pub fn allowed_id(id: Value) -> Option<Value> {
+    matches!(id, Value::String(_) | Value::Number(_)).then_some(id)
 }
 
 /// The identifier of a tool call; `None` for anything else, and where the call has none that JSON-RPC allows.
 pub fn tool_call_id(body: &Bytes) -> Option<Value> {
     let message = serde_json::from_slice::<JsonRpcMessage>(body).ok()?;
-    let is_call = message.method.as_deref() == Some("tools/call");
-    let id = message.id;
-    (is_call && matches!(id, Value::String(_) | Value::Number(_))).then_some(id)
+    let is_call = message.method.as_deref() == Some(TOOL_CALL);
+    allowed_id(message.id).filter(|_| is_call)
 }
 
 #[cfg(test)]
