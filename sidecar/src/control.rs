@@ -7,6 +7,7 @@ pub mod controller;
 pub mod drain;
 pub mod exchange_client;
 pub mod health_client;
+mod health_connections;
 pub mod litellm;
 pub mod litellm_config;
 pub mod outbound_secret;

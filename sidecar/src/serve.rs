@@ -26,7 +26,7 @@ use crate::control::litellm::Litellm;
 use crate::control::litellm_config::mirror::Mirror;
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
-use crate::control::probes::{self, Health, Started};
+use crate::control::probes::{self, Health, RenderedMetrics, Started};
 use crate::control::proc_net::{PROC_NET, retry};
 use crate::control::shared_folder;
 use crate::control::start_problems::StartProblems;
@@ -167,6 +167,7 @@ async fn run(
         drain_time,
         pod_uid,
         registry,
+        rendered: RenderedMetrics::default(),
         context_checks: context_checks.clone(),
     };
     tokio::spawn(probes::serve(health, Arc::new(answers), start_problems.clone()));

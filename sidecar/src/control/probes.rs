@@ -2,7 +2,6 @@
 //! pod reaches it, so nothing here changes anything, except `/drain` and `/context-check`, which answer only who is in
 //! the pod and knows its uid: this pod's own hook, and who may forward its ports.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,21 +16,24 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mcp_auth_protocol::context_check::CheckValue;
 use mcp_auth_protocol::pod::health;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::task::yield_now;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::control::context_checks::ContextChecks;
 use crate::control::drain::Drain;
+use crate::control::health_connections::HealthConnections;
 use crate::control::litellm::{Litellm, NotReady, ProbeResult};
 use crate::control::proc_net::bind;
 use crate::control::start_problems::StartProblems;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at the same time. Everybody who reaches the pod may open some, and the kubelet has to be answered all
-/// the same: for one more the oldest ends, and an answer takes less time than that many connections.
-const MAX_CONNECTIONS: usize = 64;
+/// How often the metrics are rendered within a second, on the thread that answers probes; beyond, whoever asks gets the text of
+/// before.
+const MAX_RENDERED: u32 = 8;
 /// A request here is one line and a few headers.
 const MAX_HEADERS: usize = 8 * 1024;
 const NOT_THE_HOOK: &str = "only the preStop hook of this pod's sidecar may drain it\n";
@@ -50,7 +52,20 @@ pub struct Health {
     /// Known to the hook and to who may read the pod, and to nobody who only reaches the port.
     pub pod_uid: String,
     pub registry: Registry,
+    pub rendered: RenderedMetrics,
     pub context_checks: ContextChecks,
+}
+
+/// The metrics as they were rendered last.
+#[derive(Debug, Default)]
+pub struct RenderedMetrics(Mutex<Rendered>);
+
+#[derive(Debug, Default)]
+struct Rendered {
+    text: Bytes,
+    /// Since when, and how often within the second that began then.
+    since: Option<Instant>,
+    times: u32,
 }
 
 /// Whether LiteLLM may start: set once, when the overlay is there.
@@ -73,7 +88,7 @@ pub async fn serve(address: SocketAddr, health: Arc<Health>, problems: StartProb
 }
 
 async fn accept(listener: TcpListener, health: Arc<Health>) {
-    let mut connections = VecDeque::<AbortHandle>::with_capacity(MAX_CONNECTIONS);
+    let mut connections = HealthConnections::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -84,19 +99,14 @@ async fn accept(listener: TcpListener, health: Arc<Health>) {
                 continue;
             }
         };
-        let health = health.clone();
+        let (health, has_asked) = (health.clone(), Arc::new(AtomicBool::new(false)));
+        let asks = has_asked.clone();
         let service = service_fn(move |request: Request<_>| {
+            asks.store(true, Ordering::Relaxed);
             let health = health.clone();
             async move { Ok::<_, std::convert::Infallible>(health.answer(peer.ip(), &request).await) }
         });
-        if connections.len() == MAX_CONNECTIONS {
-            connections.retain(|connection| !connection.is_finished());
-        }
-        if connections.len() == MAX_CONNECTIONS
-            && let Some(oldest) = connections.pop_front()
-        {
-            oldest.abort();
-        }
+        connections.make_room();
         let serving = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -107,7 +117,9 @@ async fn accept(listener: TcpListener, health: Arc<Health>) {
                 debug!(%error, "a connection to the health port failed");
             }
         });
-        connections.push_back(serving.abort_handle());
+        connections.add(peer.ip().to_canonical(), has_asked, serving.abort_handle());
+        // What has been accepted is read before the next one is: a burst of many would end those at its beginning unread.
+        yield_now().await;
     }
 }
 
@@ -205,15 +217,34 @@ impl Health {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => respond(StatusCode::OK, OPEN_METRICS, text),
+        match self.rendered.text(&self.registry) {
+            Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
             Err(_) => respond(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "text/plain",
                 "the metrics cannot be encoded\n",
             ),
         }
+    }
+}
+
+impl RenderedMetrics {
+    fn text(&self, registry: &Registry) -> Result<Bytes, std::fmt::Error> {
+        let mut rendered = self.0.lock();
+        let now = Instant::now();
+        if rendered
+            .since
+            .is_none_or(|since| now - since >= Duration::from_secs(1))
+        {
+            (rendered.since, rendered.times) = (Some(now), 0);
+        }
+        if rendered.times < MAX_RENDERED {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry)?;
+            rendered.times += 1;
+            rendered.text = text.into();
+        }
+        Ok(rendered.text.clone())
     }
 }
 
@@ -252,6 +283,7 @@ mod tests {
             drain_time: Duration::from_secs(5),
             pod_uid: "uid".into(),
             registry,
+            rendered: RenderedMetrics::default(),
             context_checks: ContextChecks::default(),
         }
     }
@@ -383,5 +415,69 @@ mod tests {
             assert!(answer.contains("calls_total 0"), "{answer}");
         }
         server.abort();
+    }
+
+    /// Of this address, with a request that is there already.
+    async fn asking(address: SocketAddr, from: [u8; 4], path: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((IpAddr::from(from), 0).into()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn probes_are_answered_among_bursts_of_strangers_who_ask_for_metrics() {
+        const KUBELET: [u8; 4] = [127, 0, 0, 1];
+        const STRANGER: [u8; 4] = [127, 0, 0, 2];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // All of them wait in the kernel when the first is accepted, and the probes stand before the strangers.
+        let mut probes = Vec::new();
+        for _ in 0..20 {
+            probes.push(asking(address, KUBELET, "/startup").await);
+        }
+        let mut strangers = Vec::new();
+        for _ in 0..80 {
+            strangers.push(asking(address, STRANGER, "/metrics").await);
+        }
+        let started = health(None);
+        started.started.set();
+        let server = tokio::spawn(accept(listener, Arc::new(started)));
+        let churn = [(); 4].map(|()| {
+            tokio::spawn(async move {
+                loop {
+                    let mut stream = asking(address, STRANGER, "/metrics").await;
+                    let _ = stream.read_to_string(&mut String::new()).await;
+                }
+            })
+        });
+        for _ in 0..20 {
+            probes.push(asking(address, KUBELET, "/startup").await);
+        }
+        for mut probe in probes {
+            let mut answer = String::new();
+            probe.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+        }
+        churn.iter().for_each(tokio::task::JoinHandle::abort);
+        server.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metrics_that_are_asked_for_without_end_are_rendered_a_few_times_a_second() {
+        let mut health = health(None);
+        let calls = Counter::<u64>::default();
+        health.registry.register("other", "Other", calls.clone());
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            calls.inc();
+            seen.insert(get(&health, "/metrics").await.1);
+        }
+        assert_eq!(seen.len(), MAX_RENDERED as usize);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(get(&health, "/metrics").await.1.contains("other_total 100"));
     }
 }
