@@ -154,7 +154,7 @@ pub struct Server {
     pub tls: Option<ServerTls>,
 
     /// Whether HTTP/2 is offered to the server over TLS. A server whose answers over HTTP/2 are malformed is spoken to by
-    /// HTTP/1.1 from the first such answer on; `Disabled` does without that one.
+    /// HTTP/1.1 for ten minutes after such an answer; `Disabled` does without it.
     #[serde(default)]
     pub http2: Http2,
 

@@ -8,6 +8,7 @@ pub mod content_coding;
 pub mod egress_proxy;
 pub mod framing;
 pub mod hop_by_hop;
+mod http2_offer;
 pub mod idle_timeout;
 pub mod io;
 pub mod json_encoding;

@@ -19,16 +19,19 @@ pub const CALLS_PAST_SIDECAR: &str = "CallsPastSidecar";
 
 /// An authority of `spec.server.tls.caBundle` is left out, as no signature can be verified by its key.
 pub const AUTHORITY_UNUSABLE: &str = "AuthorityUnusable";
+/// Answers of the MCP server over HTTP/2 were malformed, and it is asked over HTTP/1.1 for a while.
+pub const HTTP2_MALFORMED: &str = "Http2Malformed";
 
 /// Those that want attention, what weighs most first: calls without a token, then those without a header, then what may be
 /// meant.
-pub const WARNINGS: [&str; 6] = [
+pub const WARNINGS: [&str; 7] = [
     CALLS_PAST_SIDECAR,
     SERVER_UNDER_OTHER_NAME,
     STATIC_HEADER_DROPPED,
     GROUP_HEADERS_DROPPED,
     CONFIGURATION_DIFFERS,
     AUTHORITY_UNUSABLE,
+    HTTP2_MALFORMED,
     CLIENTS_COUNT_AS_EXTERNAL,
 ];
 

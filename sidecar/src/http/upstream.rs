@@ -4,7 +4,6 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -17,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Way, connect};
+use crate::http::http2_offer::Http2Offer;
 use crate::http::io::Io;
 use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
 use crate::http::pool::{Connection, DEFAULT_IDLE, Lease, Pool, RequestError};
@@ -36,8 +36,7 @@ pub struct Target {
     authority: Option<Authority>,
     /// Longest wait for the head of an answer over HTTP/2; over HTTP/1.1 the pools look after it.
     answer_timeout: Option<Duration>,
-    /// Not to servers that are not to be offered HTTP/2, or whose answers over it are malformed.
-    offers_http2: AtomicBool,
+    http2: Http2Offer,
     connects: Counter,
     /// The newest nonce for proofs of possession that the origin gave (RFC 9449 section 9).
     nonce: ArcSwapOption<String>,
@@ -110,7 +109,7 @@ impl Target {
             host,
             authority,
             answer_timeout,
-            offers_http2: AtomicBool::new(true),
+            http2: Http2Offer::new(false),
             connects,
             nonce: ArcSwapOption::empty(),
             clock_offset: ClockOffset::default(),
@@ -120,8 +119,13 @@ impl Target {
 
     /// HTTP/2 is not offered.
     pub fn http1_only(self) -> Self {
-        self.offers_http2.store(false, Ordering::Relaxed);
-        self
+        let http2 = Http2Offer::new(true);
+        Self { http2, ..self }
+    }
+
+    /// Whether an answer over HTTP/2 was malformed not long ago.
+    pub fn http2_was_malformed(&self) -> bool {
+        self.http2.was_malformed()
     }
 
     pub fn nonce(&self) -> Option<Arc<String>> {
@@ -202,8 +206,11 @@ impl Target {
     /// A new connection.
     pub async fn connect(&self) -> Result<Io, ConnectError> {
         self.connects.inc();
-        let offers_http2 = self.offers_http2.load(Ordering::Relaxed);
-        connect(&self.way, self.tls.as_ref(), offers_http2).await
+        let connecting = |offers_http2| connect(&self.way, self.tls.as_ref(), offers_http2);
+        match connecting(self.http2.is_made()).await {
+            Err(error) if self.http2.resume_after(&error) => connecting(true).await,
+            connected => connected,
+        }
     }
 
     /// Closes a worker's connections that were idle for long.
@@ -324,9 +331,9 @@ impl Target {
     /// Event streams are sent with `Connection: keep-alive` by some servers whatever the protocol is, which HTTP/2 forbids
     /// (RFC 9113 section 8.2.2).
     fn fall_back_to_http1(&self) {
-        if self.offers_http2.swap(false, Ordering::Relaxed) {
+        if self.http2.pause() {
             let server = self.host.to_str().unwrap_or_default();
-            tracing::warn!(server, "an answer over HTTP/2 is malformed: HTTP/1.1 from now on");
+            tracing::warn!(server, "an answer over HTTP/2 is malformed: HTTP/1.1 for a while");
         }
         for pool in &self.pools {
             pool.shared.negotiated(false);

@@ -192,7 +192,9 @@ impl Routes {
         let usable = usable.filter_map(|server| Some((server, server.usable()?)));
         notices.extend(usable.flat_map(|(server, usable)| {
             let unusable = usable.unusable_authorities.iter();
-            unusable.map(|authority| unusable_authority(server, authority))
+            let unusable = unusable.map(|authority| unusable_authority(server, authority));
+            let malformed = usable.target.http2_was_malformed();
+            unusable.chain(malformed.then(|| malformed_http2(server)))
         }));
         let servers = table.servers.values();
         notices.extend(servers.filter_map(|server| server.tool_calls.notice(server)));
@@ -361,6 +363,15 @@ fn unusable_authority(server: &McpServer, authority: &UnusableAuthority) -> sync
         server.resource
     );
     sync::Problem::new(sync::notices::AUTHORITY_UNUSABLE, message).for_server(&*server.name)
+}
+
+fn malformed_http2(server: &McpServer) -> sync::Problem {
+    let message = format!(
+        "an answer of the MCP server over HTTP/2 was malformed, and the call that brought it may have failed: it is asked over \
+         HTTP/1.1 for ten minutes, if it speaks that; set spec.server.http2: Disabled in McpServerAuth {}, or mend the server",
+        server.resource
+    );
+    sync::Problem::new(sync::notices::HTTP2_MALFORMED, message).for_server(&*server.name)
 }
 
 /// Names that LiteLLM reads itself, whatever a server is called.

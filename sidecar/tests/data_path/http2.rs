@@ -1,6 +1,8 @@
 //! MCP servers that speak HTTP/2.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -445,8 +447,52 @@ async fn a_server_that_sends_connection_headers_over_http2_is_spoken_to_by_http1
     assert_eq!(protocols.recv().await, Some(false), "HTTP/2 is not offered");
 }
 
+/// One wrong answer, as of a single tool, of a server or an ingress that offers nothing but HTTP/2.
+#[tokio::test]
+async fn a_server_of_http2_alone_is_still_reached_after_an_answer_that_is_malformed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (acceptor, pem) = acceptor(&[Version::HTTP_2]);
+    let tools = secure_tools(listener.local_addr().unwrap().port(), &pem);
+    let answered = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, answered) = (acceptor.clone(), answered.clone());
+            tokio::spawn(async move {
+                // HTTP/1.1 alone is refused here.
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                match answered.fetch_add(1, Ordering::Relaxed) {
+                    0 => answer_with_connection_header(&mut stream).await,
+                    // `:status: 204` from the table.
+                    _ => answer_with(&mut stream, &[0x89]).await,
+                }
+            });
+        }
+    });
+    let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&tools));
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#;
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let lost = post(sidecar.outbound, "/tools/mcp", call).await;
+    assert_eq!(lost.status(), StatusCode::BAD_GATEWAY, "a call is not repeated");
+    for message in [list, call, list] {
+        let answer = post(sidecar.outbound, "/tools/mcp", message).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT, "{message}");
+    }
+}
+
 /// Answers each request by headers that only HTTP/1.1 has.
 async fn answer_with_connection_header(stream: &mut TlsStream<TcpStream>) {
+    // `:status: 200` from the table, and a literal that is not indexed.
+    let mut fields = vec![0x88, 0, 10];
+    fields.extend(b"connection");
+    fields.push(10);
+    fields.extend(b"keep-alive");
+    answer_with(stream, &fields).await;
+}
+
+/// Answers each request by these headers alone, in HPACK.
+async fn answer_with(stream: &mut TlsStream<TcpStream>, fields: &[u8]) {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await.unwrap();
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -456,11 +502,6 @@ async fn answer_with_connection_header(stream: &mut TlsStream<TcpStream>) {
         let mut payload = vec![0; length as usize];
         stream.read_exact(&mut payload).await.unwrap();
         if head[3] == 1 {
-            // `:status: 200` from the table, and a literal that is not indexed.
-            let mut fields = vec![0x88, 0, 10];
-            fields.extend(b"connection");
-            fields.push(10);
-            fields.extend(b"keep-alive");
             let mut frame = vec![0, 0, fields.len() as u8, 1, 5];
             frame.extend(&head[5..]);
             frame.extend(fields);
