@@ -13,6 +13,7 @@ pub struct BodyProgress {
     /// The client was asked for more, and nothing has come since.
     is_awaited: AtomicBool,
     received: AtomicUsize,
+    has_ended: AtomicBool,
     /// Since when next to nothing comes; 0 where it does.
     slow_since: AtomicU64,
     /// Looks in a row that found next to nothing.
@@ -33,10 +34,21 @@ impl BodyProgress {
     /// The body has ended, or nobody wants the rest.
     pub fn ended(&self) {
         self.is_awaited.store(false, Relaxed);
+        self.has_ended.store(true, Relaxed);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Relaxed)
     }
 
     /// Another body begins.
-    pub fn renew(&self) {
+    pub fn begin(&self) {
+        self.has_ended.store(false, Relaxed);
+        self.renew();
+    }
+
+    /// It gets on.
+    fn renew(&self) {
         self.slow_since.store(0, Relaxed);
         self.slow_looks.store(0, Relaxed);
     }

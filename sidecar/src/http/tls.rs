@@ -340,6 +340,55 @@ mod tests {
         assert!(text.contains("certificate 2") && text.contains("P-521"), "{text}");
     }
 
+    /// Made by `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:brainpoolP256r1`.
+    const BRAINPOOL_AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBgDCCASagAwIBAgIUHhaULp5Db/uJNnz7Er+oSMYsY+8wCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEzMDIyNDMxNVoYDzIxMjYxMTA2
+MjI0MzE1WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwWjAUBgcqhkjOPQIBBgkrJAMD
+AggBAQcDQgAEGDj6pQ5azTc1sVB/qKLh1Hon2Q1lhum6SMtD1k+9cwVBwEzkvLUB
+2uS7fnD8beWSb3dJbSAN78Dk/bgRvS1RiaNTMFEwHQYDVR0OBBYEFEataUCV9faH
+21Z/KhNYEeg5PYnNMB8GA1UdIwQYMBaAFEataUCV9faH21Z/KhNYEeg5PYnNMA8G
+A1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAJirIA+5CYVshpDehsjT
+u7+cTV4bR+CklAbDfDwT+f/dAiAUsw/3B9XVx7GFmcRB5sQFJIO8T1UffFXSU5oT
+VStNfA==
+-----END CERTIFICATE-----
+";
+    /// Made by `openssl req -x509 -newkey rsa:2048`.
+    const RSA_AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIDCzCCAfOgAwIBAgIUKAp4WjZu37uNEXXT3RKLttga2aowDQYJKoZIhvcNAQEL
+BQAwFDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEzMDIyNDMxNloYDzIxMjYx
+MTA2MjI0MzE2WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwggEiMA0GCSqGSIb3DQEB
+AQUAA4IBDwAwggEKAoIBAQCyj/uilRZPJiqbLnKxYw8+fZjHbAF1qZ2WWhci5sVE
+qkD5EDDz9YV7l9Y5OaVoaX9qcsYYUotPtGYgwcdA1nW8mAsFjCEBOl4ODoIm0Mb6
+hVKY5q744T1v/WTRK+IMnql31DqgpNdwk26gd9yPlFH5+xx7G2McjnPUghQ6By+N
+Ps6XRTHXZffiWYtX5o/F39syEL8QS/ftI83uNjj8rhmXxg6LEfxFVN2KvdD/wtq2
+dCISKX80H5OSa5nIGN3dWGdXWjXbIWo+d9dhOkGVNmz7QfvLM9CoCUmE2YBkXNpJ
+XtRh3uuSbu1xXXbdeDOG4RVGMjXcJADZHg0tlj4qYRL9AgMBAAGjUzBRMB0GA1Ud
+DgQWBBRe5AlnC6DQme46VpyY8zeEVaDcUjAfBgNVHSMEGDAWgBRe5AlnC6DQme46
+VpyY8zeEVaDcUjAPBgNVHRMBAf8EBTADAQH/MA0GCSqGSIb3DQEBCwUAA4IBAQCv
+SETrdzneBFLx781V51pKYm85mJb7b+sEVxxi4lLqCgbpk+SU28FL65iQr7d43LIb
+w0H0IGj3MiHWp86IhY4gOtGWZZ3xLbkLmGyNrX3lPABGf7r0FAENO/XXoGr3X1HA
+/TNJGKicH0jvaiiFLXFMEJl4n4EqXUaYo8pKpw0CKbOAx1IqSKXzdxfaeXaUEPeG
+RzmhOHmUikkg6a9FLN+Ojm1VvF2De3aNWsb/tfH4YjvvYvt+Dg+dKlSgr9kc2RX+
+7ynNo1QayHRJrAitiCNzL8GRoTQh4nQ8+YXN6xAbLgJwESm2dtUNGl4qdpxcbCAK
+H1im9wbUBHA+P/LNIdYI
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn only_what_handshakes_can_be_verified_by_is_added() {
+        let mut roots = RootCertStore::empty();
+        let refused = add_ca_bundle(&mut roots, BRAINPOOL_AUTHORITY).unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains("brainpoolP256r1"), "{refused}");
+        let bundle = format!("{BRAINPOOL_AUTHORITY}{RSA_AUTHORITY}{P521_AUTHORITY}");
+        let left_out = add_ca_bundle(&mut roots, &bundle).unwrap();
+        let positions: Vec<_> = left_out.iter().map(|authority| authority.position).collect();
+        assert_eq!((roots.len(), positions), (1, vec![1, 3]));
+    }
+
     #[test]
     fn a_client_certificate_that_cannot_be_shown_says_which_half_is_wrong() {
         let pair = || {

@@ -39,6 +39,9 @@ const CONNECTION_BYTES: usize = 14 * 1024;
 const PARKED_BYTES: usize = 3 * 1024;
 /// The read buffer that every connection has; what it grows by counts until the connection is parked.
 const FREE_READ_BYTES: usize = 8 * 1024;
+/// As many times what is read of a body at once may be on its way to the next server: the buffer that it was read into, and what
+/// is written there.
+const BODY_BUFFERS: usize = 2;
 /// A request under way, and the connection that it goes on over, without its headers.
 const REQUEST_BYTES: usize = 24 * 1024;
 /// One of its headers, in the tables of both sides, without name and value.
@@ -136,6 +139,9 @@ impl Load {
                 gone.push(entry.clone());
             }
             entry.body_progress().look(|| self.now());
+            if entry.body_progress().has_ended() {
+                self.discharge(entry, entry.land());
+            }
         }
         for entry in gone {
             self.end(&entry);

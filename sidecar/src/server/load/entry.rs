@@ -60,6 +60,8 @@ pub struct Entry {
     head: AtomicUsize,
     /// What the connection's read buffer has grown by.
     grown: AtomicUsize,
+    /// What of a body was charged as being on its way.
+    in_flight: AtomicUsize,
     held: AtomicUsize,
     is_answering: AtomicBool,
     has_request: AtomicBool,
@@ -103,6 +105,7 @@ impl Entry {
             is_socket_full: AtomicBool::new(false),
             head: AtomicUsize::new(0),
             grown: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             is_answering: AtomicBool::new(false),
             has_request: AtomicBool::new(false),
@@ -163,6 +166,23 @@ impl Entry {
         grown.saturating_sub(before)
     }
 
+    /// So many bytes of a body are on their way at most: how many of them are new.
+    pub fn fly(&self, bytes: usize) -> usize {
+        if self.phase.load(Relaxed) != SERVING {
+            return 0;
+        }
+        let before = self.in_flight.fetch_max(bytes, Relaxed);
+        bytes.saturating_sub(before)
+    }
+
+    /// None of a body is on its way any more: what was.
+    pub fn land(&self) -> usize {
+        match self.in_flight.load(Relaxed) {
+            0 => 0,
+            _ => self.in_flight.swap(0, Relaxed),
+        }
+    }
+
     /// The read buffer is gone, and another will be of the smallest size: what it had grown by.
     pub fn shrink(&self) -> usize {
         self.grown.swap(0, Relaxed)
@@ -171,7 +191,7 @@ impl Entry {
     /// The headers of a request have come.
     pub fn request_began(&self) {
         self.has_request.store(true, Relaxed);
-        self.body_progress.renew();
+        self.body_progress.begin();
         self.phase.store(SERVING, Relaxed);
         self.head.store(0, Relaxed);
     }

@@ -151,7 +151,7 @@ impl Drop for RequestInProgress {
             }
             None => {
                 self.load.request_is_over(&self.entry);
-                self.load.discharge(&self.entry, self.bytes);
+                self.load.discharge(&self.entry, self.bytes + self.entry.land());
                 self.entry.waits_for_next(self.load.now());
             }
         }

@@ -174,6 +174,36 @@ fn long_headers_count_until_their_request_is_over_and_their_buffer_until_the_con
     assert_eq!(held(), before);
 }
 
+/// It may be in three buffers until the next server has taken it, and its connection has one of them for longer.
+#[test]
+fn what_is_read_of_a_body_at_once_counts_until_its_end() {
+    const LENGTH: usize = 60_000;
+    let load = load(8 * MIB);
+    let held = || load.held.load(Ordering::Relaxed);
+    let connection = load.connection().unwrap();
+    let upload = request(&connection);
+    let before = held();
+    let _body = send_head(&connection, LENGTH);
+    assert_eq!(held() - before, (1 + BODY_BUFFERS) * LENGTH - FREE_READ_BYTES);
+    upload.body_progress().received(LENGTH);
+    load.sweep();
+    assert!(held() > before + 2 * LENGTH, "more may come");
+    upload.body_progress().ended();
+    load.sweep();
+    assert_eq!(
+        held() - before,
+        LENGTH - FREE_READ_BYTES,
+        "the answer may take hours"
+    );
+    drop(upload);
+    let upload = request(&connection);
+    let _body = send_head(&connection, LENGTH);
+    drop(upload);
+    connection.entry.shrink();
+    drop(connection);
+    assert_eq!(held(), 0);
+}
+
 #[test]
 fn what_is_over_is_counted_no_more() {
     let load = load(8 * MIB);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::entry::Entry;
-use super::{FREE_READ_BYTES, Load};
+use super::{BODY_BUFFERS, FREE_READ_BYTES, Load};
 
 /// The connection may be asked about by a sweep as well, in between.
 pub struct WatchedIo<T> {
@@ -43,7 +43,8 @@ impl<T> WatchedIo<T> {
         if buffered <= FREE_READ_BYTES {
             return;
         }
-        let more = self.entry.grow(buffered - FREE_READ_BYTES);
+        let in_flight = self.entry.fly(BODY_BUFFERS * buffered);
+        let more = self.entry.grow(buffered - FREE_READ_BYTES) + in_flight;
         if more == 0 {
             return;
         }
