@@ -9,6 +9,7 @@ pub mod egress_proxy;
 pub mod framing;
 pub mod hop_by_hop;
 mod http2_offer;
+pub mod http1;
 pub mod idle_timeout;
 pub mod io;
 pub mod json_encoding;

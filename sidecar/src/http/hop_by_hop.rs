@@ -5,16 +5,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// Removes those of a request, and headers that are `unwanted` there. `Expect` goes too: the connection to
 /// the client has already answered it.
 pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let stripped = strip(headers, |name| name == "expect" || unwanted(name));
     // We pass trailers on, so a client that takes them may be sent some (RFC 9110 section 10.1.4).
-    let trailers = headers.contains_key(header::TE) && has_token(headers, header::TE, "trailers");
-    strip(headers, |name| name == "expect" || unwanted(name));
-    if trailers {
+    if stripped.takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    if chunked {
+    // A body of unknown length stays one: without the header, a GET's would be sent as empty.
+    if stripped.is_chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
@@ -39,14 +37,25 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them
-/// once takes less than asking the map for each name that might be there.
+/// Removes every header whose name is `unwanted`.
 pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let mut present = Vec::with_capacity(8);
-    present.extend(headers.keys().filter(|name| unwanted(name.as_str())).cloned());
-    for name in &present {
+    for name in &names(headers, unwanted) {
         headers.remove(name);
     }
+}
+
+/// The names in the map that are `unwanted`. A message has a dozen names, so looking at each of them once takes less than
+/// asking the map for each name that might be there.
+fn names(headers: &HeaderMap, unwanted: impl Fn(&str) -> bool) -> Vec<HeaderName> {
+    let mut present = Vec::new();
+    for name in headers.keys().filter(|name| unwanted(name.as_str())) {
+        // Of a request there are several, of an answer mostly none.
+        if present.is_empty() {
+            present.reserve(8);
+        }
+        present.push(name.clone());
+    }
+    present
 }
 
 /// Whether the header is for one connection only, whatever `Connection` says. `Trailer` is not: it announces
@@ -65,11 +74,35 @@ fn is_hop_by_hop(name: &str) -> bool {
     }
 }
 
+/// What headers that were removed have said.
+#[derive(Default)]
+struct Stripped {
+    is_chunked: bool,
+    takes_trailers: bool,
+}
+
 /// Removes the headers that `Connection` names, and the `unwanted` ones.
-fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then
-    // nothing is collected here.
-    let mut connection_options: Vec<HeaderName> = Vec::new();
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) -> Stripped {
+    let present = names(headers, |name| is_hop_by_hop(name) || unwanted(name));
+    let (mut stripped, mut options) = (Stripped::default(), Vec::new());
+    for name in &present {
+        match *name {
+            header::CONNECTION => options = connection_options(headers),
+            header::TE => stripped.takes_trailers = has_token(headers, header::TE, "trailers"),
+            header::TRANSFER_ENCODING => stripped.is_chunked = true,
+            _ => {}
+        }
+    }
+    for name in options.iter().chain(&present) {
+        headers.remove(name);
+    }
+    stripped
+}
+
+/// The headers that `Connection` names.
+fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    // Most requests have one field with nothing but keep-alive or close in it: then nothing is collected here.
+    let mut options = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         for token in value.as_bytes().split(|byte| *byte == b',') {
             let token = token.trim_ascii();
@@ -79,14 +112,11 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
             if let Ok(name) = HeaderName::from_bytes(token)
                 && !is_end_to_end(name.as_str())
             {
-                connection_options.push(name);
+                options.push(name);
             }
         }
     }
-    for name in &connection_options {
-        headers.remove(name);
-    }
-    remove(headers, |name| is_hop_by_hop(name) || unwanted(name));
+    options
 }
 
 /// End-to-end headers, which `Connection` must not name (RFC 9110 section 7.6.1): by having one removed, a

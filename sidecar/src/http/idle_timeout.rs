@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::http::pool::HttpError;
+
 /// Longest silence in the middle of a request's body.
 pub const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -28,6 +30,8 @@ pub struct IdleTimeout<B> {
 pub enum BodyError {
     #[error("the body broke off, or is malformed")]
     Broken(#[from] hyper::Error),
+    #[error("the answer broke off, or is malformed")]
+    BrokenAnswer(#[source] Box<HttpError>),
     #[error("nothing of the body came for {} seconds", .0.as_secs())]
     IdleTimeout(Duration),
     #[error("the body is JSON in UTF-16 or UTF-32")]
@@ -67,7 +71,7 @@ impl<B> IdleTimeout<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for IdleTimeout<B> {
+impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin> Body for IdleTimeout<B> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -78,7 +82,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for IdleTimeout<B
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             this.waiting = false;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         match this.timer().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::IdleTimeout(this.timeout)))),
@@ -95,16 +99,10 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for IdleTimeout<B
     }
 }
 
-/// The fault of its own body for which a request failed, if it did.
-pub fn body_error(error: &hyper::Error) -> Option<&BodyError> {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref() {
-            return Some(error);
-        }
-        source = error.source();
+impl From<HttpError> for BodyError {
+    fn from(error: HttpError) -> Self {
+        Self::BrokenAnswer(Box::new(error))
     }
-    None
 }
 
 #[cfg(test)]

@@ -9,39 +9,30 @@ mod answer_deadline;
 mod error;
 mod first_read_notifier;
 mod idle_limit;
+mod lease;
 pub mod shared;
 
 use parking_lot::{Mutex, MutexGuard};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use crate::http::http1::{self, Http1Error};
 use crate::http::io::Io;
 use crate::http::request_body::RequestBody;
-use crate::http::spurious_wakes::hold_wakes;
 use answer_deadline::{AnswerDeadline, AnswerDeadlines};
-pub use error::RequestError;
+pub use error::{HttpError, RequestError};
 pub use idle_limit::DEFAULT_IDLE;
 use idle_limit::IdleLimit;
-use shared::{Shared, Stream};
+pub use lease::Lease;
+use shared::Shared;
 
 /// Connections that wait beyond this number do so for a short time only: a burst is over, and each takes a file
 /// descriptor.
 const KEPT_FOR_LONG: usize = 16;
 const SURPLUS_IDLE: Duration = Duration::from_secs(4);
-/// Most headers of an answer.
-const MAX_RESPONSE_HEADERS: usize = 256;
-/// What is read ahead of a client that takes its answer slowly, and so the longest headers of an answer.
-const MAX_BUFFER: usize = 64 * 1024;
 /// Connections that wait, for each worker and target.
 const MAX_IDLE: usize = 256;
 
@@ -62,27 +53,10 @@ struct Idle {
 
 /// An HTTP/1.1 connection that carries one request at a time.
 pub struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    driver: Pin<Box<http1::Connection<TokioIo<Io>, RequestBody>>>,
-    closed: bool,
-    deadline: AnswerDeadline,
-}
-
-/// An answer's body together with what it comes over.
-pub struct Lease {
-    body: Incoming,
-    source: LeasedFrom,
-    is_complete: bool,
-}
-
-enum LeasedFrom {
-    /// Goes back to its pool after a whole body, and is closed otherwise.
-    Own {
-        connection: Option<Connection>,
-        home: Arc<Pool>,
-    },
-    /// Is reset with the body, unless that was whole.
-    Shared { _stream: Stream },
+    /// In a box: it moves with its request, and with the answer.
+    protocol: Box<http1::Connection<Io, RequestBody>>,
+    /// Absent where requests may wait for ever.
+    deadline: Option<AnswerDeadline>,
 }
 
 impl Pool {
@@ -99,17 +73,22 @@ impl Pool {
     }
 
     /// An HTTP/1.1 connection over `io`, which becomes one of this pool with its first answer.
-    pub async fn open(&self, io: Io) -> Result<Connection, hyper::Error> {
-        let connection = Connection::open(io).await?;
+    pub fn open(&self, io: Io) -> Result<Connection, Http1Error> {
+        let mut connection = Connection::new(io);
+        connection.protocol.look()?;
         if self.answer_timeout.is_some() {
-            self.deadlines.watch(&connection.deadline);
+            let deadline = connection.deadline.insert(AnswerDeadline::default());
+            self.deadlines.watch(deadline);
         }
         Ok(connection)
     }
 
     /// An answer has come over one of the connections.
-    pub fn answered(&self, headers: &HeaderMap) {
-        self.idle_limit.answered(headers);
+    pub fn answered(&self, connection: &Connection, headers: &HeaderMap) {
+        // Hardly any answer states it: the map is not asked for each.
+        if connection.protocol.has_keep_alive() {
+            self.idle_limit.answered(headers);
+        }
     }
 
     /// A connection that was open a moment ago.
@@ -121,7 +100,7 @@ impl Pool {
                 idle.clear();
                 return None;
             }
-            if last.connection.is_usable() {
+            if last.connection.protocol.look().is_ok() {
                 return Some(last.connection);
             }
             self.idle_limit.closed_after(last.idle_since.elapsed());
@@ -142,7 +121,7 @@ impl Pool {
             };
             surplus = surplus.saturating_sub(1);
             let waited = idle.idle_since.elapsed();
-            let is_usable = idle.connection.is_usable();
+            let is_usable = idle.connection.protocol.look().is_ok();
             if !is_usable {
                 self.idle_limit.closed_after(waited);
             }
@@ -155,16 +134,18 @@ impl Pool {
         self.shared.sweep();
     }
 
-    fn put(&self, mut connection: Connection) {
-        // Most have come to rest with the answer's last byte. Whether they are still open is seen when they are taken.
-        if connection.is_at_rest() || connection.is_usable() {
-            let mut idle = self.lock();
-            if idle.len() < MAX_IDLE {
-                idle.push(Idle {
-                    connection,
-                    idle_since: Instant::now(),
-                });
-            }
+    /// Takes it back after a whole answer. Whether it is still open is seen when it is taken.
+    fn put(&self, connection: Connection) {
+        if !connection.protocol.is_at_rest() {
+            connection.protocol.shut_down();
+            return;
+        }
+        let mut idle = self.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle {
+                connection,
+                idle_since: Instant::now(),
+            });
         }
     }
 
@@ -174,147 +155,47 @@ impl Pool {
 }
 
 impl Connection {
-    async fn open(io: Io) -> Result<Self, hyper::Error> {
-        let (sender, driver) = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .max_headers(MAX_RESPONSE_HEADERS)
-            .handshake(TokioIo::new(io))
-            .await?;
-        Ok(Self {
-            sender,
-            driver: Box::pin(driver),
-            closed: false,
-            deadline: AnswerDeadline::default(),
-        })
+    fn new(io: Io) -> Self {
+        Self {
+            protocol: Box::new(http1::Connection::new(io)),
+            deadline: None,
+        }
     }
 
     /// Sends a request and waits for the head of its answer.
     pub async fn send_request(
         mut self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Self), RequestError> {
-        self.deadline.begin();
-        let answer = {
-            let mut answer = std::pin::pin!(self.sender.try_send_request(request));
-            std::future::poll_fn(|cx| {
-                if !self.closed {
-                    self.closed = self.driver.as_mut().poll(cx).is_ready();
-                }
-                // It comes by the connection, which has just been polled.
-                match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Pending => self.deadline.poll(cx).map(|()| None),
-                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                }
-            })
-            .await
-        };
-        self.deadline.end();
+    ) -> Result<(Response<()>, Self), RequestError> {
+        if let Some(deadline) = &self.deadline {
+            deadline.begin();
+        }
+        self.protocol.begin(request);
+        let answer = std::future::poll_fn(|cx| match (self.protocol.poll_answer(cx), &self.deadline) {
+            (Poll::Pending, Some(deadline)) => deadline.poll(cx).map(|()| None),
+            (Poll::Pending, None) => Poll::Pending,
+            (Poll::Ready(answer), _) => Poll::Ready(Some(answer)),
+        })
+        .await;
+        if let Some(deadline) = &self.deadline {
+            deadline.end();
+        }
         match answer {
             Some(Ok(response)) => Ok((response, self)),
-            Some(Err(failed)) => Err(failed.into()),
+            Some(Err(error)) => Err(HttpError::from(error).into()),
             None => Err(RequestError::Timeout),
-        }
-    }
-
-    /// Whether it is open, and waits for a request.
-    fn is_at_rest(&self) -> bool {
-        !self.closed && self.sender.is_ready()
-    }
-
-    /// Lets the connection finish what it is at, and notice that it was closed. Nobody needs waking: the pool
-    /// asks again.
-    fn is_usable(&mut self) -> bool {
-        if !self.closed {
-            let mut cx = Context::from_waker(Waker::noop());
-            self.closed = self.driver.as_mut().poll(&mut cx).is_ready();
-        }
-        self.is_at_rest()
-    }
-}
-
-impl Lease {
-    pub fn new(body: Incoming, connection: Connection, home: Arc<Pool>) -> Self {
-        Self {
-            body,
-            source: LeasedFrom::Own {
-                connection: Some(connection),
-                home,
-            },
-            is_complete: false,
-        }
-    }
-
-    pub fn shared(body: Incoming, stream: Stream) -> Self {
-        Self {
-            body,
-            source: LeasedFrom::Shared { _stream: stream },
-            is_complete: false,
-        }
-    }
-
-    /// What has come of the body. Over HTTP/1.1 it comes by a poll of the connection, which whoever asks for more makes: to
-    /// wake the task, the body for a part that has come or the connection for one that was taken, would poll all once more
-    /// for nothing.
-    fn take_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.source {
-            LeasedFrom::Own { .. } => {
-                let mut unwoken = Context::from_waker(Waker::noop());
-                hold_wakes(|| Pin::new(&mut self.body).poll_frame(&mut unwoken)).0
-            }
-            LeasedFrom::Shared { .. } => Pin::new(&mut self.body).poll_frame(cx),
-        }
-    }
-}
-
-impl Body for Lease {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        // The body first: that it is wanted is what makes the connection read on.
-        let mut frame = this.take_frame(cx);
-        if frame.is_pending()
-            && let LeasedFrom::Own {
-                connection: Some(connection),
-                ..
-            } = &mut this.source
-            && !connection.closed
-        {
-            connection.closed = connection.driver.as_mut().poll(cx).is_ready();
-            frame = this.take_frame(cx);
-        }
-        this.is_complete |= matches!(frame, Poll::Ready(None));
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if (self.is_complete || self.body.is_end_stream())
-            && let LeasedFrom::Own { connection, home } = &mut self.source
-            && let Some(connection) = connection.take()
-        {
-            home.put(connection);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
+    use std::task::{Context, Wake, Waker};
+
+    use http_body::Body;
 
     use super::*;
     use crate::http::spurious_wakes::WakeFilter;
@@ -328,7 +209,7 @@ mod tests {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..number {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            ours.push(Connection::open(Io::Plain(stream)).await.unwrap());
+            ours.push(Connection::new(Io::Plain(stream)));
             theirs.push(listener.accept().await.unwrap().0);
         }
         (ours, theirs)
@@ -432,7 +313,8 @@ mod tests {
         let request = Request::get("/").body(RequestBody::Whole(None)).unwrap();
         let sent = ours.remove(0).send_request(request).await;
         let (answer, connection) = sent.unwrap_or_else(|_| panic!("it has answered"));
-        let mut lease = Lease::new(answer.into_body(), connection, pool);
+        assert_eq!(answer.status(), http::StatusCode::OK);
+        let mut lease = Lease::new(connection, pool);
         let filter = WakeFilter::new();
         let task = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
         let waker = Arc::new(CountedWaker(AtomicUsize::new(0), task));

@@ -1,7 +1,5 @@
 //! Upstream: LiteLLM, or the origin of an MCP server, with its connection pools.
 
-use std::error::Error;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +17,7 @@ use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Way, connect};
 use crate::http::http2_offer::Http2Offer;
 use crate::http::io::Io;
 use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
-use crate::http::pool::{Connection, DEFAULT_IDLE, Lease, Pool, RequestError};
+use crate::http::pool::{Connection, DEFAULT_IDLE, HttpError, Lease, Pool, RequestError};
 use crate::http::request_body::RequestBody;
 use crate::http::tls::Tls;
 use crate::http::transport::Peer;
@@ -68,7 +66,7 @@ pub enum UpstreamError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the connection ended before an answer")]
-    Http(#[from] hyper::Error),
+    Http(#[from] HttpError),
     #[error("no answer in time")]
     Timeout,
 }
@@ -183,7 +181,8 @@ impl Target {
                 Err(error) => match (error.cause, error.unsent.or(spare)) {
                     (UpstreamError::Http(_), Some(again)) => request = again,
                     (cause, unsent) => {
-                        let kept_connection_ended = has_ended(&cause);
+                        let kept_connection_ended =
+                            matches!(&cause, UpstreamError::Http(error) if error.has_ended());
                         return Err(Box::new(SendError {
                             cause,
                             unsent,
@@ -237,10 +236,11 @@ impl Target {
         let io = self.connect().await?;
         let connection = if io.is_http2() {
             shared.negotiated(true);
-            OpenedConnection::Shared(shared.open(TokioIo::new(io)).await?, true)
+            let opened = shared.open(TokioIo::new(io)).await;
+            OpenedConnection::Shared(opened.map_err(HttpError::from)?, true)
         } else {
             shared.negotiated(false);
-            OpenedConnection::Own(pool.open(io).await?)
+            OpenedConnection::Own(pool.open(io).map_err(HttpError::from)?)
         };
         drop(opening_lock);
         Ok(connection)
@@ -255,8 +255,8 @@ impl Target {
         let sent = connection.send_request(request).await;
         let (response, connection) = sent.map_err(SendError::from_request)?;
         let home = self.pools[worker].clone();
-        home.answered(response.headers());
-        Ok(response.map(|body| Lease::new(body, connection, home)))
+        home.answered(&connection, response.headers());
+        Ok(response.map(|()| Lease::new(connection, home)))
     }
 
     /// Sends a request over HTTP/2. `kept` says that the connection has been there for some time.
@@ -282,7 +282,7 @@ impl Target {
                 Err(error) => *error,
             };
             let SendError { cause, unsent, .. } = error;
-            let UpstreamError::Http(failed) = &cause else {
+            let UpstreamError::Http(HttpError::Http2(failed)) = &cause else {
                 return Err(Box::new(SendError::new(cause, unsent)));
             };
             let failure = StreamFailure::classify(failed);
@@ -375,23 +375,6 @@ impl Target {
         *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
         request.headers_mut().insert(header::HOST, self.host.clone());
     }
-}
-
-/// Whether the other side closed the connection, rather than answering with something that is no answer.
-fn has_ended(cause: &UpstreamError) -> bool {
-    let UpstreamError::Http(error) = cause else {
-        return false;
-    };
-    let io = error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>());
-    let is_reset = io.is_some_and(|io| {
-        matches!(
-            io.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe
-        )
-    });
-    error.is_incomplete_message() || is_reset
 }
 
 /// Without a body, and without an effect.

@@ -23,7 +23,7 @@ use crate::http::body_progress::BodyProgress;
 use crate::http::content_coding::{ContentCoding, DecoderLimit};
 use crate::http::framing;
 use crate::http::hop_by_hop;
-use crate::http::idle_timeout::{BodyError, body_error};
+use crate::http::idle_timeout::BodyError;
 use crate::http::request_body::{FilterSettings, RequestBody};
 use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::ClientKeys;
@@ -252,7 +252,7 @@ impl Inbound {
             .await
             .map_err(|error| litellm_error(&error.cause))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switched || !framing::one_length(response.headers()) {
+        if switched || !response.body().has_one_length(response.headers()) {
             return Err(ProxyError::LiteLlmFailed);
         }
         let mut response = response.map(|body| match user_call.and_then(UserCall::answered) {
@@ -311,12 +311,14 @@ impl Inbound {
 fn litellm_error(cause: &UpstreamError) -> ProxyError {
     match cause {
         UpstreamError::Connect(_) => ProxyError::LiteLlmUnreachable,
-        UpstreamError::Http(error) => match body_error(error) {
+        UpstreamError::Http(error) => match error.body_error() {
             Some(BodyError::NotUtf8) => ProxyError::BodyNotUtf8,
             Some(BodyError::NamesHeaders) => ProxyError::BodyNamesHeaders,
             Some(BodyError::Undecodable) => ProxyError::BodyUndecodable,
             Some(BodyError::NoDecoder) => ProxyError::Overloaded,
-            Some(BodyError::Broken(_) | BodyError::IdleTimeout(_)) => ProxyError::BodyUnreadable,
+            Some(BodyError::Broken(_) | BodyError::BrokenAnswer(_) | BodyError::IdleTimeout(_)) => {
+                ProxyError::BodyUnreadable
+            }
             None => ProxyError::LiteLlmFailed,
         },
         UpstreamError::Timeout => ProxyError::LiteLlmFailed,

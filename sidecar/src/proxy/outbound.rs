@@ -143,7 +143,10 @@ impl Outbound {
             )),
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
-                Ok(()) => Box::pin(id.scope(self.forward(worker, server, request, &mut call))).await,
+                Ok(()) => {
+                    id.scope(Box::pin(self.forward(worker, server, request, &mut call)))
+                        .await
+                }
                 Err(ambiguous) => Err(OutboundError::with_body(
                     ambiguous.into(),
                     RequestBody::stream(request.into_body()),

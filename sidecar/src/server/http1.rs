@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::bounds::MAX_HEADERS;
 use super::half::Half;
 use super::load::{Connection, InterimAnswers, Signal, WatchedBody};
+use crate::http::http1::OnInterim;
 use crate::http::spurious_wakes::WakeFilter;
 use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
 use crate::proxy::inbound::client_address::ClientPeer;
@@ -144,10 +145,10 @@ fn pass_interim_answers(
     }
     let interim = connection.interim_answers();
     let (half, passed) = (half.clone(), interim.clone());
-    hyper::ext::on_informational(request, move |answer| {
-        let mut headers = answer.headers().clone();
+    OnInterim::set(request, move |status, headers| {
+        let mut headers = headers.clone();
         half.strip_interim_answer(&mut headers);
-        passed.push(answer.status(), &headers);
+        passed.push(status, &headers);
     });
     Some(interim)
 }

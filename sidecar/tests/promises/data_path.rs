@@ -4,6 +4,7 @@
 //!
 //! Each compares with a plain implementation of its own, which shares no code with the one it checks.
 
+mod answer;
 mod compressed_body;
 mod context;
 mod cookies;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::routes::{McpServer, Routes};
 
+pub use answer::answer;
 pub use compressed_body::compressed_body;
 pub use context::context;
 #[cfg(test)]
@@ -107,6 +109,7 @@ mod tests {
         repeat("path", path);
         repeat("compressed_body", compressed_body);
         repeat("websocket", websocket);
+        repeat("answer", answer);
     }
 
     #[test]

@@ -192,6 +192,68 @@ pub fn rows() -> Vec<Row> {
             stays,
             "200; open",
         );
+        for (name, coding) in [
+            ("gzip, then chunks", "Transfer-Encoding: gzip, chunked\r\n"),
+            (
+                "chunks, then identity",
+                "Transfer-Encoding: chunked, identity\r\n",
+            ),
+            (
+                "chunks twice",
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            ("an unknown coding", "Transfer-Encoding: xchunked\r\n"),
+            ("no coding, said", "Transfer-Encoding: identity\r\n"),
+        ] {
+            add(
+                name,
+                headers(coding.into(), "2\r\nok\r\n0\r\n\r\n"),
+                stays,
+                failed,
+            );
+        }
+        add(
+            "chunks in HTTP/1.0",
+            b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n".to_vec(),
+            stays,
+            failed,
+        );
+        add(
+            "a CR in a header",
+            headers("X-Cr: a\rb\r\nContent-Length: 2\r\n".into(), "ok"),
+            stays,
+            failed,
+        );
+        for (name, chunks) in [
+            ("a chunk size that ends in LF", "2\nok\r\n0\r\n\r\n".to_owned()),
+            ("a chunk size in two parts", "2 2\r\nok\r\n0\r\n\r\n".to_owned()),
+            ("LF in a chunk extension", "2;a\nok\r\n0\r\n\r\n".to_owned()),
+            ("a chunk extension of 1 MB", format!("2;{}", "x".repeat(1 << 20))),
+            (
+                "trailers of 1 MB",
+                format!("2\r\nok\r\n0\r\nX: {}", "x".repeat(1 << 20)),
+            ),
+            (
+                "a folded trailer",
+                "2\r\nok\r\n0\r\nX: a\r\n b\r\n\r\n".to_owned(),
+            ),
+        ] {
+            add(
+                name,
+                headers("Transfer-Encoding: chunked\r\n".into(), &chunks),
+                stays,
+                "closed",
+            );
+        }
+        add(
+            "an answer behind the last chunk",
+            headers(
+                "Transfer-Encoding: chunked\r\n".into(),
+                "2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nfor evil",
+            ),
+            stays,
+            "200; open",
+        );
         add(
             "a folded header",
             headers("X-Folded: a\r\n b\r\nContent-Length: 2\r\n".into(), "ok"),

@@ -234,6 +234,7 @@ impl StreamFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::pool::HttpError;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::time::advance;
@@ -279,7 +280,10 @@ mod tests {
             panic!("it cannot have answered");
         };
         assert_eq!(before.elapsed(), PING_INTERVAL + PING_TIMEOUT);
-        assert_eq!(StreamFailure::classify(&failed.error), StreamFailure::Connection);
+        let HttpError::Http2(error) = &failed.error else {
+            panic!("it is of HTTP/2");
+        };
+        assert_eq!(StreamFailure::classify(error), StreamFailure::Connection);
         drop(connection);
         tokio::task::yield_now().await;
         assert!(shared.take().is_none());

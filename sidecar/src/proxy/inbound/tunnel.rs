@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::http::hop_by_hop;
+use crate::http::http1::OnInterim;
 use crate::http::json_key_filter::ServerNames;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::Target;
@@ -55,7 +56,8 @@ pub(super) async fn open(
     // Ends with the connection: when the tunnel closes, or when the answer below is dropped.
     tokio::spawn(driver.with_upgrades());
     // A handshake has no body (RFC 6455 section 4.1).
-    let request = request.map(|_| RequestBody::Whole(None));
+    let mut request = request.map(|_| RequestBody::Whole(None));
+    OnInterim::pass_to_hyper(&mut request);
     let mut response = sender
         .send_request(request)
         .await

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::envelope::{Envelope, read_envelope};
 use super::message::{self, BodyRead};
-use crate::http::idle_timeout::body_error;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{SendError, UpstreamError};
 use crate::proxy::error::ProxyError;
@@ -50,7 +49,7 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
     };
     let error = match cause {
         UpstreamError::Connect(_) => ProxyError::ServerUnreachable { resource, why },
-        UpstreamError::Http(error) if body_error(&error).is_some() => ProxyError::BodyUnreadable,
+        UpstreamError::Http(error) if error.body_error().is_some() => ProxyError::BodyUnreadable,
         UpstreamError::Http(_) => ProxyError::ServerFailed { resource, why },
         UpstreamError::Timeout => ProxyError::ServerTimeout { resource },
     };

@@ -11,7 +11,6 @@ use mcp_auth_protocol::sync::Transport;
 use super::endpoint::EndpointRewriter;
 use super::replayable_request::ReplayableRequest;
 use super::{headers, location};
-use crate::http::framing;
 use crate::http::pool::Lease;
 use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
@@ -45,7 +44,7 @@ pub fn prepare_response(
             why: "it changes the protocol unasked",
         });
     }
-    if !framing::one_length(response.headers()) {
+    if !response.body().has_one_length(response.headers()) {
         return Err(ProxyError::AnswerUnusable {
             resource: resource(),
             why: "its length is stated in more than one way",
