@@ -20,7 +20,8 @@ const SERVERS_WITHOUT_ADDRESSES: [(&str, &str, &str); 2] = [
 ];
 const ANOTHER_SERVER: &str = "start LiteLLM by uvicorn";
 
-const INTO_VARIABLE: &str = "state its list as FORWARDED_ALLOW_IPS in `env` instead";
+const INTO_VARIABLE: &str = "use FORWARDED_ALLOW_IPS in `env`";
+const LIST_OF_SCRIPT: &str = "a script's FORWARDED_ALLOW_IPS";
 /// Options of uvicorn by which it believes the sidecar no address, each with its variable and what to do about it.
 const UVICORN: [(&str, &str, &str); 2] = [
     ("--no-proxy-headers", "UVICORN_PROXY_HEADERS", "take it out"),
@@ -56,19 +57,16 @@ pub(super) fn lost(
             return Some(("granian", ANOTHER_SERVER));
         }
         let by_variable = server.hides_addresses(environment);
-        UVICORN
-            .into_iter()
-            .find_map(|(option, variable, advice)| match () {
-                () if has_option(option) => Some((option, advice)),
-                () if by_variable == Some(variable) || is_set_in_script(variable) => Some((variable, advice)),
-                () => None,
-            })
+        UVICORN.into_iter().find_map(|(option, variable, advice)| {
+            if has_option(option) {
+                return Some((option, advice));
+            }
+            let is_set = by_variable == Some(variable) || is_set_in_script(variable);
+            is_set.then_some((variable, advice))
+        })
     });
     // Every server but granian and hypercorn reads it, and the sidecar applies the one of `env` alone.
-    of_server.or_else(|| {
-        let list = "the FORWARDED_ALLOW_IPS that the start command sets";
-        is_set_in_script(FORWARDED_ALLOW_IPS).then_some((list, "state it in `env` instead"))
-    })
+    of_server.or_else(|| is_set_in_script(FORWARDED_ALLOW_IPS).then_some((LIST_OF_SCRIPT, INTO_VARIABLE)))
 }
 
 /// What may hide addresses from LiteLLM: such a server, wherever it is named, or a setting of uvicorn's by which it believes the
@@ -100,9 +98,9 @@ pub(super) fn hiding(container: &Container, role: Role, words: &[Option<String>]
         })
         .or_else(|| {
             let is_set = stated().any(|word| sets_variable(word, FORWARDED_ALLOW_IPS));
-            is_set.then_some("FORWARDED_ALLOW_IPS of the start command")
+            is_set.then_some(LIST_OF_SCRIPT)
         })
-        .map(|option| (option, "use FORWARDED_ALLOW_IPS in `env`"))
+        .map(|option| (option, INTO_VARIABLE))
 }
 
 #[cfg(test)]
@@ -185,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(what_hides(&yaml), expected, "{yaml}");
         }
-        let script = Some("the FORWARDED_ALLOW_IPS that the start command sets");
+        let script = Some("a script's FORWARDED_ALLOW_IPS");
         for (line, expected) in [
             (
                 "sh, -c, 'export FORWARDED_ALLOW_IPS=10.0.0.0/8; exec litellm --port 4000'",

@@ -47,8 +47,8 @@ pub enum InjectionError {
     )]
     OwnSocket { container: String, option: &'static str },
     #[error(
-        "{what} would have LiteLLM take all clients for 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}, or set the \
-         annotation {INBOUND}: disabled, or {CLIENT_ADDRESSES}: hidden to accept it"
+        "with {what} LiteLLM would take clients for 127.0.0.1 or a proxy (allowed_ips, hidden MCP servers): {advice}, or annotate \
+         {INBOUND}: disabled, or {CLIENT_ADDRESSES}: hidden to accept it"
     )]
     ClientAddressesLost {
         what: &'static str,

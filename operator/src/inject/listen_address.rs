@@ -31,7 +31,11 @@ pub(super) fn listen_address(
     let argument = flag(&invocation.words, &["--host"]);
     let host = match (argument, certain, environment.get(variable)) {
         (Some(argument), ..) => argument,
-        (None, Some(assignment), _) => literal(assignment.value),
+        (None, Some(assignment), _) => match literal(assignment.value) {
+            // The same as none.
+            Some(host) if host.is_empty() => Some(default.to_string()),
+            host => host,
+        },
         (None, None, VariableValue::Literal(host)) if !host.is_empty() => Some(host),
         (None, None, VariableValue::Hidden) => None,
         _ if environment.may_come_from_env_from(variable) && server.is_none() => None,
@@ -109,6 +113,7 @@ mod tests {
                 "command: [sh, -c, 'export UVICORN_HOST=\"0.0.0.0\"; exec uvicorn APP']",
                 "0.0.0.0",
             ),
+            ("command: [sh, -c, 'UVICORN_HOST= exec uvicorn APP']", "127.0.0.1"),
             (
                 "command: [sh, -c, 'export UVICORN_HOST=$IP; exec uvicorn APP']",
                 "::",

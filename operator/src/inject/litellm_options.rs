@@ -61,7 +61,8 @@ const WITH_VALUE: [&str; 22] = [
 /// Whether a word that the pod does not show may hold options: one that is no option's value, such as `$ARGS` in a script.
 pub(super) fn may_hide_options(words: &[Option<String>]) -> bool {
     let takes_next = |word: &Option<String>| word.as_deref().is_some_and(|word| WITH_VALUE.contains(&word));
-    (1..words.len()).any(|index| words[index].is_none() && !takes_next(&words[index - 1]))
+    let is_value = |index: usize| index > 0 && takes_next(&words[index - 1]);
+    (0..words.len()).any(|index| words[index].is_none() && !is_value(index))
 }
 
 /// The first option among LiteLLM's words that is configuration, without its value.
@@ -93,6 +94,7 @@ mod tests {
             may_hide_options(&line.split(' ').map(word).collect::<Vec<_>>())
         };
         assert!(hides("litellm $ARGS"));
+        assert!(hides("$ARGS"), "the first argument of an image");
         assert!(hides("litellm --port 4000 $ARGS"));
         assert!(hides("litellm --detailed_debug $ARGS"));
         assert!(hides("litellm --port $PORT $ARGS"));

@@ -122,8 +122,8 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         warnings.push(lasting(
             "ClientAddressesHidden",
             format!(
-                "by {server} all clients may be 127.0.0.1 (allowed_ips, hidden MCP servers): {advice}; if proxies alone \
-                 reach the pod, use_x_forwarded_for: true and 127.0.0.1/32 in mcp_trusted_proxy_ranges; or {}: disabled",
+                "by {server} clients may be 127.0.0.1 (allowed_ips, hidden servers): {advice}; if only proxies \
+                 reach the pod, use_x_forwarded_for: true, 127.0.0.1/32 in mcp_trusted_proxy_ranges; or {}: disabled",
                 annotations::INBOUND
             ),
         ));

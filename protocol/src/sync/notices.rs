@@ -24,7 +24,7 @@ pub const HTTP2_MALFORMED: &str = "Http2Malformed";
 
 /// Those that want attention, what weighs most first: calls without a token, then those without a header, then what may be
 /// meant.
-pub const WARNINGS: [&str; 7] = [
+pub const WARNINGS: [&str; 8] = [
     CALLS_PAST_SIDECAR,
     SERVER_UNDER_OTHER_NAME,
     STATIC_HEADER_DROPPED,
