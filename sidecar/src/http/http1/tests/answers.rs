@@ -1,6 +1,9 @@
 //! What becomes of an answer, wherever it is cut.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::promises;
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
@@ -393,4 +396,55 @@ fn interim_answers_are_told_in_their_order_and_another_reason_is_kept() {
     );
     let link = Some(HeaderValue::from_static("</x>"));
     assert_eq!(*told.lock(), [(100, None), (103, link)]);
+}
+
+/// Pieces of answers in any order, with any bytes in between, beside what hyper reads in them.
+fn pieces_of_answers() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        8 => prop::sample::select(vec![
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.0 200 OK\r\n",
+            "HTTP/1.1 204 No Content\r\n",
+            "HTTP/1.1 304 Not Modified\r\n",
+            "HTTP/1.1 103 Early Hints\r\n",
+            "HTTP/1.1 101 Switching\r\n",
+            "content-length: 2\r\n",
+            "Content-Length: 2, 2\r\n",
+            "content-length: 11\r\n",
+            "transfer-encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "connection: close\r\n",
+            "connection: keep-alive\r\n",
+            "x: y\r\n",
+            "\r\n",
+            "2\r\nok\r\n",
+            "0\r\n\r\n",
+            "0\r\n",
+            "ok",
+            "b;x=y\r\nhello world\r\n",
+            "\n",
+            "\r",
+            " ",
+            ":",
+        ])
+        .prop_map(|piece| piece.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 1..4),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_more_is_read_in_an_answer_than_hyper_reads_in_it(
+        begin in prop::sample::select(vec![
+            "",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        ]),
+        kind in any::<[u8; 5]>(),
+        rest in pieces_of_answers(),
+    ) {
+        promises::answer(&[&kind[..], begin.as_bytes(), &rest].concat());
+    }
 }
