@@ -97,10 +97,15 @@ impl LiteLlm {
     /// A pod that has the sidecar, which is connected and has taken over what it was sent.
     async fn gets_injected_pod(&mut self) {
         let pod = self.pod(json!({"mcpauth.dev/injected": "by the test"})).await;
-        let mut sidecar = Sidecar::in_pod(&self.world, &pod).await;
+        self.sidecar = Some(Sidecar::in_pod(&self.world, &pod).await);
+        self.takes_over().await;
+    }
+
+    /// The sidecar takes over what it is sent next.
+    async fn takes_over(&mut self) {
+        let sidecar = self.sidecar.as_mut().expect("it has one");
         let revision = sidecar.next().await.expect("a snapshot").revision;
         sidecar.say(|report| report.applied = Some(revision));
-        self.sidecar = Some(sidecar);
     }
 
     fn say(&mut self, change: impl FnOnce(&mut Report)) {
@@ -210,6 +215,7 @@ async fn a_workload_is_restarted_once_for_each_change() {
 
     // A changed resource is another change.
     apply(&world, "tools", json!("Automatic"), "200s").await;
+    litellm.takes_over().await;
     litellm.until_restarted(3).await;
 
     // So is a server that went, which LiteLLM still offers.
