@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, SelectAll};
+use jiff::Timestamp;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
@@ -26,6 +27,7 @@ pub struct Resources {
     store: Store<McpServerAuth>,
     listed: Arc<RwLock<ListedNamespaces>>,
     by_namespace: Arc<RwLock<NamespaceIndex>>,
+    former_servers: Arc<RwLock<FormerServers>>,
     limits: TenantLimits,
     /// Says what is in use.
     credentials: Option<Credentials>,
@@ -33,6 +35,12 @@ pub struct Resources {
 
 /// By namespace and name, since all that is decided is decided for a namespace.
 pub type NamespaceIndex = HashMap<String, BTreeMap<String, Arc<McpServerAuth>>>;
+
+/// By namespace that has a resource and by server name, when it was that a resource with the name went, since this replica began to watch.
+type FormerServers = HashMap<String, HashMap<String, Timestamp>>;
+
+/// What is kept of a namespace; those that went first are forgotten.
+const MAX_FORMER_SERVERS: usize = 64;
 
 /// The namespaces whose resources are all in the store.
 #[derive(Debug, Default)]
@@ -160,6 +168,15 @@ impl Resources {
         is_listed && of_namespace.is_none_or(|resources| !resources.contains_key(&resource.name))
     }
 
+    /// Whether a resource of the namespace had this server name at this time or later, and none has it now.
+    pub fn had_server(&self, namespace: &str, server: &str, since: Option<Timestamp>) -> bool {
+        let former_servers = self.former_servers.read();
+        let went = former_servers
+            .get(namespace)
+            .and_then(|servers| servers.get(server));
+        went.is_some_and(|went| since.is_none_or(|since| since <= *went))
+    }
+
     /// Everything that is stored, of namespaces that have been listed whole and of others. Held for a moment only.
     pub fn index(&self) -> RwLockReadGuard<'_, NamespaceIndex> {
         self.by_namespace.read()
@@ -226,6 +243,7 @@ struct MergedStore {
     watches: Vec<WatchState>,
     listed: Arc<RwLock<ListedNamespaces>>,
     by_namespace: Arc<RwLock<NamespaceIndex>>,
+    former_servers: Arc<RwLock<FormerServers>>,
 }
 
 /// What one watch has shown.
@@ -286,6 +304,7 @@ impl MergedStore {
                 .collect(),
             listed: Arc::default(),
             by_namespace: Arc::default(),
+            former_servers: Arc::default(),
         }
     }
 
@@ -294,6 +313,7 @@ impl MergedStore {
             store: self.writer.as_reader(),
             listed: self.listed.clone(),
             by_namespace: self.by_namespace.clone(),
+            former_servers: self.former_servers.clone(),
             limits: TenantLimits::default(),
             credentials: None,
         }
@@ -307,15 +327,35 @@ impl MergedStore {
         match self.writer.as_reader().get(&object_ref(resource_ref)) {
             Some(resource) => {
                 let resources = by_namespace.entry(namespace.clone()).or_default();
-                resources.insert(name.clone(), resource);
+                let server = resource.spec.server.name.clone();
+                let before = resources.insert(name.clone(), resource);
+                if let Some(before) = before.filter(|before| before.spec.server.name != server) {
+                    self.note_former(&before);
+                }
             }
             None => {
                 if let Some(resources) = by_namespace.get_mut(namespace) {
-                    resources.remove(name);
+                    if let Some(before) = resources.remove(name) {
+                        self.note_former(&before);
+                    }
                     if resources.is_empty() {
                         by_namespace.remove(namespace);
+                        self.former_servers.write().remove(namespace);
                     }
                 }
+            }
+        }
+    }
+
+    fn note_former(&self, resource: &McpServerAuth) {
+        let namespace = resource.metadata.namespace.clone().unwrap_or_default();
+        let mut former_servers = self.former_servers.write();
+        let servers = former_servers.entry(namespace).or_default();
+        servers.insert(resource.spec.server.name.clone(), Timestamp::now());
+        if servers.len() > MAX_FORMER_SERVERS {
+            let first = servers.iter().min_by_key(|(_, went)| **went);
+            if let Some(first) = first.map(|(server, _)| server.clone()) {
+                servers.remove(&first);
             }
         }
     }

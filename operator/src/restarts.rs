@@ -36,6 +36,8 @@ use workload::{Workload, WorkloadName, Workloads};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A workload that was restarted for all there is to restart it for is looked at again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// A workload is restarted for servers that went once in this time: it is sidecars that report them.
+const REMOVAL_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Workloads of a namespace that are looked at; LiteLLM has a few.
 const MAX_WORKLOADS: usize = 32;
 
@@ -73,6 +75,8 @@ pub struct Restarts {
     workloads: Workloads,
     namespaces: Arc<Namespaces>,
     settled: Mutex<HashMap<(String, WorkloadName), Settled>>,
+    /// When this replica restarted a workload for a server that went, of the last [`REMOVAL_INTERVAL`].
+    removals: Mutex<HashMap<(String, WorkloadName), tokio::time::Instant>>,
 }
 
 /// All that there was to restart a workload for, with its youngest pod without a sidecar, and since when it is known that this
@@ -110,6 +114,7 @@ impl Restarts {
             workloads: Workloads::new(client),
             namespaces,
             settled: Mutex::default(),
+            removals: Mutex::default(),
         }
     }
 
@@ -147,10 +152,22 @@ impl Restarts {
             .cloned()
             .collect();
         let pods = self.pods.in_namespace(namespace).unwrap_or_default();
-        if automatic.is_empty() || !self.is_any_in_need(&automatic, &resources, &pods).await {
+        let had_server =
+            |server: &str, pod: &WatchedPod| self.resources.had_server(namespace, server, pod.created);
+        let facts = Facts {
+            namespace: &NamespaceInjection::OptedIn,
+            scope: self.namespaces.scope(),
+            now: Timestamp::now(),
+            had_server: &had_server,
+        };
+        if automatic.is_empty() || !self.is_any_in_need(&automatic, &resources, &pods, facts).await {
             return BTreeMap::new();
         }
-        let needs = self.needs(namespace, &automatic, &resources, &pods).await;
+        let facts = Facts {
+            namespace: &self.namespaces.injection(namespace).await,
+            ..facts
+        };
+        let needs = self.needs(namespace, &automatic, &resources, &pods, facts).await;
         self.restart_one(namespace, needs).await
     }
 
@@ -160,12 +177,8 @@ impl Restarts {
         automatic: &[Arc<McpServerAuth>],
         resources: &[Arc<McpServerAuth>],
         pods: &[Arc<WatchedPod>],
+        facts: Facts<'_>,
     ) -> bool {
-        let facts = Facts {
-            namespace: &NamespaceInjection::OptedIn,
-            scope: self.namespaces.scope(),
-            now: Timestamp::now(),
-        };
         let mut by_labels: HashMap<&Labels, Vec<&Arc<McpServerAuth>>> = HashMap::new();
         for pod in pods.iter().filter(|pod| is_candidate(pod)) {
             if !by_labels.contains_key(pod.labels()) {
@@ -193,12 +206,8 @@ impl Restarts {
         automatic: &[Arc<McpServerAuth>],
         resources: &[Arc<McpServerAuth>],
         pods: &[Arc<WatchedPod>],
+        facts: Facts<'_>,
     ) -> BTreeMap<WorkloadName, Needs> {
-        let facts = Facts {
-            namespace: &self.namespaces.injection(namespace).await,
-            scope: self.namespaces.scope(),
-            now: Timestamp::now(),
-        };
         let mut needs: BTreeMap<WorkloadName, Needs> = BTreeMap::new();
         for pod in pods.iter().filter(|pod| is_candidate(pod)) {
             if !resources.iter().any(|resource| is_selected(resource, pod)) {
@@ -298,7 +307,11 @@ impl Restarts {
     ) -> String {
         let new = object.unrecorded(&need.causes, need.newest_missed);
         let decision = decide(object, &new, need.is_unknown, busy.filter(|_| !*is_begun));
+        let is_removal = |cause: &Cause| matches!(cause, Cause::ServerRemoved { .. });
         let decision = match decision {
+            Decision::Restart if new.iter().all(is_removal) && self.was_removal(namespace, name) => {
+                Decision::Wait("for servers that went it is restarted once an hour at most".into())
+            }
             Decision::Restart if *is_begun => {
                 Decision::Wait("another workload of the namespace is restarted first".into())
             }
@@ -320,6 +333,10 @@ impl Restarts {
                     .await
                 {
                     Ok(()) => {
+                        if new.iter().any(is_removal) {
+                            let key = (namespace.to_owned(), name.clone());
+                            self.removals.lock().insert(key, tokio::time::Instant::now());
+                        }
                         let why: Vec<String> = new.iter().map(ToString::to_string).collect();
                         info!(namespace, workload = %name, ?why, "a workload is restarted");
                         format!("the operator restarts {name} (spec.restart)")
@@ -341,6 +358,13 @@ impl Restarts {
             }
             Decision::Impossible(why) => format!("the operator cannot restart {name}: {why}"),
         }
+    }
+
+    /// Whether it was restarted for a server that went a while ago.
+    fn was_removal(&self, namespace: &str, name: &WorkloadName) -> bool {
+        let mut removals = self.removals.lock();
+        removals.retain(|_, at| at.elapsed() < REMOVAL_INTERVAL);
+        removals.contains_key(&(namespace.to_owned(), name.clone()))
     }
 
     fn is_settled(&self, namespace: &str, name: &WorkloadName, need: &Needs) -> bool {

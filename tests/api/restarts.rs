@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
-use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_crds::{McpServerAuth, conditions, reasons};
 use mcp_auth_protocol::sync::Report;
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::Sidecar;
@@ -98,14 +98,21 @@ impl LiteLlm {
     async fn gets_injected_pod(&mut self) {
         let pod = self.pod(json!({"mcpauth.dev/injected": "by the test"})).await;
         self.sidecar = Some(Sidecar::in_pod(&self.world, &pod).await);
-        self.takes_over().await;
+        self.takes_over_until(|_| true).await;
     }
 
-    /// The sidecar takes over what it is sent next.
-    async fn takes_over(&mut self) {
+    /// The sidecar takes over what it is sent, until that is so of the servers' names.
+    async fn takes_over_until(&mut self, is_enough: impl Fn(&[&str]) -> bool) {
         let sidecar = self.sidecar.as_mut().expect("it has one");
-        let revision = sidecar.next().await.expect("a snapshot").revision;
-        sidecar.say(|report| report.applied = Some(revision));
+        loop {
+            let snapshot = sidecar.next().await.expect("a snapshot");
+            let servers: Vec<_> = snapshot.servers.iter().map(|it| &*it.route.server).collect();
+            let is_last = is_enough(&servers);
+            sidecar.say(|report| report.applied = Some(snapshot.revision));
+            if is_last {
+                return;
+            }
+        }
     }
 
     fn say(&mut self, change: impl FnOnce(&mut Report)) {
@@ -215,16 +222,26 @@ async fn a_workload_is_restarted_once_for_each_change() {
 
     // A changed resource is another change.
     apply(&world, "tools", json!("Automatic"), "200s").await;
-    litellm.takes_over().await;
     litellm.until_restarted(3).await;
 
     // So is a server that went, which LiteLLM still offers.
     litellm.has_replaced(1).await;
-    litellm.needs(&["gone"]);
+    apply(&world, "gone", Value::Null, "300s").await;
+    world
+        .condition("gone", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    litellm.takes_over_until(|servers| servers.contains(&"gone")).await;
+    world.delete::<McpServerAuth>("gone").await;
+    litellm.takes_over_until(|servers| !servers.contains(&"gone")).await;
+    litellm.needs(&["gone", "made_up"]);
     litellm.until_restarted(4).await;
-    until_said(&world, "tools", "still offers gone,").await;
+    until_said(&world, "tools", "still offers gone").await;
     litellm.has_replaced(1).await;
     until_said(&world, "tools", "was restarted for this once").await;
+    // A name that no server ever had is another matter, and not restarted for.
+    litellm.needs(&["another_made_up"]);
+    until_said(&world, "tools", "still offers another_made_up").await;
+    assert_eq!(litellm.generation().await, 4);
     litellm.needs(&[]);
     world
         .condition("tools", conditions::SIDECARS_SYNCED, "True", reasons::SYNCED)

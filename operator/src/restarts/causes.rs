@@ -53,12 +53,15 @@ impl Cause {
 }
 
 /// What is known besides the objects.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// Whether a pod that is made now is injected.
     pub namespace: &'a NamespaceInjection,
     pub scope: &'a WebhookScope,
     pub now: Timestamp,
+    /// Whether a resource of the namespace had this server name since the pod was made. A sidecar may report any name, and each would
+    /// be another change.
+    pub had_server: &'a (dyn Fn(&str, &WatchedPod) -> bool + Send + Sync),
 }
 
 /// Whether the operator restarts workloads for this resource.
@@ -104,6 +107,12 @@ pub fn causes(
             resource.spec.server.name == *server && selects(&resource.spec.pod_selector, pod.labels())
         })
     };
+    let is_known = |server: &String| {
+        let is_of_others = resources
+            .iter()
+            .any(|resource| resource.spec.server.name == *server);
+        is_of_others || (facts.had_server)(server, pod)
+    };
     let restart_needed = sidecar.restart_needed_for.iter();
     let mut causes: BTreeSet<Cause> = restart_needed
         .filter_map(|server| match *server == resource.spec.server.name {
@@ -112,7 +121,7 @@ pub fn causes(
                 generation: resource.metadata.generation.unwrap_or_default(),
             }),
             // Nobody else asks for it.
-            false => (!is_served(server)).then(|| Cause::ServerRemoved {
+            false => (!is_served(server) && is_known(server)).then(|| Cause::ServerRemoved {
                 server: server.clone(),
             }),
         })
@@ -164,6 +173,7 @@ mod tests {
             namespace: &NamespaceInjection::OptedIn,
             scope: &WebhookScope::default(),
             now: now(),
+            had_server: &|server, _| server == "gone",
         };
         let causes = causes(&tools, &all, pod, sidecar, facts);
         causes.iter().map(ToString::to_string).collect()
@@ -206,6 +216,7 @@ mod tests {
                 namespace,
                 scope: &WebhookScope::default(),
                 now: now(),
+                had_server: &|_, _| false,
             };
             causes(&tools, &[], pod, None, facts).len()
         };
@@ -227,6 +238,7 @@ mod tests {
             namespace: &closed,
             scope: &scope,
             now: now(),
+            had_server: &|_, _| false,
         };
         assert!(
             causes(&tools, &[], &asking, None, facts).is_empty(),
@@ -246,6 +258,11 @@ mod tests {
             ["changed:uid-tools:3"]
         );
         assert_eq!(found(&injected, Some(&sidecar(&["gone"]))), ["removed:gone"]);
+        let made_up = sidecar(&["x1", "x2"]);
+        assert!(
+            found(&injected, Some(&made_up)).is_empty(),
+            "no resource ever had these"
+        );
         assert!(found(&injected, Some(&sidecar(&["other"]))).is_empty());
         // A selector that leaves the pod takes the server from it as well.
         let mut elsewhere = resource("other", None);
@@ -257,6 +274,7 @@ mod tests {
             namespace: &NamespaceInjection::OptedIn,
             scope: &WebhookScope::default(),
             now: now(),
+            had_server: &|server, _| server == "gone",
         };
         let left = causes(&tools, &all, &injected, Some(&sidecar(&["other"])), facts);
         assert_eq!(left.len(), 1, "{left:?}");

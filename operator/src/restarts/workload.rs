@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
@@ -27,7 +26,7 @@ const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 const LATER_OUTAGE: SignedDuration = SignedDuration::from_hours(1);
 /// The kinds that are restarted.
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
-/// ReplicaSets whose Deployment is remembered.
+/// Owners of pods that are remembered.
 const MAX_OWNERS: usize = 4096;
 /// Field manager of the restart.
 const MANAGER: &str = "mcp-auth-operator";
@@ -151,8 +150,18 @@ impl Workload {
 
 pub struct Workloads {
     client: Client,
-    /// By UID of a ReplicaSet, what made it.
-    owners: Mutex<HashMap<String, Option<WorkloadName>>>,
+    /// What there is of that name and UID.
+    owners: Mutex<HashMap<OwnerKey, Option<Owner>>>,
+}
+
+/// Namespace, kind, name and UID, as a pod states them.
+type OwnerKey = (String, String, String, String);
+
+/// What looks after pods, and what made it.
+#[derive(Clone)]
+struct Owner {
+    selector: LabelSelector,
+    workload: WorkloadName,
 }
 
 impl Workloads {
@@ -163,28 +172,55 @@ impl Workloads {
         }
     }
 
-    /// What made the pod: a Deployment rather than its ReplicaSet. Nothing of a pod that was made by hand.
+    /// What made the pod: a Deployment rather than its ReplicaSet. Nothing of a pod that was made by hand, whatever it states as its
+    /// owner: that is none of its pods unless it selects it.
     pub async fn owner(&self, namespace: &str, pod: &WatchedPod) -> Option<WorkloadName> {
         let owner = pod.owner()?;
-        if owner.kind != "ReplicaSet" {
+        let is_replica_set = owner.kind == "ReplicaSet";
+        if !is_replica_set && !KINDS.contains(&&*owner.kind) {
             return Some(owner.into());
         }
-        if let Some(known) = self.owners.lock().get(&owner.uid) {
-            return known.clone();
-        }
-        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), namespace);
-        // What could not be asked is asked again.
-        let found = with_deadline(api.get_metadata_opt(&owner.name)).await.ok()?;
+        let key = (
+            namespace.to_owned(),
+            owner.kind.clone(),
+            owner.name.clone(),
+            owner.uid.clone(),
+        );
+        let known = self.owners.lock().get(&key).cloned();
+        let found = match known {
+            Some(known) => known,
+            None => match self.find(namespace, owner).await {
+                Ok(found) => {
+                    let mut owners = self.owners.lock();
+                    if owners.len() >= MAX_OWNERS {
+                        owners.clear();
+                    }
+                    owners.insert(key, found.clone());
+                    found
+                }
+                // What could not be asked is asked again; why it cannot is told where the workload is.
+                Err(_) => return (!is_replica_set).then(|| owner.into()),
+            },
+        };
+        let found = found.filter(|found| selects(&found.selector, pod.labels()))?;
+        Some(found.workload)
+    }
+
+    async fn find(&self, namespace: &str, owner: &OwnerReference) -> kube::Result<Option<Owner>> {
+        let found = with_deadline(self.api(namespace, &owner.kind).get_opt(&owner.name)).await?;
         let found = found.filter(|found| found.metadata.uid.as_ref() == Some(&owner.uid));
-        let made_by = found.as_ref().map(|found| {
-            controller(found.owner_references()).map_or_else(|| owner.into(), WorkloadName::from)
-        });
-        let mut owners = self.owners.lock();
-        if owners.len() >= MAX_OWNERS {
-            owners.clear();
-        }
-        owners.insert(owner.uid.clone(), made_by.clone());
-        made_by
+        let to_owner = |found: DynamicObject| {
+            let selector = found.data.pointer("/spec/selector")?;
+            let made_by = match owner.kind == "ReplicaSet" {
+                true => controller(found.owner_references()),
+                false => None,
+            };
+            Some(Owner {
+                selector: serde_json::from_value(selector.clone()).ok()?,
+                workload: made_by.map_or_else(|| owner.into(), WorkloadName::from),
+            })
+        };
+        Ok(found.and_then(to_owner))
     }
 
     fn api(&self, namespace: &str, kind: &str) -> Api<DynamicObject> {
