@@ -37,6 +37,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
+use mcp_auth_protocol::sync::Transport;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -52,7 +53,7 @@ use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
 use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{McpServer, Routes, UsableServer};
+use crate::proxy::routes::{McpServer, Routes, SessionId, UsableServer};
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use crate::proxy::user_context::{Context, names_user};
 use call::Call;
@@ -130,6 +131,9 @@ impl Outbound {
         let server = self.routes.table().server(name).cloned();
         let mut call = Call::begin(&request, server.as_ref(), &self.audit_log);
         let id = call.id;
+        let session = server
+            .as_ref()
+            .and_then(|server| stream_session(server, &request));
         let answer = match &server {
             _ if !loopback_host::is_loopback(request.uri(), request.headers()) => {
                 Err(OutboundError::with_body(
@@ -175,7 +179,11 @@ impl Outbound {
             Err(failed) => {
                 self.metrics.count_error(Half::Outbound, failed.error.reason());
                 status = failed.error.status();
-                call.refuse(name, failed).await
+                let stream = server
+                    .as_ref()
+                    .and_then(|server| server.usable())
+                    .zip(session.as_ref());
+                call.refuse(name, failed, stream).await
             }
         };
         // What was refused counts as what it is, though a tool call is told by a result.
@@ -362,6 +370,17 @@ impl Outbound {
         });
         opened
     }
+}
+
+/// The session of a message over legacy SSE, whose answers come in its stream.
+fn stream_session<B>(server: &McpServer, request: &Request<B>) -> Option<SessionId> {
+    let usable = server.usable()?;
+    if usable.transport != Transport::Sse || request.method() != Method::POST {
+        return None;
+    }
+    let (_, path) = path::split_server(request.uri().path());
+    let path = path::target_path(usable, path, request.uri().query())?;
+    SessionId::of_request(usable.transport, request.headers(), &path)
 }
 
 /// The server that the request goes to, and path and query at it; an error where the request may not be sent.

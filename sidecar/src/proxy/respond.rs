@@ -69,6 +69,13 @@ pub fn tool_result(error: &ProxyError, id: RequestId) -> Response<ResponseBody> 
     response
 }
 
+/// The answer to a message whose own answer comes in its stream, as with legacy SSE.
+pub fn accepted() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(None));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
 fn answer(error: &ProxyError, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(body.to_string()))));
     *response.status_mut() = error.status();

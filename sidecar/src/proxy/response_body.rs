@@ -137,7 +137,11 @@ impl Rewritten {
             if self.is_complete {
                 return Poll::Ready(None);
             }
-            let out = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                let refusal = self.rewriter.poll_refusal(cx);
+                return refusal.map(|event| Some(Ok(Frame::data(event))));
+            };
+            let out = match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => self.rewriter.pass(chunk),

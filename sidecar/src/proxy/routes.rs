@@ -10,6 +10,7 @@ pub mod connection_checks;
 mod cookie_arrivals;
 mod mcp_server;
 mod reachability;
+mod refusal_streams;
 mod rejection_reports;
 mod route_error;
 mod sessions;
@@ -41,6 +42,7 @@ use cookie_arrivals::CookieArrivals;
 pub use mcp_server::{
     AuditSettings, AuditUserSource, McpServer, ServerState, ServiceCredential, UsableServer, outbound_path,
 };
+pub use refusal_streams::RefusalStream;
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
 pub use sessions::{OpeningStream, SessionId};

@@ -304,6 +304,30 @@ async fn with_legacy_sse_nobody_answers_for_a_user() {
         stream.frame().await.unwrap().unwrap();
         open.push((stream, events));
     }
+    let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{}}"#;
+    for (method, is_result) in [("tools/call", true), ("prompts/get", false)] {
+        let call = call.replace("tools/call", method);
+        let path = "/tools/messages/?session_id=nobodys";
+        let answer = ask(&sidecar, "POST", path, &[], &call).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED, "the stream has the answer");
+        let (stream, events) = &mut open[1];
+        let event = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+        let event = String::from_utf8(event.to_vec()).unwrap();
+        let message = event.strip_prefix("event: message\ndata: ").unwrap();
+        let message: serde_json::Value = serde_json::from_str(message.strip_suffix("\n\n").unwrap()).unwrap();
+        assert_eq!(message["id"], 5, "{message}");
+        assert_eq!(message["result"]["isError"] == true, is_result, "{message}");
+        assert!(event.contains("user_context_required"), "{event}");
+        // In between, not within an event of the server's.
+        events.send("data: one\n".into()).unwrap();
+        events.send("\n".into()).unwrap();
+        let event = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(event, "data: one\n\n");
+    }
+    // A session without a stream is told by the status.
+    let path = "/tools/messages/?session_id=other";
+    let answer = ask(&sidecar, "POST", path, &[], call).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     let elicited = r#"{"jsonrpc":"2.0","id":1,"result":{"action":"accept"}}"#;
     let expired = ("mcpauth-context", sealed(&sidecar.sealer, 3));
     for (headers, session, status) in [

@@ -9,9 +9,9 @@ use http::{Method, Request, Response, StatusCode};
 use super::error::{OutboundError, UnsentMessage};
 use crate::proxy::audit::{self, AuditLog, AuditedCall};
 use crate::proxy::request_id::RequestId;
-use crate::proxy::respond::{json_rpc, problem, tool_result};
+use crate::proxy::respond::{accepted, json_rpc, problem, tool_result};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::McpServer;
+use crate::proxy::routes::{McpServer, SessionId, UsableServer};
 use crate::proxy::trace_context::{TRACEPARENT, TraceId, TraceParent, Tracing};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
@@ -87,8 +87,13 @@ impl Call {
     }
 
     /// The answer of the sidecar to a request that fails. Logged with nothing of the request but its numbers: `server` is a
-    /// configured name.
-    pub async fn refuse(&mut self, server: Option<&str>, failed: OutboundError) -> Response<ResponseBody> {
+    /// configured name. `stream` is the session over legacy SSE that a message is in: its client takes no answer from elsewhere.
+    pub async fn refuse(
+        &mut self,
+        server: Option<&str>,
+        failed: OutboundError,
+        stream: Option<(&UsableServer, &SessionId)>,
+    ) -> Response<ResponseBody> {
         let OutboundError { error, body } = failed;
         let reason = error.reason();
         self.record(|audited| audited.set_failed(reason));
@@ -117,10 +122,21 @@ impl Call {
         if let Some(whole) = whole {
             self.record(|audited| audited.set_body(whole));
         }
-        match call_id.filter(|_| self.takes_results && error.is_for_users()) {
+        let id = id.unwrap_or_default();
+        let answer = |takes_result: bool| match call_id.clone().filter(|_| takes_result) {
             Some(id) => tool_result(&error, id),
-            None => json_rpc(&error, id.unwrap_or_default()),
+            None => json_rpc(&error, id.clone()),
+        };
+        // The answer to a request of the server has the server's identifier, by which a client would take this for its own.
+        let asks = message.as_ref().is_some_and(UnsentMessage::is_request);
+        let stream = stream.filter(|_| error.is_for_users() && asks);
+        if let Some((usable, session)) = stream
+            && let ResponseBody::Whole(Some(text)) = answer(true).body()
+            && usable.refusals.send(session, text)
+        {
+            return accepted();
         }
+        answer(self.takes_results && error.is_for_users())
     }
 
     /// The end of the answer is recorded once it has come.

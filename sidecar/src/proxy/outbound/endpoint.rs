@@ -8,12 +8,13 @@
 mod event;
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
 use super::location::rewrite_location;
 use super::path::split_server;
-use crate::proxy::routes::{Announcement, McpServer, OpeningStream, ServerState, SessionId};
+use crate::proxy::routes::{Announcement, McpServer, OpeningStream, RefusalStream, ServerState, SessionId};
 use event::{claims_endpoint, content, endpoint_data, field, lines};
 
 /// Longest event that is buffered whole.
@@ -44,6 +45,8 @@ pub struct EndpointRewriter {
     line: LinePosition,
     /// The first endpoint of the stream and the latest one: clients differ in which of several they take.
     announced: Vec<Announcement>,
+    /// By which messages of the session are refused.
+    refusals: Option<RefusalStream>,
     /// The event was too long to buffer, and its beginning has been passed on.
     is_streaming: bool,
     rejected: bool,
@@ -72,6 +75,7 @@ impl EndpointRewriter {
             scanned: 0,
             line: LinePosition::Start,
             announced: Vec::new(),
+            refusals: None,
             is_streaming: false,
             rejected: false,
         }
@@ -124,6 +128,14 @@ impl EndpointRewriter {
         rest.freeze()
     }
 
+    /// An event of the sidecar's own, between two of the server's: why a message of the session is refused.
+    pub fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        match &mut self.refusals {
+            Some(refusals) if self.buffered.is_empty() && !self.is_streaming => refusals.poll_event(cx),
+            _ => Poll::Pending,
+        }
+    }
+
     /// The server named an endpoint that cannot be used, so the stream has ended.
     pub fn has_rejected(&self) -> bool {
         self.rejected
@@ -171,6 +183,7 @@ impl EndpointRewriter {
         usable
             .sessions
             .record_stream(&session, &self.stream, |name| usable.allowed.cookie(name));
+        self.refusals = Some(usable.refusals.open(session));
         let mut output = BytesMut::with_capacity(event.len() + location.len());
         let mut has_data = false;
         for line in lines(event) {

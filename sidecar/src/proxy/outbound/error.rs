@@ -97,6 +97,15 @@ impl UnsentMessage {
         }
     }
 
+    /// Whether it asks for an answer.
+    pub fn is_request(&self) -> bool {
+        let has_method = match self {
+            Self::Whole(bytes) => message::has_method(bytes),
+            Self::Long(envelope) => envelope.method.is_some(),
+        };
+        has_method && !self.request_id().is_null()
+    }
+
     /// The identifier of a tool call; `None` for anything else, and where the call has none that JSON-RPC allows.
     pub fn tool_call_id(&self) -> Option<Value> {
         match self {

@@ -240,6 +240,11 @@ pub fn request_id(body: &Bytes) -> Value {
     allowed_id(message.id).unwrap_or_default()
 }
 
+/// Whether it is a request or a notification.
+pub fn has_method(body: &Bytes) -> bool {
+    serde_json::from_slice::<JsonRpcMessage>(body).is_ok_and(|message| message.method.is_some())
+}
+
 /// The identifier, if it is one that JSON-RPC allows.
 pub fn allowed_id(id: Value) -> Option<Value> {
     matches!(id, Value::String(_) | Value::Number(_)).then_some(id)

@@ -18,6 +18,7 @@ use url::Url;
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use super::announced_endpoints::AnnouncedEndpoints;
 use super::reachability::ReachabilityRecord;
+use super::refusal_streams::RefusalStreams;
 use super::route_error::RouteError;
 use super::sessions::Sessions;
 use super::target;
@@ -95,6 +96,8 @@ pub struct UsableServer {
     pub(crate) sessions: Arc<Sessions>,
     /// Where messages go with legacy SSE.
     pub(crate) announced: Arc<AnnouncedEndpoints>,
+    /// Where refusals of such messages go.
+    pub(crate) refusals: Arc<RefusalStreams>,
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
@@ -294,9 +297,13 @@ fn build_usable(
             Arc::new(connection.target(trust, metrics.connects(&route.server), workers)?)
         }
     };
-    let (sessions, announced) = match previous.filter(|previous| previous.url == url) {
-        Some(previous) => (previous.sessions.clone(), previous.announced.clone()),
-        None => (Arc::default(), Arc::default()),
+    let (sessions, announced, refusals) = match previous.filter(|previous| previous.url == url) {
+        Some(previous) => (
+            previous.sessions.clone(),
+            previous.announced.clone(),
+            previous.refusals.clone(),
+        ),
+        None => Default::default(),
     };
     Ok(UsableServer {
         url,
@@ -315,6 +322,7 @@ fn build_usable(
         reachability: reachability.unwrap_or_default(),
         sessions,
         announced,
+        refusals,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         unusable_authorities: ca_bundle.map(unusable_authorities).unwrap_or_default(),

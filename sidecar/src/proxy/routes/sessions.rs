@@ -52,7 +52,7 @@ const MAX_OTHER_NAMES: usize = 16;
 const MAX_NAME_BYTES: usize = 64;
 
 /// What names a session at its server.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct SessionId(HeaderValue);
 
 /// What the stream of a session with legacy SSE brings before it names the session.
