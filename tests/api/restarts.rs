@@ -230,9 +230,13 @@ async fn a_workload_is_restarted_once_for_each_change() {
     world
         .condition("gone", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
         .await;
-    litellm.takes_over_until(|servers| servers.contains(&"gone")).await;
+    litellm
+        .takes_over_until(|servers| servers.contains(&"gone"))
+        .await;
     world.delete::<McpServerAuth>("gone").await;
-    litellm.takes_over_until(|servers| !servers.contains(&"gone")).await;
+    litellm
+        .takes_over_until(|servers| !servers.contains(&"gone"))
+        .await;
     litellm.needs(&["gone", "made_up"]);
     litellm.until_restarted(4).await;
     until_said(&world, "tools", "still offers gone").await;

@@ -157,8 +157,7 @@ mod tests {
     fn pod(annotation: Option<&str>) -> WatchedPod {
         let annotations: std::collections::BTreeMap<_, _> =
             annotation.map(|key| (key, "x")).into_iter().collect();
-        let metadata =
-            json!({"name": "a", "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z"});
+        let metadata = json!({"name": "a", "labels": {"app.kubernetes.io/name": "litellm"}, "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z"});
         serde_json::from_value(json!({"metadata": metadata})).unwrap()
     }
 
