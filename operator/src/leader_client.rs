@@ -21,8 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::certificates::Certificates;
+use crate::exchange_limits::EXCHANGES;
 use crate::leader::Leader;
-use crate::sync::EXCHANGES;
 
 pub use error::LeaderError;
 

@@ -19,6 +19,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
+use crate::namespace_index::NamespaceIndex;
 use crate::tenant_limits::TenantLimits;
 
 /// The resources that the watches have stored. Cheap to clone; all clones are the same.
@@ -32,9 +33,6 @@ pub struct Resources {
     /// Says what is in use.
     credentials: Option<Credentials>,
 }
-
-/// By namespace and name, since all that is decided is decided for a namespace.
-pub type NamespaceIndex = HashMap<String, BTreeMap<String, Arc<McpServerAuth>>>;
 
 /// By namespace that has a resource and by server name, when it was that a resource with the name went, since this replica began to watch.
 type FormerServers = HashMap<String, HashMap<String, Timestamp>>;

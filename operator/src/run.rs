@@ -21,6 +21,7 @@ use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
 };
 use crate::event_recorder::EventRecorder;
+use crate::exchange_limits::{EXCHANGES, EXCHANGES_OF_PODS};
 use crate::http::{Health, serve_health, serve_plain, serve_tls};
 use crate::inject::{Settings, lenient_settings};
 use crate::kubeconfig;
@@ -44,10 +45,7 @@ use crate::restarts::{RestartOutcomes, Restarts};
 use crate::shares::Shares;
 use crate::sidecars::Sidecars;
 use crate::status::{EventSinks, KeptSecrets, ObservedPods, StatusWriter};
-use crate::sync::{
-    self, Authenticator, DebouncedChanges, EXCHANGES, EXCHANGES_OF_PODS, OperatorAccount, STREAMS, Snapshots,
-    Sync,
-};
+use crate::sync::{self, Authenticator, DebouncedChanges, OperatorAccount, STREAMS, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;

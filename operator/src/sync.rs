@@ -33,7 +33,7 @@ use crate::sidecars::Sidecars;
 pub use authenticate::{Authenticator, OperatorAccount};
 pub use debounced_changes::DebouncedChanges;
 pub use error::SyncError;
-pub use exchange::{EXCHANGES, EXCHANGES_OF_PODS, exchanged};
+pub use exchange::exchanged;
 pub use lines::{LineError, lines};
 pub use snapshots::Snapshots;
 pub use stream::STREAMS;

@@ -9,7 +9,7 @@ use mcp_auth_crds::{McpServerAuth, McpServerAuthSpec};
 use mcp_auth_credentials::{NotServedError, NotServedReason};
 
 use crate::entitlement::seniority;
-use crate::resources::NamespaceIndex;
+use crate::namespace_index::NamespaceIndex;
 
 /// The default limits nothing.
 #[derive(Clone, Copy, Debug)]

@@ -25,18 +25,7 @@ use crate::leader_client::{ForwardedExchange, LeaderError};
 use crate::metrics::ExchangeOutcome;
 use crate::pods::Pods;
 use crate::resources::Resources;
-use crate::shares::ShareLimits;
 
-/// Requests of one namespace that are answered at once, and of all: each may hold [`MAX_EXCHANGE_REQUEST_BYTES`].
-pub const EXCHANGES: ShareLimits = ShareLimits {
-    total: 2_048,
-    of_one: 512,
-};
-/// Of one pod, which are as many as a sidecar has on its connection. Of all together the namespaces have the bound.
-pub const EXCHANGES_OF_PODS: ShareLimits = ShareLimits {
-    total: 1_000_000,
-    of_one: 256,
-};
 /// Longest wait for a turn among them: the sidecar waits for the answer no longer than for a change of the lead and an authorization
 /// server.
 const TURN_TIMEOUT: Duration = Duration::from_millis(500);
