@@ -111,6 +111,8 @@ where
             (Poll::Ready(Err(error)), _) if error.is_of_request() => Poll::Ready(Err(error)),
             // A server may answer, and close before it has read the request: what it has answered counts.
             (_, Poll::Ready(answer)) => Poll::Ready(answer),
+            // It may have come, and not be told yet. What is reset is readable soon in any case: the answer, or its end.
+            (Poll::Ready(Err(Http1Error::Io(error))), Poll::Pending) if is_reset(&error) => Poll::Pending,
             (Poll::Ready(Err(error)), Poll::Pending) => Poll::Ready(Err(error)),
             (_, Poll::Pending) => Poll::Pending,
         }

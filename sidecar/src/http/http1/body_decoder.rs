@@ -9,6 +9,8 @@ use super::error::Http1Error;
 
 /// Chunk extensions of one body, all together.
 const MAX_EXTENSION_BYTES: usize = 16 * 1024;
+/// Space behind one size. A body of any length may have some behind each.
+const MAX_PADDING: u16 = 1024;
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
 const MAX_TRAILERS: usize = 256;
 /// Of 64 bits.
@@ -48,8 +50,8 @@ pub struct Chunks {
 enum ChunkState {
     #[default]
     Size,
-    /// Behind a size, where some servers pad.
-    SizeSpace,
+    /// Behind a size, where some servers pad, with so many bytes.
+    SizeSpace(u16),
     Extension,
     SizeLf,
     Data,
@@ -173,13 +175,16 @@ impl Chunks {
                 ChunkState::Size
             }
             (ChunkState::Size, _) if self.digits == 0 => return malformed("no size"),
-            (ChunkState::Size | ChunkState::SizeSpace, b'\t' | b' ') => {
-                self.count_extension_byte()?;
-                ChunkState::SizeSpace
+            (ChunkState::Size, b'\t' | b' ') => ChunkState::SizeSpace(1),
+            (ChunkState::SizeSpace(MAX_PADDING), b'\t' | b' ') => {
+                return malformed("a size is padded too far");
             }
-            (ChunkState::Size | ChunkState::SizeSpace, b';') => ChunkState::Extension,
-            (ChunkState::Size | ChunkState::SizeSpace | ChunkState::Extension, b'\r') => ChunkState::SizeLf,
-            (ChunkState::Size | ChunkState::SizeSpace, _) => return malformed("no size"),
+            (ChunkState::SizeSpace(bytes), b'\t' | b' ') => ChunkState::SizeSpace(bytes + 1),
+            (ChunkState::Size | ChunkState::SizeSpace(_), b';') => ChunkState::Extension,
+            (ChunkState::Size | ChunkState::SizeSpace(_) | ChunkState::Extension, b'\r') => {
+                ChunkState::SizeLf
+            }
+            (ChunkState::Size | ChunkState::SizeSpace(_), _) => return malformed("no size"),
             (ChunkState::Extension, b'\n') => return malformed("a line ends without CR"),
             (ChunkState::Extension, _) => {
                 self.count_extension_byte()?;

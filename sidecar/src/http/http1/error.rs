@@ -31,7 +31,8 @@ impl Http1Error {
     pub fn has_ended(&self) -> bool {
         match self {
             Self::Incomplete => true,
-            Self::Io(error) => is_reset(error),
+            // Of TLS without a closing alert.
+            Self::Io(error) => is_reset(error) || error.kind() == io::ErrorKind::UnexpectedEof,
             _ => false,
         }
     }

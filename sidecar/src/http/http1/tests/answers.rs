@@ -260,6 +260,14 @@ fn chunks_are_read_to_their_end_and_not_beyond() {
 }
 
 #[test]
+fn a_body_of_any_length_may_pad_each_size() {
+    let padded = "1    \r\nx\r\n".repeat(10_000);
+    let sent = format!("{CHUNKED}{padded}0\r\n\r\n");
+    let expected = format!("200 {}, whole, kept", "x".repeat(10_000));
+    assert_eq!(outcome("GET", &[sent.as_bytes()], false), expected);
+}
+
+#[test]
 fn heads_extensions_and_trailers_have_an_end() {
     let long = "x".repeat(70_000);
     let many = "x: y\r\n".repeat(300);

@@ -227,3 +227,57 @@ fn a_body_that_breaks_off_fails_the_request_and_an_answer_that_has_begun() {
         );
     }
 }
+
+/// A server that has closed: nothing more can be written, and that its answer has come is told a moment later.
+struct Closed(VecDeque<Poll<&'static [u8]>>);
+
+impl AsyncRead for Closed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let bytes = std::task::ready!(self.0.pop_front().unwrap_or(Poll::Ready(b"")));
+        buffer.put_slice(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Closed {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn an_answer_counts_that_is_told_after_the_connection_was_reset() {
+    let answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n";
+    for (reads, expected) in [
+        (vec![Poll::Pending, Poll::Ready(&answer[..])], Some(413)),
+        (vec![Poll::Pending], None),
+    ] {
+        let mut client = Connection::new(Closed(reads.into()));
+        client.begin(post(&[("content-length", "2")], Parts::over(&["xy"])));
+        assert!(client.poll_answer(&mut unwoken()).is_pending());
+        match client.poll_answer(&mut unwoken()) {
+            Poll::Ready(Ok(answer)) => assert_eq!(Some(answer.status().as_u16()), expected),
+            Poll::Ready(Err(error)) => assert!(expected.is_none() && error.has_ended(), "{error}"),
+            Poll::Pending => panic!("it would never end"),
+        }
+    }
+}
+
+#[test]
+fn a_connection_has_ended_that_tls_did_not_close() {
+    let error = |kind: std::io::ErrorKind| Http1Error::Io(kind.into());
+    assert!(error(std::io::ErrorKind::UnexpectedEof).has_ended());
+    assert!(!error(std::io::ErrorKind::InvalidData).has_ended());
+}
