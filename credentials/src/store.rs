@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_protocol::sync::Credential;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -132,6 +133,17 @@ impl Credentials {
         state.filter(|state| state.credential_identity == credential_identity)
     }
 
+    /// Whether sidecars are given a token for a resource as it is now. It is asked for crowds, and most have none.
+    pub fn has_token(&self, resource: &McpServerAuth) -> bool {
+        let states = self.states.lock();
+        let published = states.get(&ResourceRef::from(resource));
+        let state = published.map(|published| &published.state);
+        state.is_some_and(|state| {
+            matches!(state.credential, Credential::Bearer { .. })
+                && state.credential_identity == CredentialIdentity::for_resource(resource)
+        })
+    }
+
     /// What sidecars are given for a resource as it is now.
     pub fn get(&self, resource: &McpServerAuth) -> CredentialState {
         let pending = || CredentialState::pending(CredentialIdentity::for_resource(resource));
@@ -152,7 +164,6 @@ impl Credentials {
 
 #[cfg(test)]
 mod tests {
-    use mcp_auth_protocol::sync::Credential;
 
     use super::*;
 

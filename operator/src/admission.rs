@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::certificates::Certificates;
-use crate::entitlement::entitled;
 use crate::inject::{self, NOT_INJECTED_REASONS, NamespaceLimits, RoutesInPod, Settings};
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimitsLookup;
@@ -167,8 +166,7 @@ impl Admission {
             .as_ref()
             .and_then(|pod| pod.metadata.labels.clone())
             .unwrap_or_default();
-        let resources = self.resources.within_limits(namespace)?;
-        Some(entitled(&resources, &labels))
+        self.resources.entitled(namespace, &labels)
     }
 
     fn lookup_scope(&self, namespace: &str) -> LookupScope {

@@ -14,11 +14,11 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{Changes, Credentials, ResourceRef};
-use mcp_auth_protocol::sync::Credential;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
+use crate::entitlement::{Labels, entitled};
 use crate::namespace_index::NamespaceIndex;
 use crate::tenant_limits::TenantLimits;
 
@@ -142,14 +142,28 @@ impl Resources {
         Some(resources.cloned().collect())
     }
 
-    /// Of those the ones that pods may be given: each of the others is beyond a limit, and what works goes on.
+    /// Of those the ones that claim their server's name: each of the others is beyond a limit, and what works goes on.
     pub fn within_limits(&self, namespace: &str) -> Option<Vec<Arc<McpServerAuth>>> {
-        let has_token = |resource: &McpServerAuth| {
-            let credentials = self.credentials.as_ref();
-            let state = credentials.and_then(|credentials| credentials.published(resource));
-            state.is_some_and(|state| matches!(state.credential, Credential::Bearer { .. }))
-        };
+        let credentials = self.credentials.as_ref();
+        let has_token = |resource: &McpServerAuth| credentials.is_some_and(|it| it.has_token(resource));
         Some(self.limits.within(self.in_namespace(namespace)?, has_token))
+    }
+
+    /// Those that serve a pod with these labels, one for each server name, by which they are sorted. One that is beyond a limit has a
+    /// name that no other claims: its sidecars may have a token of it that this replica does not know, and go on with that.
+    pub fn entitled(&self, namespace: &str, labels: &Labels) -> Option<Vec<Arc<McpServerAuth>>> {
+        let all = self.in_namespace(namespace)?;
+        let within = self.within_limits(namespace)?;
+        let are_all_within = within.len() == all.len();
+        let mut given = entitled(&within, labels);
+        if !are_all_within {
+            let name = |resource: &Arc<McpServerAuth>| resource.spec.server.name.clone();
+            let claimed: HashSet<_> = given.iter().map(name).collect();
+            let others = entitled(&all, labels).into_iter();
+            given.extend(others.filter(|resource| !claimed.contains(&resource.spec.server.name)));
+            given.sort_by(|a, b| a.spec.server.name.cmp(&b.spec.server.name));
+        }
+        Some(given)
     }
 
     /// Whether the namespace has a resource.

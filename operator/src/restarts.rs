@@ -135,7 +135,7 @@ impl Restarts {
     }
 
     async fn restart_in(&self, namespace: &str) -> BTreeMap<ResourceRef, String> {
-        let resources = self.resources.within_limits(namespace).unwrap_or_default();
+        let resources = self.resources.in_namespace(namespace).unwrap_or_default();
         if self.mode == RestartMode::Never {
             let asking = resources
                 .iter()

@@ -39,15 +39,8 @@ pub(super) fn listen_address(
         (None, None, VariableValue::Literal(host)) if !host.is_empty() => Some(host),
         (None, None, VariableValue::Hidden) => None,
         _ if environment.may_come_from_env_from(variable) && server.is_none() => None,
-        // Something may say otherwise, and does where the kubelet asks it, which it could not on loopback.
-        _ if server.is_some()
-            && (environment.may_come_from_env_from(variable)
-                || invocation.environment_source.is_some()
-                || !assigned.is_empty())
-            && probed_port(container).is_some() =>
-        {
-            None
-        }
+        // Something, such as the image, says otherwise where the kubelet asks it, which it could not on loopback.
+        _ if server.is_some() && probed_port(container).is_some() => None,
         _ => Some(default.to_string()),
     };
     let Some(host) = host else {
@@ -134,6 +127,11 @@ mod tests {
     #[test]
     fn a_server_whose_address_is_not_shown_is_on_loopback_unless_the_kubelet_asks_it() {
         let server = "command: [uvicorn, 'litellm.proxy.proxy_server:app', --port, '4000']";
+        assert_eq!(
+            listens(&format!("{server}, livenessProbe: {{httpGet: {{port: 4000}}}}")),
+            "::",
+            "by the image's ENV"
+        );
         let hidden = format!("{server}, envFrom: [{{secretRef: {{name: keys}}}}]");
         assert_eq!(listens(&hidden), "127.0.0.1");
         assert_eq!(

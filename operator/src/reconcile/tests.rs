@@ -174,7 +174,15 @@ async fn a_crowd_of_one_tenant_leaves_other_work_its_turn_and_is_looked_at_withi
     let mut same = resource("z-same", 1);
     same.spec.server.name = "tools".into();
     same.spec.pod_selector = broad.spec.pod_selector.clone();
-    let first = [Event::Init, Event::InitApply(broad), Event::InitApply(same)];
+    let mut own_name = resource("own-name", 1);
+    own_name.spec.server.name = "search".into();
+    own_name.spec.pod_selector = broad.spec.pod_selector.clone();
+    let first = [
+        Event::Init,
+        Event::InitApply(broad),
+        Event::InitApply(own_name),
+        Event::InitApply(same),
+    ];
     let events = first.into_iter().chain(crowd).chain([Event::InitDone]);
     let events = stream::iter(events.map(Ok::<_, watcher::Error>)).chain(stream::pending());
     let Scene {
@@ -203,6 +211,14 @@ async fn a_crowd_of_one_tenant_leaves_other_work_its_turn_and_is_looked_at_withi
     );
     assert_eq!(problem(&reconciler, "z-same").as_deref(), Some("LimitExceeded"));
     assert_eq!(reconciler.resources.within_limits("apps").unwrap().len(), 500);
+    // A server's name that no other claims stays its: its sidecars may have a token that this replica has never seen.
+    let labels = [("app", "a1"), ("team", "red")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let entitled = reconciler.resources.entitled("apps", &labels.into()).unwrap();
+    let entitled: Vec<_> = entitled
+        .iter()
+        .map(|it| it.metadata.name.as_deref().unwrap())
+        .collect();
+    assert_eq!(entitled, ["own-name", "r001"]);
 
     let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let other_work = tokio::spawn({
@@ -223,7 +239,7 @@ async fn a_crowd_of_one_tenant_leaves_other_work_its_turn_and_is_looked_at_withi
     while let Ok(resource) = statuses_due.try_recv() {
         reconciled.insert(resource);
     }
-    assert_eq!(reconciled.len(), 502);
+    assert_eq!(reconciled.len(), 503);
 }
 
 #[tokio::test]

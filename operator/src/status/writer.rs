@@ -210,7 +210,7 @@ impl StatusWriter {
         };
         let was_any_taking_over = is_any_taking_over();
         let pods = self.pods(&resource_ref.namespace, now);
-        let neighbours = || self.observed.resources.within_limits(&resource_ref.namespace);
+        let neighbours = || self.observed.resources.in_namespace(&resource_ref.namespace);
         let selected = pods.as_ref().map(|pods| Selected {
             stale_servers: pods.stale_servers(resource, || neighbours().unwrap_or_default()),
             ..pods.selected_by(resource)

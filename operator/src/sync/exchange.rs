@@ -19,7 +19,6 @@ use tracing::{debug, warn};
 
 use super::authenticate::agree;
 use super::{Sync, SyncError};
-use crate::entitlement::entitled;
 use crate::http::read_body;
 use crate::leader_client::{ForwardedExchange, LeaderError};
 use crate::metrics::ExchangeOutcome;
@@ -157,17 +156,21 @@ async fn server(
     server: &str,
 ) -> Result<Arc<McpServerAuth>, SyncError> {
     let not_entitled = || SyncError::NotEntitled(server.chars().take(64).collect());
-    let resources = resources.within_limits(&pod.namespace);
-    let resources = resources.ok_or_else(|| SyncError::NotListed(pod.namespace.clone()))?;
+    let not_listed = || SyncError::NotListed(pod.namespace.clone());
     // Its pods are in no watch, so that each request would have the API server asked.
-    if resources.is_empty() {
+    if resources
+        .in_namespace(&pod.namespace)
+        .ok_or_else(not_listed)?
+        .is_empty()
+    {
         return Err(not_entitled());
     }
     let known = pods.get(&pod.namespace, &pod.name, &pod.uid).await;
     let known = known.map_err(|error| SyncError::ApiServer(error.to_string()))?;
     let known = known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
-    entitled(&resources, known.labels())
-        .into_iter()
+    let entitled = resources.entitled(&pod.namespace, known.labels());
+    let mut entitled = entitled.ok_or_else(not_listed)?.into_iter();
+    entitled
         .find(|resource| resource.spec.server.name == server)
         .ok_or_else(not_entitled)
 }

@@ -13,7 +13,7 @@ use mcp_auth_protocol::sync::{Capability, Snapshot};
 use parking_lot::Mutex;
 
 use crate::certificates::Certificates;
-use crate::entitlement::{Labels, entitled};
+use crate::entitlement::Labels;
 use crate::resources::Resources;
 
 use serialised::SerialisedServer;
@@ -161,8 +161,7 @@ impl Snapshots {
         }
         let authority = certificates.authority();
         // A namespace that was listed stays known.
-        let resources = resources.within_limits(namespace).unwrap_or_default();
-        let entitled = entitled(&resources, labels);
+        let entitled = resources.entitled(namespace, labels).unwrap_or_default();
         let snapshot = Snapshot {
             revision: String::new(),
             operator_ca: authority.clone(),

@@ -25,7 +25,6 @@ use super::lines::{Line, LineError, Reports, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
 use super::upgrade::{StreamUpgrade, pieces, switching_protocols};
 use super::{Sync, SyncError};
-use crate::entitlement::entitled;
 use crate::pods::WatchedPod;
 use crate::shares::{Share, ShareLimits};
 
@@ -304,8 +303,8 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
             return refused;
         }
     };
-    let resources = sync.resources.within_limits(&pod.namespace).unwrap_or_default();
-    for resource in entitled(&resources, known.labels()) {
+    let entitled = sync.resources.entitled(&pod.namespace, known.labels());
+    for resource in entitled.unwrap_or_default() {
         // One for each server: more are ignored.
         let of_server = |refused: &&RejectedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
