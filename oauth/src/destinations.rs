@@ -77,7 +77,7 @@ impl Destinations {
         judged.map_err(DestinationError::NeverAllowed)
     }
 
-    /// The same of a URL whose name nobody judges once more when it is resolved: where only public addresses are allowed, a name that
+    /// The same of a URL that the sidecar resolves, where addresses are not judged: where only public addresses are allowed, a name that
     /// the cluster's own DNS answers is a private one, unless it is listed.
     pub fn check_text_of_sidecar(&self, url: &str) -> Result<(), DestinationError> {
         self.check_text(url)?;
