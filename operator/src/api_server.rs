@@ -15,7 +15,7 @@ pub const STATUS_MANAGER: &str = "mcp-auth-operator";
 /// Longest wait for one answer. The client has none of its own, since watches have to last.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client that has a bounded number of requests under way, and so of connections, besides those of watches.
+/// A client that has a bounded number of requests under way, and so of connections, besides one for each watch, be it listing or watching.
 pub fn client(config: Config) -> kube::Result<Client> {
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&ConcurrencyLimit::new(MAX_CALLS))
