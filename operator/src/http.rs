@@ -63,6 +63,7 @@ const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits {
     without_request: 4_000,
     unauthenticated_by_address: 200,
     by_pod: 16,
+    not_entitled: 2_000,
 };
 /// Of the probes and metrics, which the kubelet and Prometheus ask for, and of published keys: nobody shows a token there.
 const MAX_PLAIN_CONNECTIONS: ConnectionLimits = ConnectionLimits {
@@ -70,6 +71,7 @@ const MAX_PLAIN_CONNECTIONS: ConnectionLimits = ConnectionLimits {
     without_request: 1_000,
     unauthenticated_by_address: 50,
     by_pod: 0,
+    not_entitled: 0,
 };
 /// Connections that wait to be accepted, as far as the system allows it: where a replica has gone, thousands of sidecars
 /// come to another at the same moment, and what has no room there is tried again after a second and more.

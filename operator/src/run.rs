@@ -45,7 +45,9 @@ use crate::restarts::{RestartOutcomes, Restarts};
 use crate::shares::Shares;
 use crate::sidecars::Sidecars;
 use crate::status::{EventSinks, KeptSecrets, ObservedPods, StatusWriter};
-use crate::sync::{self, Authenticator, DebouncedChanges, OperatorAccount, STREAMS, Snapshots, Sync};
+use crate::sync::{
+    self, Authenticator, DebouncedChanges, OperatorAccount, STREAMS, STREAMS_OF_UNSELECTED, Snapshots, Sync,
+};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
@@ -308,6 +310,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods: pods.clone(),
         sidecars,
         streams: Shares::new(STREAMS),
+        streams_of_unselected: Shares::new(STREAMS_OF_UNSELECTED),
         exchanges_of_pods: Shares::new(EXCHANGES_OF_PODS),
         exchanges: Shares::new(EXCHANGES),
         metrics: metrics.clone(),

@@ -36,7 +36,7 @@ pub use error::SyncError;
 pub use exchange::exchanged;
 pub use lines::{LineError, lines};
 pub use snapshots::Snapshots;
-pub use stream::STREAMS;
+pub use stream::{STREAMS, STREAMS_OF_UNSELECTED};
 
 /// What the endpoint works with.
 pub struct Sync {
@@ -56,6 +56,8 @@ pub struct Sync {
     pub sidecars: Sidecars,
     /// Of streams, by the uid of the pod.
     pub streams: Shares<String>,
+    /// Of those of pods that no resource selects, by namespace.
+    pub streams_of_unselected: Shares<String>,
     /// Of users' tokens that are asked for, by the uid of the pod.
     pub exchanges_of_pods: Shares<String>,
     /// Of the same, by the pod's namespace.

@@ -290,6 +290,7 @@ pub(super) mod tests {
             without_request: 1,
             unauthenticated_by_address: 1,
             by_pod: 1,
+            not_entitled: 1,
         });
         let mut request = request(body);
         let place = bounds.enter(address.into()).unwrap();

@@ -156,7 +156,8 @@ async fn a_connection_that_leaves_http_keeps_its_place_until_its_stream_ends() {
         let (upgrade, place) = upgrades.recv().await.unwrap();
         let stream = upgrade.await.unwrap();
         serving.await.unwrap();
-        place.authenticated("a pod").unwrap();
+        place.authenticated("llm", "a pod").unwrap();
+        place.entitled();
         assert!(
             bounds.enter(address).is_none(),
             "HTTP is over, and the stream is not"

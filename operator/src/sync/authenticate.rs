@@ -107,7 +107,8 @@ impl Authenticator {
         }))
     }
 
-    /// The pod that the request's bearer token is bound to. The connection that it came by is that pod's from now on.
+    /// The pod that the request's bearer token is bound to. The connection that it came by counts as that pod's from now on, and gives
+    /// way to others until it is said to be [`Place::entitled`].
     pub async fn authenticate(&self, head: &Parts) -> Result<Pod, SyncError> {
         Ok(self.authenticate_connection(head).await?.pod)
     }
@@ -122,13 +123,16 @@ impl Authenticator {
         if (&pod.namespace, &account) != (&operator.namespace, &operator.name) {
             return Err(SyncError::NotAReplica(format!("{}/{account}", pod.namespace)));
         }
+        if let Some(place) = place(head) {
+            place.entitled();
+        }
         Ok(pod)
     }
 
     async fn authenticate_connection(&self, head: &Parts) -> Result<Identity, SyncError> {
         let identity = self.identify(&head.headers).await?;
-        if let Some(place) = head.extensions.get::<Arc<Place>>() {
-            place.authenticated(&identity.pod.uid)?;
+        if let Some(place) = place(head) {
+            place.authenticated(&identity.pod.namespace, &identity.pod.uid)?;
         }
         Ok(identity)
     }
@@ -172,6 +176,11 @@ impl Authenticator {
         self.0.remember(digest, used_for, answer.clone());
         answer
     }
+}
+
+/// Of the connection that the request came by. Without one there is a test that calls this.
+pub fn place(head: &Parts) -> Option<&Arc<Place>> {
+    head.extensions.get()
 }
 
 impl AuthenticatorInner {

@@ -27,6 +27,11 @@ pub enum SyncError {
     TooManyConnections(#[from] TooManyOfPodError),
     #[error("the pod has {0} streams, or all pods have as many as there may be: close some of them")]
     TooManyStreams(u32),
+    #[error(
+        "no McpServerAuth selects the pod, and there are as many streams of such pods as there may be, of its namespace or in \
+         total: it has one as soon as one of their turns is free, or a resource selects it"
+    )]
+    TooManyUnselected,
     #[error("pod {0} does not exist any more")]
     NoSuchPod(String),
     #[error(
@@ -74,7 +79,7 @@ impl SyncError {
             Self::NotBoundToPod => reasons::NOT_BOUND_TO_POD,
             Self::OtherPod { .. } => reasons::OTHER_POD,
             Self::TooManyConnections(_) => reasons::TOO_MANY_CONNECTIONS,
-            Self::TooManyStreams(_) => reasons::TOO_MANY_STREAMS,
+            Self::TooManyStreams(_) | Self::TooManyUnselected => reasons::TOO_MANY_STREAMS,
             Self::NoSuchPod(_) => reasons::NO_SUCH_POD,
             Self::NotListed(_) => reasons::NOT_LISTED,
             Self::NoReport(_) => reasons::NO_REPORT,
@@ -99,9 +104,10 @@ impl SyncError {
             Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) | Self::NotAReplica(_) => {
                 StatusCode::FORBIDDEN
             }
-            Self::TooManyConnections(_) | Self::TooManyStreams(_) | Self::TooManyExchanges => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::TooManyConnections(_)
+            | Self::TooManyStreams(_)
+            | Self::TooManyUnselected
+            | Self::TooManyExchanges => StatusCode::TOO_MANY_REQUESTS,
             Self::OfLeader { status, .. } => *status,
             Self::NotEntitled(_) => StatusCode::FORBIDDEN,
             Self::NoReport(_) | Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => {

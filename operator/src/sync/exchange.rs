@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::authenticate::agree;
+use super::authenticate::{agree, place};
 use super::{Sync, SyncError};
 use crate::http::read_body;
 use crate::leader_client::{ForwardedExchange, LeaderError};
@@ -61,6 +61,9 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     let exchange_request = parse(&body.map_err(SyncError::UnreadableBody)?)?;
     agree(&exchange_request.pod, &pod)?;
     let resource = server(&sync.resources, &sync.pods, &pod, &exchange_request.server).await?;
+    if let Some(place) = place(&head) {
+        place.entitled();
+    }
     if exchange_request.url != resource.spec.server.url {
         return Err(SyncError::OtherUrl);
     }

@@ -20,11 +20,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{Span, debug, info, info_span, warn};
 
 use super::answers::Answers;
-use super::authenticate::agree;
+use super::authenticate::{agree, place};
 use super::lines::{Line, LineError, Reports, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
 use super::upgrade::{StreamUpgrade, pieces, switching_protocols};
 use super::{Sync, SyncError};
+use crate::connection_bounds::Place;
 use crate::pods::WatchedPod;
 use crate::shares::{Share, ShareLimits};
 
@@ -44,6 +45,12 @@ const _: () = assert!(
 pub const STREAMS: ShareLimits = ShareLimits {
     total: 20_000,
     of_one: 4,
+};
+/// Of these the ones of pods that no resource selects, of one namespace and of all: any pod can ask for a token of its own, and takes
+/// no stream from those that are served.
+pub const STREAMS_OF_UNSELECTED: ShareLimits = ShareLimits {
+    total: 2_000,
+    of_one: 500,
 };
 /// How long a sidecar waits for a replica that has only just started to know the tokens.
 const KNOWING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,6 +92,11 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
     let pod = sync.authenticator.authenticate(&head).await?;
     let turn = sync.streams.take(pod.uid.clone(), 1, Duration::ZERO).await;
     let turn = turn.ok_or(SyncError::TooManyStreams(STREAMS.of_one))?;
+    let mut standing = Standing {
+        place: place(&head).cloned(),
+        _turn: turn,
+        turn_of_unselected: None,
+    };
     // Afterwards, since it takes the connection's place, which has become the pod's.
     let upgrade = StreamUpgrade::requested_by(&mut head);
     let mut knows_tokens = sync.knows_tokens.clone();
@@ -92,6 +104,8 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
     if !matches!(tokio::time::timeout(KNOWING_TIMEOUT, knowing).await, Ok(Ok(_))) {
         return Err(SyncError::NotLeading);
     }
+    // Before the report, for which a sidecar has time: a pod that is not selected has to have a turn of those meanwhile.
+    let seen = stand(&sync, &pod, &mut standing).await?;
     let mut reports = reports(body.into_data_stream());
     let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, first_report(&mut reports)).await;
     let first = match first {
@@ -106,16 +120,10 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
         }
     };
     agree(&first.pod, &pod)?;
-    if sync.resources.in_namespace(&pod.namespace).is_none() {
-        return Err(SyncError::NotListed(pod.namespace));
-    }
-    let known = sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await;
-    let known = known.map_err(|error| SyncError::ApiServer(error.to_string()))?;
-    known.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
     let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
     let Some(upgrade) = upgrade else {
-        let lines = lines(sync, (pod, turn), first, reports, span).map(Ok::<Bytes, Infallible>);
+        let lines = lines(sync, (pod, standing, seen), first, reports, span).map(Ok::<Bytes, Infallible>);
         return Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(lines)).into_response());
     };
     // HTTP hands the connection over when it has read the request to its end.
@@ -131,7 +139,7 @@ async fn accept(sync: Arc<Sync>, request: Request) -> Result<Response, SyncError
         if let Some((reader, writer)) = upgrade.halves().await {
             let lines = Box::pin(lines(
                 sync,
-                (pod, turn),
+                (pod, standing, seen),
                 first,
                 self::reports(pieces(reader)),
                 span,
@@ -161,13 +169,12 @@ async fn first_report(reports: &mut Reports) -> Option<Result<Report, LineError>
 /// slowly by the writer.
 fn lines(
     sync: Arc<Sync>,
-    (pod, turn): (Pod, Share),
+    (pod, mut standing, seen): (Pod, Standing, Seen),
     first: Report,
     mut reports: Reports,
     span: Span,
 ) -> impl Stream<Item = Bytes> + Send {
     stream! {
-        let _turn = turn;
         let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
         let _connected = sync.metrics.sidecar_connected();
         let mut disconnect = Disconnect { span, why: "the sidecar went away" };
@@ -183,13 +190,17 @@ fn lines(
         let mut knows_tokens = sync.knows_tokens.clone();
         let mut heartbeat = heartbeat(Instant::now());
         let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
-        let mut seen = None;
+        let mut seen = Some(seen);
         let mut sent: Option<Arc<SerialisedSnapshot>> = None;
         disconnect.why = loop {
             tokio::select! {
                 changed = changes.changed() => {
                     if changed.is_err() { break "the operator is stopping" }
-                    match newest(&sync, &pod, &mut seen).await {
+                    let newest = newest(&sync, &pod, &mut seen).await;
+                    if let Ok(Some(newest)) = &newest {
+                        standing.look_at(newest);
+                    }
+                    match newest {
                         Ok(Some(newest)) if is_revision(&newest, sent.as_ref()) => {}
                         Ok(Some(newest)) => {
                             entry.record_sent(&newest.revision);
@@ -318,6 +329,54 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
     Vec::new()
 }
 
+/// What a stream takes of the bounds.
+struct Standing {
+    place: Option<Arc<Place>>,
+    _turn: Share,
+    /// Until a resource selects the pod. Where none does any more, the stream stays until its time is up.
+    turn_of_unselected: Option<Share>,
+}
+
+impl Standing {
+    /// Whether a resource selects the pod, which then keeps its place.
+    fn look_at(&mut self, newest: &SerialisedSnapshot) -> bool {
+        let is_selected = newest.has_servers();
+        if is_selected {
+            self.turn_of_unselected = None;
+            if let Some(place) = &self.place {
+                place.entitled();
+            }
+        }
+        is_selected
+    }
+}
+
+/// Looks the pod up. One that no resource selects gets a turn of those, or none.
+async fn stand(sync: &Sync, pod: &Pod, standing: &mut Standing) -> Result<Seen, SyncError> {
+    let Some(resources) = sync.resources.in_namespace(&pod.namespace) else {
+        return Err(SyncError::NotListed(pod.namespace.clone()));
+    };
+    let turn_of_unselected = async || {
+        let turns = &sync.streams_of_unselected;
+        let turn = turns.take(pod.namespace.clone(), 1, Duration::ZERO).await;
+        turn.map(Some).ok_or(SyncError::TooManyUnselected)
+    };
+    // Nothing can select it, and it is in no watch: the API server is not asked for more of these than have a turn.
+    if resources.is_empty() {
+        standing.turn_of_unselected = turn_of_unselected().await?;
+    }
+    let mut seen = None;
+    let newest = newest(sync, pod, &mut seen).await;
+    let newest = newest.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    let (Some(newest), Some(seen)) = (newest, seen) else {
+        return Err(SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)));
+    };
+    if !standing.look_at(&newest) && standing.turn_of_unselected.is_none() {
+        standing.turn_of_unselected = turn_of_unselected().await?;
+    }
+    Ok(seen)
+}
+
 /// The pod as it was looked at last, and the group that it then was of.
 struct Seen {
     pod: Arc<WatchedPod>,
@@ -350,41 +409,4 @@ fn is_revision(newest: &SerialisedSnapshot, sent: Option<&Arc<SerialisedSnapshot
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sidecar_whose_turns_add_up_hears_why_before_it_gives_up() {
-        let turns = async {
-            tokio::time::sleep(SYNC_SILENCE - Duration::from_secs(4)).await;
-            Ok(())
-        };
-        let gives_up =
-            tokio::time::timeout(SYNC_SILENCE - Duration::from_secs(2), within_open_timeout(turns));
-        let error = gives_up.await.unwrap().unwrap_err();
-        assert_eq!(error.reason(), "ApiServer");
-        within_open_timeout(async { Ok(()) }).await.unwrap();
-    }
-
-    #[test]
-    fn streams_that_began_together_end_apart() {
-        let longest = Duration::from_secs(1800);
-        assert_eq!(lifetime(longest, 0.0), longest);
-        assert_eq!(lifetime(longest, 0.5), Duration::from_secs(1620));
-        assert_eq!(lifetime(longest, 1.0), Duration::from_secs(1440));
-    }
-
-    #[test]
-    fn heartbeats_of_streams_that_began_apart_fall_on_the_same_ticks_and_none_is_late() {
-        let origin = Instant::now();
-        for milliseconds in [0, 1, 249, 250, 251, 100_003] {
-            let now = origin + Duration::from_millis(milliseconds);
-            let first = next_heartbeat(origin, now);
-            let wait = first - now;
-            assert!(wait <= HEARTBEAT && wait > HEARTBEAT - HEARTBEAT_GRID, "{wait:?}");
-            let since = first - origin;
-            assert_eq!(since.as_millis() % HEARTBEAT_GRID.as_millis(), 0);
-            assert!(HEARTBEAT.as_millis().is_multiple_of(HEARTBEAT_GRID.as_millis()));
-        }
-    }
-}
+mod tests;

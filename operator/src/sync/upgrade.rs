@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use futures::future::OptionFuture;
 use futures::{Stream, StreamExt, stream};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -42,7 +43,7 @@ pub type FromSidecar = ReadHalf<TokioIo<Upgraded>>;
 /// What it is told.
 pub struct ToSidecar {
     writer: WriteHalf<TokioIo<Upgraded>>,
-    _place: Option<Arc<Place>>,
+    place: Option<Arc<Place>>,
 }
 
 impl StreamUpgrade {
@@ -63,8 +64,8 @@ impl StreamUpgrade {
         match timeout(HANDOVER_TIMEOUT, self.connection).await {
             Ok(Ok(connection)) => {
                 let (reader, writer) = tokio::io::split(TokioIo::new(connection));
-                let _place = self.place;
-                Some((reader, ToSidecar { writer, _place }))
+                let place = self.place;
+                Some((reader, ToSidecar { writer, place }))
             }
             Ok(Err(error)) => {
                 debug!(%error, "a stream was not handed over");
@@ -105,9 +106,22 @@ pub fn pieces(
 }
 
 impl ToSidecar {
-    /// Sends each line as soon as the one before has gone, and then says that the stream has ended.
+    /// Sends each line as soon as the one before has gone, and then says that the stream has ended, unless the connection has to give way
+    /// before.
     pub async fn send_all(self, lines: Pin<Box<impl Stream<Item = Bytes>>>) {
-        send_lines(self.writer, lines).await;
+        send_until_closed(self.writer, self.place.as_deref(), lines).await;
+    }
+}
+
+async fn send_until_closed(
+    writer: impl AsyncWrite + Unpin,
+    place: Option<&Place>,
+    lines: Pin<Box<impl Stream<Item = Bytes>>>,
+) {
+    let closed = OptionFuture::from(place.map(Place::closed));
+    tokio::select! {
+        () = send_lines(writer, lines) => {}
+        Some(()) = closed => debug!("a stream was closed: it gave way to another connection"),
     }
 }
 
@@ -134,6 +148,28 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::connection_bounds::{ConnectionBounds, ConnectionLimits};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_out_of_http_ends_where_its_connection_gives_way() {
+        let bounds = ConnectionBounds::new(ConnectionLimits {
+            total: 1,
+            without_request: 1,
+            unauthenticated_by_address: 1,
+            by_pod: 1,
+            not_entitled: 0,
+        });
+        let place = bounds.enter([10, 0, 0, 1].into()).unwrap();
+        place.authenticated("strangers", "a").unwrap();
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let lines = stream::iter([Bytes::from_static(b"a\n")]).chain(stream::pending());
+        let sends = tokio::spawn(async move { send_until_closed(ours, Some(&place), Box::pin(lines)).await });
+        theirs.read_exact(&mut [0; 2]).await.unwrap();
+        let _newcomer = bounds.enter([10, 0, 0, 2].into()).unwrap();
+        let ended = timeout(SYNC_SILENCE, theirs.read(&mut [0])).await;
+        assert_eq!(ended.expect("it is closed").unwrap(), 0);
+        sends.await.unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_sidecar_that_takes_a_line_a_few_bytes_at_a_time_is_disconnected() {

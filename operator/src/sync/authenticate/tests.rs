@@ -179,6 +179,7 @@ async fn a_pod_that_shows_its_token_by_many_connections_is_told_so_and_keeps_tho
         without_request: 10,
         unauthenticated_by_address: 10,
         by_pod: 2,
+        not_entitled: 10,
     });
     let by_new_connection = async |kept: &mut Vec<Arc<Place>>| {
         let place = Arc::new(bounds.enter([10, 0, 0, 1].into()).unwrap());
@@ -284,8 +285,19 @@ async fn a_replica_is_a_pod_of_the_operators_own_account_and_namespace() {
             namespace: namespace.into(),
             name: name.into(),
         };
-        let head = head(&token("u1"));
+        let bounds = ConnectionBounds::new(ConnectionLimits {
+            total: 1,
+            without_request: 1,
+            unauthenticated_by_address: 1,
+            by_pod: 1,
+            not_entitled: 0,
+        });
+        let mut head = head(&token("u1"));
+        let place = Arc::new(bounds.enter([10, 0, 0, 1].into()).unwrap());
+        head.extensions.insert(place);
         let answer = authenticator.authenticate_replica(&head, &operator).await;
+        let has_newcomer_its_place = bounds.enter([10, 0, 0, 2].into()).is_some();
+        assert_eq!(has_newcomer_its_place, !is_replica);
         match is_replica {
             true => assert_eq!(answer.unwrap().name, "litellm-0"),
             false => assert_eq!(answer.unwrap_err().reason(), "NotAReplica"),

@@ -62,6 +62,10 @@ impl SerialisedSnapshot {
         }
     }
 
+    pub fn has_servers(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
     pub fn has_content_of(&self, other: &Self) -> bool {
         let is_same = |(one, other)| is_same_server(one, other);
         self.head == other.head
