@@ -18,10 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tower::{BoxError, Layer, Service};
 
-/// Requests under way at once: the 50 TokenReviews, the 16 statuses and a few others, each of which has a bound of its own.
-pub const MAX_CALLS: usize = 80;
+/// Requests under way at once: TokenReviews, statuses and a few others, each of which has a bound of its own. A connection that the pool
+/// begins for a request which then finds a free one stays too: with this many and those of lists there are fewer than 100, watches aside.
+pub const MAX_CALLS: usize = 48;
 /// Pages of watches' lists under way at once.
-const MAX_WATCH_LISTS: usize = 40;
+const MAX_WATCH_LISTS: usize = 16;
 /// Longest wait for one page of such a list, as long as an API server works on a request (`--request-timeout`). The watcher then lists
 /// again, later each time.
 const WATCH_LIST_TIMEOUT: Duration = Duration::from_secs(60);
