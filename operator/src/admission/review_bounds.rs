@@ -34,8 +34,9 @@ const PARSED: ShareLimits = ShareLimits {
     total: 48 * 1024,
     of_one: 24 * 1024,
 };
-/// A body of which nothing comes for this long is given up: an API server has it whole when it begins to send.
-const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A body of which nothing comes for this long is given up: an API server has it whole when it begins to send, and one under load may
+/// leave it for more than a second.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reviews at once for which the API server is asked.
 const LOOKUPS: ShareLimits = ShareLimits {
     total: 16,
@@ -360,11 +361,11 @@ pub(super) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_of_which_nothing_comes_for_a_second_is_given_up_and_a_slow_one_is_read() {
+    async fn a_body_of_which_nothing_comes_for_two_seconds_is_given_up_and_a_slow_one_is_read() {
         let bounds = ReviewBounds::default();
         let parts = |number: usize| stream::repeat_with(|| Ok::<_, std::io::Error>("  ")).take(number);
         let slow = parts(5).then(async |part| {
-            tokio::time::sleep(STALL_TIMEOUT * 9 / 10).await;
+            tokio::time::sleep(Duration::from_millis(1_800)).await;
             part
         });
         let body = bounds.body(request(Body::from_stream(slow))).await.unwrap();
