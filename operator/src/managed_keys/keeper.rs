@@ -15,7 +15,7 @@ use mcp_auth_credentials::ResourceRef;
 use mcp_auth_credentials::conditions::seconds;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, yield_now};
 use tracing::{info, warn};
 
 use super::key_set::{self, KeySets, Plan, Wanted};
@@ -27,6 +27,8 @@ use crate::resources::Resources;
 const MAX_ATTEMPTS: u32 = 5;
 /// First and longest wait after the Secret could not be written.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Resources that are looked at in one go for whether they are to get a key.
+const MAX_ASKED_AT_ONCE: usize = 16;
 /// How often it is looked whether something is due although nothing happened.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
 
@@ -68,7 +70,7 @@ impl ManagedKeys {
         let mut last_pass = Timestamp::MIN;
         loop {
             let now = seconds(self.now());
-            let wanted = self.wanted(resources, is_taken_up());
+            let wanted = self.wanted(resources, is_taken_up()).await;
             let is_known = |namespace: &str| resources.in_namespace(namespace).is_some();
             let wait_until = match self.pass(config, &wanted, is_known, now).await {
                 Ok(plan) => {
@@ -172,21 +174,37 @@ impl ManagedKeys {
         .map(drop)
     }
 
-    /// Of the resources that have a key and of those that are to get one.
-    pub(super) fn wanted(
+    /// Of the resources that have a key and of those that are to get one. Whether one is to is decided by all of its namespace: the other
+    /// tasks of the replica that leads, which are polled with this one, have their turns in between.
+    pub(super) async fn wanted(
         &self,
         resources: &Resources,
         mut is_taken_up: impl FnMut(&McpServerAuth) -> bool,
     ) -> BTreeMap<ResourceRef, Wanted> {
-        let keys = self.0.keys.read();
-        let has_key =
-            |resource_ref: &ResourceRef| keys.as_ref().is_some_and(|keys| keys.contains_key(resource_ref));
-        let wanted = resources.store().state().into_iter().filter_map(|resource| {
+        let mut all = BTreeMap::new();
+        let mut asked = 0;
+        for resource in resources.store().state() {
             let resource_ref = ResourceRef::from(&*resource);
-            let wanted = key_set::wanted(&resource)?;
-            (has_key(&resource_ref) || is_taken_up(&resource)).then_some((resource_ref, wanted))
-        });
-        wanted.collect()
+            let Some(wanted) = key_set::wanted(&resource) else {
+                continue;
+            };
+            if !self.has_key(&resource_ref) {
+                asked += 1;
+                if asked % MAX_ASKED_AT_ONCE == 0 {
+                    yield_now().await;
+                }
+                if !is_taken_up(&resource) {
+                    continue;
+                }
+            }
+            all.insert(resource_ref, wanted);
+        }
+        all
+    }
+
+    fn has_key(&self, resource_ref: &ResourceRef) -> bool {
+        let keys = self.0.keys.read();
+        keys.as_ref().is_some_and(|keys| keys.contains_key(resource_ref))
     }
 
     /// Keys that were made before their time, and whose time has come since the last pass.

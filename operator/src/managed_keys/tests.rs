@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::key_set::{Wanted, plan};
 use super::publish::{Publisher, key_set, metadata};
 use super::*;
-use crate::resources::Resources;
+use crate::resources::{ResourceEvent, Resources};
 
 const URL: &str = "https://keys.company.com/mcp";
 
@@ -59,17 +59,24 @@ fn made(resource: &McpServerAuth, at: Timestamp) -> KeySets {
     plan(&KeySets::new(), &wanted, |_| true, at).changed.unwrap()
 }
 
-async fn publisher(keys: &ManagedKeys, resource: McpServerAuth) -> Publisher {
-    let listed = [Event::Init, Event::InitApply(resource), Event::InitDone];
-    let events = stream::iter(listed.map(Ok::<_, watcher::Error>)).chain(stream::pending());
+async fn listed(all: impl Iterator<Item = McpServerAuth>) -> Resources {
+    let shown = all.map(Event::InitApply).chain([Event::InitDone]);
+    let events: Vec<_> = [Event::Init]
+        .into_iter()
+        .chain(shown)
+        .map(Ok::<_, watcher::Error>)
+        .collect();
+    let events = stream::iter(events).chain(stream::pending());
     let (resources, mut watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], Changes::default());
-    // The resource, and that all have been listed.
-    watch.next().await;
-    watch.next().await;
+    while watch.next().await != ResourceEvent::Listed {}
+    resources
+}
+
+async fn publisher(keys: &ManagedKeys, resource: McpServerAuth) -> Publisher {
     Publisher {
         keys: keys.clone(),
-        resources,
+        resources: listed([resource].into_iter()).await,
     }
 }
 
@@ -152,10 +159,46 @@ async fn a_resource_that_the_secret_has_no_room_for_is_told_the_way_out_until_it
 async fn a_resource_that_is_not_taken_up_gets_no_first_key_and_keeps_the_one_it_has() {
     let keys = managed_keys(None, &Clock::starting_at(now()));
     let Publisher { resources, .. } = publisher(&keys, managed()).await;
-    assert!(keys.wanted(&resources, |_| false).is_empty());
-    assert_eq!(keys.wanted(&resources, |_| true).len(), 1);
+    assert!(keys.wanted(&resources, |_| false).await.is_empty());
+    assert_eq!(keys.wanted(&resources, |_| true).await.len(), 1);
     keys.replace(made(&managed(), now()));
-    assert_eq!(keys.wanted(&resources, |_| false).len(), 1);
+    assert_eq!(keys.wanted(&resources, |_| false).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_look_at_hundreds_of_resources_leaves_turns_to_what_else_the_leader_does() {
+    let keys = managed_keys(None, &Clock::starting_at(now()));
+    let named = |number: usize| {
+        let mut resource = managed();
+        resource.metadata.name = Some(format!("r{number}"));
+        resource
+    };
+    let listed = listed((0..400).map(named)).await;
+    let asked = std::cell::Cell::new(0);
+    let wanted = keys.wanted(&listed, |_| {
+        asked.set(asked.get() + 1);
+        true
+    });
+    let most_at_once = std::cell::Cell::new(0);
+    let others = async {
+        let mut before = 0;
+        loop {
+            most_at_once.set(most_at_once.get().max(asked.get() - before));
+            before = asked.get();
+            tokio::task::yield_now().await;
+        }
+    };
+    let wanted = tokio::select! {
+        biased;
+        wanted = wanted => wanted,
+        () = others => unreachable!("they go on"),
+    };
+    assert_eq!(wanted.len(), 400);
+    assert!(
+        (1..=16).contains(&most_at_once.get()),
+        "{} at once",
+        most_at_once.get()
+    );
 }
 
 /// Watches and keeps a Secret that holds no keys until it has been replaced, which is returned.
