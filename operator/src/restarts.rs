@@ -388,3 +388,6 @@ fn is_candidate(pod: &WatchedPod) -> bool {
 fn is_selected(resource: &McpServerAuth, pod: &WatchedPod) -> bool {
     selects(&resource.spec.pod_selector, pod.labels())
 }
+
+#[cfg(test)]
+mod tests;
