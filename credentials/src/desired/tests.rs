@@ -417,22 +417,8 @@ fn a_refresh_before_that_cannot_be_read_names_its_field() {
     );
 }
 
-/// Made by `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1`.
-const P521_AUTHORITY: &str = "\
------BEGIN CERTIFICATE-----
-MIICBjCCAWigAwIBAgIUSPYryZbGuTnOflRhDNeMQqhFYhcwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyOTIyMDIwOVoYDzIxMjYxMTA1
-MjIwMjA5WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwgZswEAYHKoZIzj0CAQYFK4EE
-ACMDgYYABABrzrvsRzOtLoEpirfDZk+q4ODRPwaZBQuqQImZhBPHEOuhMmtFKAWk
-Hg24VMoh0q3tKw8KT06Upm0K/MSeWg//IwDSPmrxniWcn1t1LJUtyJiOUlNg6PoE
-W92/Ts1wBetJzv8ty72WjyyCpYApcdygGlkGSw5OD+JtcDBENzPYBji6+aNTMFEw
-HQYDVR0OBBYEFNW10kmevV1c2ewapVT0Vwt+YlZvMB8GA1UdIwQYMBaAFNW10kme
-vV1c2ewapVT0Vwt+YlZvMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDgYsA
-MIGHAkIBuHPR1Y13jrX2uTwSJZdJ6xolo/TBByu9kPvNjZ9aohBCT8ChHAYMDtEn
-6TdrYe9Zkl8R9tCICc5cifmTezB9aYcCQQqivnMrVWfiBroFB6xnrWXPJLTVdYJl
-xX4cMloEBl40FEfaT/uEp6SCF2Ho5FJ+Zod5lsan9hQdgOL2E5ywVgun
------END CERTIFICATE-----
-";
+/// The one that the sidecar's tests have.
+const P521_AUTHORITY: &str = include_str!("../../../sidecar/src/http/testdata/p521-authority.pem");
 
 #[test]
 fn a_ca_bundle_that_nothing_can_be_verified_by_is_refused_by_the_name_of_its_key() {

@@ -260,21 +260,7 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
 
 /// Made by `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1`.
 #[cfg(test)]
-pub const P521_AUTHORITY: &str = "\
------BEGIN CERTIFICATE-----
-MIICBjCCAWigAwIBAgIUSPYryZbGuTnOflRhDNeMQqhFYhcwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyOTIyMDIwOVoYDzIxMjYxMTA1
-MjIwMjA5WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwgZswEAYHKoZIzj0CAQYFK4EE
-ACMDgYYABABrzrvsRzOtLoEpirfDZk+q4ODRPwaZBQuqQImZhBPHEOuhMmtFKAWk
-Hg24VMoh0q3tKw8KT06Upm0K/MSeWg//IwDSPmrxniWcn1t1LJUtyJiOUlNg6PoE
-W92/Ts1wBetJzv8ty72WjyyCpYApcdygGlkGSw5OD+JtcDBENzPYBji6+aNTMFEw
-HQYDVR0OBBYEFNW10kmevV1c2ewapVT0Vwt+YlZvMB8GA1UdIwQYMBaAFNW10kme
-vV1c2ewapVT0Vwt+YlZvMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDgYsA
-MIGHAkIBuHPR1Y13jrX2uTwSJZdJ6xolo/TBByu9kPvNjZ9aohBCT8ChHAYMDtEn
-6TdrYe9Zkl8R9tCICc5cifmTezB9aYcCQQqivnMrVWfiBroFB6xnrWXPJLTVdYJl
-xX4cMloEBl40FEfaT/uEp6SCF2Ho5FJ+Zod5lsan9hQdgOL2E5ywVgun
------END CERTIFICATE-----
-";
+pub const P521_AUTHORITY: &str = include_str!("testdata/p521-authority.pem");
 
 #[cfg(test)]
 mod tests {
