@@ -1,7 +1,12 @@
 //! Against an API server that knows one ReplicaSet.
 
+/// As the other tests have it: their crate has the whole operator built, and cannot be used here.
+#[path = "../../../tests/src/admission_review.rs"]
+mod admission_review;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use admission_review::admission_review;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
@@ -119,33 +124,23 @@ fn owner(name: &str, uid: &str) -> Value {
 
 /// A review of a pod that cannot be injected and asks for it.
 fn review_of(namespace: &str, owners: &Value, dry_run: bool) -> Value {
-    json!({
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "u-1",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": namespace,
-            "operation": "CREATE",
-            "dryRun": dry_run,
-            "userInfo": {},
-            "object": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "generateName": "litellm-7c9-",
-                    "labels": {
-                        "app.kubernetes.io/name": "litellm", "pod-template-hash": "7c9", "mcpauth.dev/inject": "true",
-                    },
-                    "ownerReferences": owners,
-                },
-                "spec": {
-                    "containers": [{"name": "litellm", "image": "litellm", "args": ["--ssl_keyfile_path", "/tls/key"]}],
-                },
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "litellm-7c9-",
+            "labels": {
+                "app.kubernetes.io/name": "litellm", "pod-template-hash": "7c9", "mcpauth.dev/inject": "true",
             },
+            "ownerReferences": owners,
         },
-    })
+        "spec": {
+            "containers": [{"name": "litellm", "image": "litellm", "args": ["--ssl_keyfile_path", "/tls/key"]}],
+        },
+    });
+    let mut review = admission_review(namespace, &pod);
+    review["request"]["dryRun"] = dry_run.into();
+    review
 }
 
 async fn answer(admission: &Admission, review: &Value) -> Result<Value, StatusCode> {
