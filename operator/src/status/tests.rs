@@ -13,6 +13,7 @@ use crate::pods::WatchedPod;
 use crate::refused_pods::RefusedPod;
 use crate::sidecars::Sidecar;
 
+mod notices;
 mod pods;
 mod reachability;
 mod renewals;
