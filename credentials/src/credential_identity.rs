@@ -12,9 +12,13 @@ use sha2::{Digest, Sha256};
 /// What a credential was minted for: the server's URL, the authorization server and what was requested of it,
 /// but not how the client proved who it is: a token is as good after its client's key has changed. A token is
 /// never handed out for another identity than its own, so that a changed URL cannot be sent the token of the
-/// old one.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct CredentialIdentity(String);
+/// old one. Nor is it for another resource than the one that it was minted for: one that was deleted and created again
+/// with the same name and spec is another, and the token of the one before may have been revoked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CredentialIdentity {
+    request: String,
+    resource_uid: Option<String>,
+}
 
 impl CredentialIdentity {
     pub fn for_resource(resource: &McpServerAuth) -> Self {
@@ -36,12 +40,49 @@ impl CredentialIdentity {
             Some(app) => serde_json::to_string(&(server.0, server.1, app)),
             None => serde_json::to_string(&(server.0, server.1, oauth2, &spec.bearer_token)),
         };
-        Self(text.expect("a spec is plain values"))
+        Self {
+            request: text.expect("a spec is plain values"),
+            resource_uid: resource.metadata.uid.clone(),
+        }
     }
 
-    /// A short text that differs for different identities: the sync protocol's `mintedFor`.
+    /// As replicas tell one another of it. Those that know nothing of uids tell `request` alone.
+    pub(crate) fn from_parts(request: String, resource_uid: Option<String>) -> Self {
+        Self {
+            request,
+            resource_uid,
+        }
+    }
+
+    pub(crate) fn request(&self) -> &str {
+        &self.request
+    }
+
+    /// The `metadata.uid` of the resource; `None` of a resource that is in no cluster, and of one that a replica of
+    /// before uids were told tells of.
+    pub fn resource_uid(&self) -> Option<&str> {
+        self.resource_uid.as_deref()
+    }
+
+    /// The same in short, with the digest in place of the request.
+    pub(crate) fn shortened(&self) -> Self {
+        Self::from_parts(self.digest(), self.resource_uid.clone())
+    }
+
+    /// Whether a credential for the one is a credential for the other. An unknown uid is no difference.
+    pub fn is_same_credential(&self, other: &Self) -> bool {
+        self.request == other.request && !self.is_of_another_resource(other)
+    }
+
+    /// Whether both are known to be of different resources, whatever their specs are.
+    pub fn is_of_another_resource(&self, other: &Self) -> bool {
+        let uids = self.resource_uid.as_ref().zip(other.resource_uid.as_ref());
+        uids.is_some_and(|(uid, other)| uid != other)
+    }
+
+    /// A short text that differs for different requests: the sync protocol's `mintedFor`.
     pub fn digest(&self) -> String {
-        let digest: [u8; 32] = Sha256::digest(&self.0).into();
+        let digest: [u8; 32] = Sha256::digest(&self.request).into();
         digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

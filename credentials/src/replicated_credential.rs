@@ -12,7 +12,10 @@ use crate::token_details::{ReplicatedCredentialError, TokenDetails};
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedCredential {
-    credential_identity: CredentialIdentity,
+    credential_identity: String,
+    /// Of the resource. Absent of older replicas, and of a resource that is in no cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resource_uid: Option<String>,
     credential: Credential,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ca_bundle: Option<String>,
@@ -32,7 +35,8 @@ pub struct ReplicatedCredential {
 impl From<&CredentialState> for ReplicatedCredential {
     fn from(state: &CredentialState) -> Self {
         Self {
-            credential_identity: state.credential_identity.clone(),
+            credential_identity: state.credential_identity.request().to_owned(),
+            resource_uid: state.credential_identity.resource_uid().map(str::to_owned),
             credential: state.credential.clone(),
             ca_bundle: state.connection.ca_bundle.clone(),
             client_certificate: state.connection.client_certificate.clone(),
@@ -53,7 +57,7 @@ impl ReplicatedCredential {
             .map(|details| details.seed(&self.credential))
             .transpose()?;
         Ok(CredentialState {
-            credential_identity: self.credential_identity,
+            credential_identity: CredentialIdentity::from_parts(self.credential_identity, self.resource_uid),
             generation: None,
             credential: self.credential,
             connection: ServerConnection {

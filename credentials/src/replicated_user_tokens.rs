@@ -65,7 +65,8 @@ struct UserKey {
 }
 
 struct KnownToken {
-    identity: String,
+    /// [`CredentialIdentity::shortened`]
+    identity: CredentialIdentity,
     token: Arc<Token>,
     revision: u64,
 }
@@ -81,6 +82,9 @@ pub struct ReplicatedUserToken {
     user: String,
     /// [`CredentialIdentity::digest`]
     identity: String,
+    /// Of the resource. Absent of older replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resource_uid: Option<String>,
     credential: Credential,
     token: TokenDetails,
 }
@@ -95,7 +99,8 @@ struct SecretText(String);
 pub struct UserTokenScope {
     tokens: ReplicatedUserTokens,
     resource: ResourceRef,
-    identity: String,
+    /// [`CredentialIdentity::shortened`]
+    identity: CredentialIdentity,
 }
 
 impl Default for ReplicatedUserTokens {
@@ -128,7 +133,7 @@ impl ReplicatedUserTokens {
         UserTokenScope {
             tokens: self.clone(),
             resource: resource.clone(),
-            identity: identity.digest(),
+            identity: identity.shortened(),
         }
     }
 
@@ -162,7 +167,8 @@ impl ReplicatedUserTokens {
                     namespace: key.resource.namespace.clone(),
                     name: key.resource.name.clone(),
                     user: key.user.clone(),
-                    identity: recorded.identity.clone(),
+                    identity: recorded.identity.request().to_owned(),
+                    resource_uid: recorded.identity.resource_uid().map(str::to_owned),
                     credential: bearer(&recorded.token),
                     token: TokenDetails::from(&TokenSeed::of_token(Arc::clone(&recorded.token))),
                 })
@@ -187,7 +193,8 @@ impl ReplicatedUserTokens {
             },
             user: replicated.user,
         };
-        self.record(&mut known, key, replicated.identity, seed.token);
+        let identity = CredentialIdentity::from_parts(replicated.identity, replicated.resource_uid);
+        self.record(&mut known, key, identity, seed.token);
         Ok(())
     }
 
@@ -205,7 +212,7 @@ impl ReplicatedUserTokens {
         }
     }
 
-    fn record(&self, known: &mut Known, key: UserKey, identity: String, token: Arc<Token>) {
+    fn record(&self, known: &mut Known, key: UserKey, identity: CredentialIdentity, token: Arc<Token>) {
         known.remove(&key);
         self.revision.send_modify(|revision| *revision += 1);
         let revision = *self.revision.borrow();
@@ -246,7 +253,8 @@ impl UserTokenScope {
     pub fn find(&self, subject: &SecretString, now: Timestamp) -> Option<Arc<Token>> {
         let known = self.tokens.known.lock();
         let recorded = known.tokens.get(&self.key(&known, subject))?;
-        let is_usable = recorded.identity == self.identity && !recorded.token.is_expired(now);
+        let is_of_resource = recorded.identity.is_same_credential(&self.identity);
+        let is_usable = is_of_resource && !recorded.token.is_expired(now);
         is_usable.then(|| Arc::clone(&recorded.token))
     }
 
@@ -396,6 +404,28 @@ mod tests {
         );
         follower.forget(&scope(&follower, "tools", URL).resource);
         assert_eq!(id(&scope(&follower, "tools", URL), "alice"), None);
+    }
+
+    #[test]
+    fn a_users_token_is_not_for_a_resource_that_was_created_anew() {
+        let (leader, follower) = (ReplicatedUserTokens::default(), ReplicatedUserTokens::default());
+        let of = |tokens: &ReplicatedUserTokens, uid: &str| {
+            let mut scope = scope(tokens, "tools", URL);
+            let request = scope.identity.request().to_owned();
+            scope.identity = CredentialIdentity::from_parts(request, Some(uid.into()));
+            scope
+        };
+        of(&leader, "1").record(&"alice".into(), token("1", 600));
+        replicate(&leader, 0, &follower);
+        assert_eq!(id(&of(&follower, "1"), "alice").as_deref(), Some("1"));
+        assert_eq!(id(&of(&follower, "2"), "alice"), None);
+        scope(&leader, "tools", URL).record(&"bob".into(), token("2", 600));
+        replicate(&leader, 0, &follower);
+        assert_eq!(
+            id(&of(&follower, "2"), "bob").as_deref(),
+            Some("2"),
+            "of a replica that tells no uid"
+        );
     }
 
     #[test]

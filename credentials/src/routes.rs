@@ -19,6 +19,7 @@ pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server 
     }
     sync::Server {
         route,
+        resource_uid: resource.metadata.uid.clone(),
         credential: state.credential,
         client_certificate: state.connection.client_certificate,
         egress_proxy: state.connection.egress_proxy,

@@ -130,7 +130,17 @@ impl Credentials {
             .get(&ResourceRef::from(resource))
             .map(|published| published.state.clone());
         drop(states);
-        state.filter(|state| state.credential_identity == credential_identity)
+        state.filter(|state| state.credential_identity.is_same_credential(&credential_identity))
+    }
+
+    /// Whether what was published is of a resource that is gone, and has the name of this one.
+    pub fn is_of_former_resource(&self, resource: &McpServerAuth) -> bool {
+        let states = self.states.lock();
+        let published = states.get(&ResourceRef::from(resource));
+        published.is_some_and(|published| {
+            let identity = &published.state.credential_identity;
+            identity.is_of_another_resource(&CredentialIdentity::for_resource(resource))
+        })
     }
 
     /// Whether sidecars are given a token for a resource as it is now. It is asked for crowds, and most have none.
@@ -140,7 +150,9 @@ impl Credentials {
         let state = published.map(|published| &published.state);
         state.is_some_and(|state| {
             matches!(state.credential, Credential::Bearer { .. })
-                && state.credential_identity == CredentialIdentity::for_resource(resource)
+                && state
+                    .credential_identity
+                    .is_same_credential(&CredentialIdentity::for_resource(resource))
         })
     }
 

@@ -222,7 +222,11 @@ impl TokenSources {
             },
         };
         let client = previous.as_ref().and_then(|previous| previous.client.clone());
-        let previous = previous.filter(|previous| previous.credential_identity == credential_identity);
+        let previous = previous.filter(|previous| {
+            previous
+                .credential_identity
+                .is_same_credential(&credential_identity)
+        });
         let (previous, previous_connection, previous_keys) = match previous {
             Some(previous) => (previous.kind, previous.connection, previous.audit_keys),
             None => (SourceKind::None, ServerConnection::default(), None),

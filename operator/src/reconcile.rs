@@ -312,8 +312,9 @@ impl Reconciler {
 
     /// What was deleted while no replica led. Nothing is left of it that could revoke its token.
     fn forget_gone(&self) {
-        let known = self.token_sources.credentials().resources().into_iter();
-        for resource in known.filter(|resource| self.resources.is_gone(resource)) {
+        let credentials = self.token_sources.credentials();
+        let known = credentials.resources().into_iter();
+        for resource in self.resources.gone(known, credentials) {
             warn!(
                 namespace = resource.namespace,
                 name = resource.name,

@@ -180,6 +180,21 @@ impl Resources {
         is_listed && of_namespace.is_none_or(|resources| !resources.contains_key(&resource.name))
     }
 
+    /// Those of which what is published is of a resource that was deleted, be another of its name there or none.
+    pub fn gone(
+        &self,
+        published: impl Iterator<Item = ResourceRef>,
+        credentials: &Credentials,
+    ) -> Vec<ResourceRef> {
+        let is_recreated = |resource: &ResourceRef| {
+            let stored = self.store.get(&object_ref(resource));
+            stored.is_some_and(|stored| credentials.is_of_former_resource(&stored))
+        };
+        published
+            .filter(|resource| self.is_gone(resource) || is_recreated(resource))
+            .collect()
+    }
+
     /// Whether a resource of the namespace had this server name at this time or later, and none has it now.
     pub fn had_server(&self, namespace: &str, server: &str, since: Option<Timestamp>) -> bool {
         let former_servers = self.former_servers.read();

@@ -244,9 +244,12 @@ async fn a_crowd_of_one_tenant_leaves_other_work_its_turn_and_is_looked_at_withi
 
 #[tokio::test]
 async fn what_was_deleted_while_no_replica_led_is_forgotten_when_one_leads() {
+    let mut created_anew = resource("created-anew", 1);
+    created_anew.metadata.uid = Some("2".into());
     let listed = [
         Event::Init,
         Event::InitApply(resource("there", 1)),
+        Event::InitApply(created_anew.clone()),
         Event::InitDone,
     ];
     let events = stream::iter(listed.map(Ok::<_, watcher::Error>)).chain(stream::pending());
@@ -258,21 +261,25 @@ async fn what_was_deleted_while_no_replica_led_is_forgotten_when_one_leads() {
     } = scene(events);
     while resource_watch.next().await != ResourceEvent::Listed {}
     let credentials = reconciler.token_sources.credentials().clone();
-    for name in ["there", "gone"] {
-        let resource = resource(name, 1);
+    for name in ["there", "gone", "created-anew"] {
+        let mut resource = resource(name, 1);
+        resource.metadata.uid = Some("1".into());
         let identity = CredentialIdentity::for_resource(&resource);
         credentials.publish(&ResourceRef::from(&resource), CredentialState::pending(identity));
     }
     let reconciling = tokio::spawn(async move { reconciler.run(&mut resource_watch, &mut triggers).await });
     // The status step forgets it too.
     let mut due = BTreeSet::new();
-    while due.len() < 2 {
+    while due.len() < 3 {
         due.insert(statuses_due.recv().await.unwrap().name);
     }
-    while credentials.resources().len() > 1 {
+    while credentials.resources().len() > 2 {
         tokio::task::yield_now().await;
     }
-    let known: Vec<_> = credentials.resources().into_iter().collect();
-    assert_eq!(known, [ResourceRef::from(&resource("there", 1))]);
+    let known: BTreeSet<_> = credentials.resources().into_iter().map(|it| it.name).collect();
+    assert_eq!(known, BTreeSet::from(["created-anew".into(), "there".into()]));
+    while credentials.is_of_former_resource(&created_anew) {
+        tokio::task::yield_now().await;
+    }
     reconciling.abort();
 }

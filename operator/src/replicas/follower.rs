@@ -254,10 +254,12 @@ impl Follower {
         }
     }
 
-    /// What was deleted while this replica followed nobody. Of a resource that is there the leader may yet publish what it has.
+    /// What was deleted while this replica followed no leader, be it created again since. Of a resource that is there the leader
+    /// may yet publish what it has.
     fn withdraw_gone(&self, published: &HashSet<ResourceRef>) {
-        let known = self.credentials.resources().into_iter();
-        for resource in known.filter(|it| !published.contains(it) && self.resources.is_gone(it)) {
+        let unpublished = self.credentials.resources().into_iter();
+        let unpublished = unpublished.filter(|resource| !published.contains(resource));
+        for resource in self.resources.gone(unpublished, &self.credentials) {
             self.credentials.withdraw(&resource);
         }
     }

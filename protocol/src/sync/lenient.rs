@@ -101,7 +101,8 @@ fn read_server(mut entry: Value) -> (Option<Server>, Option<UnreadableServer>) {
         .as_object_mut()
         .and_then(|fields| fields.remove("declined"))
         .and_then(read);
-    let name = entry.get("server").and_then(Value::as_str).map(str::to_owned);
+    let text = |field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
+    let (name, resource_uid) = (text("server"), text("resourceUid"));
     let route: Option<Route> = read(entry.clone());
     let unreadable = |part| UnreadableServer { server: name, part };
     match (read::<Server>(entry), route) {
@@ -117,6 +118,7 @@ fn read_server(mut entry: Value) -> (Option<Server>, Option<UnreadableServer>) {
                     ),
                     keep: true,
                 },
+                resource_uid,
                 client_certificate: None,
                 egress_proxy: None,
                 declined,

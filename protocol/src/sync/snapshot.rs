@@ -61,6 +61,10 @@ pub enum UnreadablePart {
 pub struct Server {
     #[serde(flatten)]
     pub route: Route,
+    /// `metadata.uid` of the `McpServerAuth`. A token of another one, which had the same name, does not serve on. Absent from
+    /// older senders, and of a resource that is in no cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_uid: Option<String>,
     pub credential: Credential,
     /// Shown to the MCP server in the TLS handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,6 +31,7 @@ fn snapshot() -> Snapshot {
                 proof_key: Some("pr00f-key".into()),
                 expires_at: Some(1_800_000_000),
             },
+            resource_uid: Some("u1".into()),
             client_certificate: Some(ClientCertificate {
                 chain: "PEM".into(),
                 key: "tls-k3y".into(),

@@ -137,6 +137,7 @@ impl<P: DataPath> Controller<P> {
     ) -> Self {
         let pending = |route: &Route| Server {
             route: route.clone(),
+            resource_uid: None,
             client_certificate: None,
             egress_proxy: None,
             declined: None,

@@ -304,6 +304,7 @@ pub fn server(url: &str) -> Server {
             audit: None,
             litellm: None,
         },
+        resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
         declined: None,

@@ -62,6 +62,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
     routes.apply(&[sync::Server {
         route,
         credential,
+        resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
         declined: None,

@@ -168,6 +168,55 @@ async fn a_token_of_another_url_or_one_that_is_over_is_not_gone_on_with() {
     unavailability(&operator.credentials.get(&moved));
 }
 
+fn with_uid(uid: &str) -> McpServerAuth {
+    let mut resource = resource();
+    resource.metadata.uid = Some(uid.into());
+    resource
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_was_created_anew_does_not_go_on_with_the_token_of_the_one_before() {
+    let first = operator();
+    first.sources.apply(&with_uid("1"), Ok(expiring()));
+    let published = first.credentials.get(&with_uid("1"));
+    let cut_off = operator();
+    let resource_ref = ResourceRef::from(&resource());
+    cut_off.credentials.publish(&resource_ref, replicated(&published));
+    assert_eq!(id(&cut_off.credentials.get(&with_uid("1"))), id(&published));
+    assert!(!cut_off.credentials.is_of_former_resource(&with_uid("1")));
+
+    assert!(cut_off.credentials.is_of_former_resource(&with_uid("2")));
+    unavailability(&cut_off.credentials.get(&with_uid("2")));
+    assert!(!cut_off.credentials.has_token(&with_uid("2")));
+    cut_off.sources.apply(&with_uid("2"), Err(pending()));
+    unavailability(&cut_off.credentials.get(&with_uid("2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_tells_no_uid_leaves_its_token_to_the_next_leader() {
+    let first = operator();
+    first.sources.apply(&with_uid("1"), Ok(expiring()));
+    let published = first.credentials.get(&with_uid("1"));
+    let mut line = serde_json::to_value(ReplicatedCredential::from(&published)).unwrap();
+    assert_eq!(line["resourceUid"], "1");
+    assert!(
+        line["credentialIdentity"].is_string(),
+        "as older replicas read it"
+    );
+    line.as_object_mut().unwrap().remove("resourceUid");
+    let older: ReplicatedCredential = serde_json::from_value(line).unwrap();
+    let next = operator();
+    next.credentials
+        .publish(&ResourceRef::from(&resource()), older.into_state().unwrap());
+    assert_eq!(id(&next.credentials.get(&with_uid("1"))), id(&published));
+    next.sources.apply(&with_uid("1"), Err(pending()));
+    assert_eq!(id(&next.credentials.get(&with_uid("1"))), id(&published));
+    assert!(
+        next.credentials.is_of_former_resource(&with_uid("2")),
+        "from now on it is known whose it is"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_replicas_are_told_of_each_change_once() {
     let operator = operator();

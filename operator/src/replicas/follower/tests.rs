@@ -196,8 +196,15 @@ fn complete() -> LeaderLine {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_deleted_while_nobody_led_is_withdrawn_and_what_is_there_stays() {
-    let listed = [Event::Init, Event::InitApply(resource("there")), Event::InitDone];
+async fn what_was_deleted_while_no_replica_led_is_withdrawn_and_what_is_there_stays() {
+    let mut created_anew = resource("created-anew");
+    created_anew.metadata.uid = Some("2".into());
+    let listed = [
+        Event::Init,
+        Event::InitApply(resource("there")),
+        Event::InitApply(created_anew),
+        Event::InitDone,
+    ];
     let events = futures::stream::iter(listed.map(Ok)).chain(futures::stream::pending());
     let (resources, mut watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], Changes::default());
@@ -207,15 +214,12 @@ async fn what_was_deleted_while_nobody_led_is_withdrawn_and_what_is_there_stays(
         resources,
         ..follower(unable(&leader), Sidecars::new().0, true)
     };
-    let publish = |name: &str| {
-        let identity = CredentialIdentity::for_resource(&resource(name));
-        let state = CredentialState::pending(identity);
-        follower
-            .credentials
-            .publish(&ResourceRef::from(&resource(name)), state);
-    };
-    publish("there");
-    publish("gone");
+    for name in ["there", "gone", "created-anew"] {
+        let mut resource = resource(name);
+        resource.metadata.uid = Some("1".into());
+        let state = CredentialState::pending(CredentialIdentity::for_resource(&resource));
+        follower.credentials.publish(&ResourceRef::from(&resource), state);
+    }
     let ended = follows(&follower, vec![Ok(complete())]).await;
     assert!(matches!(ended, FollowError::Ended), "{ended}");
     let known: Vec<_> = follower.credentials.resources().into_iter().collect();

@@ -75,6 +75,7 @@ fn route(server: &str) -> Route {
 fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
     let server = |&(name, bearer): &(&str, bool)| Server {
         route: route(name),
+        resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
         declined: None,

@@ -42,6 +42,7 @@ pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<M
         routes.apply(&[sync::Server {
             route,
             credential,
+            resource_uid: None,
             client_certificate: None,
             egress_proxy: None,
             declined: None,

@@ -357,7 +357,12 @@ fn is_same_route(prepared: &McpServer, current: &McpServer) -> bool {
             let allows = prepared.allowed == current.allowed && prepared.user_context == current.user_context;
             let exchanges = prepared.exchange == current.exchange
                 && prepared.credential_identity == current.credential_identity;
-            prepared.url == current.url && prepared.transport == current.transport && allows && exchanges
+            let is_same_resource = !prepared.is_of_another_resource(current.resource_uid());
+            is_same_resource
+                && prepared.url == current.url
+                && prepared.transport == current.transport
+                && allows
+                && exchanges
         }
         // The caller then answers with why the route cannot be used.
         (_, None) => true,

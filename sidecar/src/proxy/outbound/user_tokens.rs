@@ -94,6 +94,7 @@ impl UserTokens {
         let mut digest = Sha256::new_with_prefix(self.0.key);
         let parts = [
             &*server.name,
+            usable.resource_uid().unwrap_or_default(),
             usable.url.as_str(),
             &*usable.credential_identity,
             subject.expose_secret(),

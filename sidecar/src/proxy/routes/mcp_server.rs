@@ -86,6 +86,8 @@ pub struct UsableServer {
     pub allowed: Allowlist,
     /// The cookie or header of a user that is exchanged for a token of the user's own.
     pub exchange: Option<SubjectTokenSource>,
+    /// [`sync::Server::resource_uid`]
+    resource_uid: Option<Box<str>>,
     /// Opaque identity of what users' tokens are minted for.
     pub credential_identity: Box<str>,
     pub credential: ServiceCredential,
@@ -219,6 +221,17 @@ impl AuditSettings {
 }
 
 impl UsableServer {
+    /// A resource that was deleted and created again is another one, though nothing else of it differs. Nothing is said of
+    /// it by an operator that tells no uid.
+    pub fn is_of_another_resource(&self, resource_uid: Option<&str>) -> bool {
+        let uids = self.resource_uid().zip(resource_uid);
+        uids.is_some_and(|(uid, other)| uid != other)
+    }
+
+    pub fn resource_uid(&self) -> Option<&str> {
+        self.resource_uid.as_deref()
+    }
+
     /// The service's token, if there is one.
     pub fn token(&self) -> Option<&Arc<AccessToken>> {
         match &self.credential {
@@ -248,9 +261,13 @@ fn build_usable(
         .parse()
         .map_err(|_| RouteError::Url)?;
     let (allowed, sealed) = allowlists(route)?;
-    let credential = match credential(&server.credential, previous, &url)? {
+    let of_same_resource = |previous: &&UsableServer| {
+        previous.url == url && !previous.is_of_another_resource(server.resource_uid.as_deref())
+    };
+    let same_resource = previous.filter(of_same_resource);
+    let credential = match credential(&server.credential, same_resource)? {
         ServiceCredential::Unavailable { keep: true, .. }
-            if let Some(kept_credential) = kept_credential(previous, &url) =>
+            if let Some(kept_credential) = kept_credential(same_resource) =>
         {
             kept_credential
         }
@@ -262,7 +279,7 @@ fn build_usable(
     // An operator that does not know the credential yet has not looked up the CA bundle, the client certificate and
     // the proxy's password either.
     if let sync::Credential::Unavailable { keep: true, .. } = server.credential
-        && let Some(previous) = previous.filter(|previous| previous.url == url)
+        && let Some(previous) = same_resource
         && (ca_bundle, client_certificate, egress_proxy) == (None, None, None)
     {
         ca_bundle = previous.ca_bundle.as_deref();
@@ -315,6 +332,7 @@ fn build_usable(
         user_context: route.user_context,
         allowed,
         exchange: route.exchange.clone(),
+        resource_uid: server.resource_uid.as_deref().map(Into::into),
         credential_identity: route.credential_identity.as_str().into(),
         credential,
         declined: server.declined.clone(),
@@ -331,10 +349,9 @@ fn build_usable(
     })
 }
 
-/// The token in use, if it is for exactly this URL. Each request checks whether it has expired.
-fn kept_credential(previous: Option<&UsableServer>, url: &Url) -> Option<ServiceCredential> {
-    let previous = previous.filter(|previous| previous.url == *url)?;
-    previous.token().cloned().map(ServiceCredential::Token)
+/// The token in use, where `previous` is of the same resource and URL. Each request checks whether it has expired.
+fn kept_credential(previous: Option<&UsableServer>) -> Option<ServiceCredential> {
+    previous?.token().cloned().map(ServiceCredential::Token)
 }
 
 fn parse_url(text: &str) -> Option<Url> {
@@ -389,10 +406,8 @@ fn allowed_header(text: &String) -> Result<HeaderName, RouteError> {
 fn credential(
     credential: &sync::Credential,
     previous: Option<&UsableServer>,
-    url: &Url,
 ) -> Result<ServiceCredential, RouteError> {
     if let Some(token) = AccessToken::from_credential(credential)? {
-        let previous = previous.filter(|previous| previous.url == *url);
         let token = reuse_if_same(previous.and_then(UsableServer::token), token);
         return Ok(ServiceCredential::Token(token));
     }

@@ -384,6 +384,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 audit: None,
                 litellm: None,
             },
+            resource_uid: None,
             client_certificate: None,
             egress_proxy: None,
             declined: None,

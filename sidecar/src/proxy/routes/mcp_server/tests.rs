@@ -22,6 +22,7 @@ fn server(url: &str) -> sync::Server {
             audit: None,
             litellm: None,
         },
+        resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
         declined: None,
@@ -276,6 +277,38 @@ fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_u
     };
     routes.apply(&[withdrawn]);
     assert!(!has_token(&routes), "withdrawn means withdrawn");
+}
+
+#[test]
+fn a_token_does_not_serve_on_for_a_resource_that_was_created_anew() {
+    let of = |uid: Option<&str>, knows_token: bool| {
+        let mut server = server("https://tools.example.com/mcp");
+        server.resource_uid = uid.map(str::to_owned);
+        if !knows_token {
+            server.credential = sync::Credential::Unavailable {
+                reason: "Pending".into(),
+                message: String::new(),
+                keep: true,
+            };
+        }
+        server
+    };
+    let has_token = |routes: &Routes| {
+        let table = routes.table();
+        let usable = table.server("tools").unwrap().usable();
+        usable.unwrap().token().is_some()
+    };
+    let routes = routes();
+    routes.apply(&[of(Some("1"), true)]);
+    // Of an operator that was restarted, and of one that is of before uids were told.
+    for same in [of(Some("1"), false), of(None, false), of(Some("1"), false)] {
+        routes.apply(&[same]);
+        assert!(has_token(&routes));
+    }
+    routes.apply(&[of(Some("2"), false)]);
+    assert!(!has_token(&routes));
+    routes.apply(&[of(Some("2"), true)]);
+    assert!(has_token(&routes));
 }
 
 #[test]
