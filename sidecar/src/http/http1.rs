@@ -8,6 +8,7 @@ mod body_decoder;
 mod content_length;
 mod error;
 mod interim;
+mod preamble;
 mod read_buffer;
 mod request_head;
 mod request_writer;
@@ -26,6 +27,7 @@ use crate::http::idle_timeout::BodyError;
 use body_decoder::{BodyDecoder, Decoded};
 pub use error::{Http1Error, is_reset};
 pub use interim::OnInterim;
+use preamble::Preamble;
 use read_buffer::ReadBuffer;
 use request_writer::RequestWriter;
 
@@ -38,6 +40,8 @@ pub struct Connection<T, B> {
     body: BodyDecoder,
     /// Bytes of a head in which its end was not found.
     seen: usize,
+    /// What came before the head of the answer.
+    preamble: Preamble,
     /// Of the request, empty: those of the answer take its place.
     headers: HeaderMap,
     on_interim: Option<OnInterim>,
@@ -71,6 +75,7 @@ where
             state: State::Idle,
             body: BodyDecoder::Done,
             seen: 0,
+            preamble: Preamble::default(),
             headers: HeaderMap::new(),
             on_interim: None,
             is_head_request: false,
@@ -92,6 +97,7 @@ where
         self.headers.clear();
         self.is_reusable = !closes;
         self.seen = 0;
+        self.preamble = Preamble::default();
         self.state = State::AwaitsAnswer;
     }
 
@@ -121,6 +127,9 @@ where
     fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Http1Error>> {
         loop {
             let buffer = &mut self.read.bytes;
+            if self.preamble.skip_empty_lines(buffer)? {
+                self.seen = 0;
+            }
             // The beginning is looked at in any case, which may be no head; what follows, once it may end there.
             let may_be_whole =
                 !buffer.is_empty() && (self.seen == 0 || answer_head::may_end(buffer, self.seen));
@@ -129,6 +138,7 @@ where
             {
                 self.seen = 0;
                 if head.is_interim {
+                    self.preamble.count_interim(head.bytes)?;
                     self.pass_interim(head.response);
                     continue;
                 }

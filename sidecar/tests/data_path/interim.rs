@@ -106,11 +106,11 @@ async fn an_interim_answer_comes_to_its_own_request_of_a_connection_and_to_no_ot
 /// What does not fit beside what waits for the client is dropped, and nothing of it is half there.
 #[tokio::test]
 async fn a_client_that_takes_nothing_for_long_gets_whole_interim_answers_and_then_the_answer() {
-    const SENT: usize = 4_000;
+    const SENT: usize = 1_000;
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = upstream.local_addr().unwrap();
     let sidecar = Sidecar::start(address, &[server(&format!("http://{address}/mcp"))]);
-    let link = "x".repeat(4_000);
+    let link = "x".repeat(8_000);
     for half in [sidecar.outbound, sidecar.inbound] {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();

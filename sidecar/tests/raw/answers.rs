@@ -272,11 +272,21 @@ pub fn rows() -> Vec<Row> {
             stays,
             failed,
         );
+        let interims =
+            |count| format!("{}{ok}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count)).into_bytes();
+        add("1,000 interim answers", interims(1_000), stays, "200; open");
+        add("10,000 interim answers", interims(10_000), stays, failed);
         add(
-            "10,000 interim answers",
-            format!("{}{ok}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(10_000)).into_bytes(),
+            "200 kB of empty lines",
+            format!("{}{ok}", "\r\n".repeat(100_000)).into_bytes(),
             stays,
             "200; open",
+        );
+        add(
+            "10 MB of empty lines",
+            format!("{}{ok}", "\r\n".repeat(5_000_000)).into_bytes(),
+            stays,
+            failed,
         );
         add(
             "a protocol switched unasked",

@@ -18,6 +18,8 @@ pub const MAX_FIELDS: usize = 256;
 
 pub struct AnswerHead {
     pub response: Response<()>,
+    /// Its length.
+    pub bytes: usize,
     /// 1xx but 101: the answer is yet to come.
     pub is_interim: bool,
     pub body: BodyDecoder,
@@ -86,6 +88,7 @@ pub fn parse(
     };
     Ok(Some(AnswerHead {
         response,
+        bytes: length,
         is_interim,
         body,
         is_reusable,

@@ -16,6 +16,8 @@ pub enum Http1Error {
     Head(#[source] httparse::Error),
     #[error("the head of an answer is too long, or has too many fields")]
     HeadTooLarge,
+    #[error("more interim answers (1xx), or empty lines, come before an answer than are taken")]
+    PreambleTooLong,
     #[error("ambiguous length of an answer: {0}")]
     Framing(&'static str),
     #[error("malformed chunks: {0}")]

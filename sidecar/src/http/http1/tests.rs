@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::*;
 
 mod answers;
+mod preamble;
 mod requests;
 
 const ROOM: usize = 1 << 20;
