@@ -437,6 +437,18 @@ mod tests {
                 "spec.cookiePassthrough: cookieNames must name the cookies",
             ),
             (
+                with(&["server", "affinityCookies"], json!(["ok", "s3cret;"])),
+                "spec.server.affinityCookies[1]: should match",
+            ),
+            (
+                with(&["server", "affinityCookies"], json!(["token"])),
+                "spec.server: the cookie `token` is LiteLLM's own",
+            ),
+            (
+                with(&["server", "affinityCookies"], json!(vec!["c"; 9])),
+                "spec.server.affinityCookies: must have at most 8 items",
+            ),
+            (
                 with(&["headerPassthrough", "headerNames"], json!(["ok", "a b"])),
                 "spec.headerPassthrough.headerNames[1]: should match",
             ),
@@ -456,6 +468,21 @@ mod tests {
             let refusal = refusal(&object);
             assert!(refusal.contains(expected), "{refusal}");
             assert!(!refusal.contains("s3cret"), "{refusal}");
+        }
+        for (path, value) in [
+            (
+                &["cookiePassthrough"][..],
+                json!({"enabled": true, "cookieNames": ["sid", "lb"]}),
+            ),
+            (&["audit", "user"], json!({"cookie": "lb"})),
+        ] {
+            let mut object = with(path, value);
+            object["spec"]["server"]["affinityCookies"] = json!(["other-lb"]);
+            assert!(Admission::new().admit(&object).is_ok(), "{object}");
+            object["spec"]["server"]["affinityCookies"] = json!(["other-lb", "lb"]);
+            let refusal = refusal(&object);
+            let expected = "spec: server.affinityCookies names a cookie of users";
+            assert!(refusal.contains(expected), "{refusal}");
         }
         let mut unnamed = good();
         unnamed["metadata"]["name"] = json!("Tools_1");

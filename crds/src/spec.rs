@@ -49,6 +49,14 @@ use crate::{Audit, GitHubApp, LiteLlm, McpServerAuthStatus, OAuth2};
      self.server.url.startsWith('https://')",
     "egressProxy.usedBy OperatorAndSidecars needs an https server.url: by plain http the proxy would read the token and the \
      user's cookies"
+), validation = (
+    "!has(self.server.affinityCookies) || !self.server.affinityCookies.exists(n, \
+     (has(self.cookiePassthrough) && has(self.cookiePassthrough.cookieNames) && n in self.cookiePassthrough.cookieNames) || \
+     (has(self.oauth2) && has(self.oauth2.tokenExchange) && has(self.oauth2.tokenExchange.subjectCookie) && \
+     n == self.oauth2.tokenExchange.subjectCookie) || \
+     (has(self.audit) && has(self.audit.user) && has(self.audit.user.cookie) && n == self.audit.user.cookie))",
+    "server.affinityCookies names a cookie of users, and a load balancer's cookie is none of theirs; take it out of \
+     affinityCookies, or out of cookiePassthrough.cookieNames, oauth2.tokenExchange.subjectCookie and audit.user.cookie"
 ))]
 pub struct McpServerAuthSpec {
     /// The MCP server, as LiteLLM's `mcp_servers` names it and as it is really reached.
@@ -134,7 +142,11 @@ pub enum RestartPolicy {
         "url is plain http: the token and the user's cookies would be readable on the way. Use https, or \
          set server.allowInsecureHttp: true"
     ),
-    validation = ("!has(self.tls) || self.url.startsWith('https://')", "tls needs an https url")
+    validation = ("!has(self.tls) || self.url.startsWith('https://')", "tls needs an https url"),
+    validation = (
+        "!has(self.affinityCookies) || !self.affinityCookies.exists(n, n == 'token')",
+        "the cookie `token` is LiteLLM's own UI session and is never passed on"
+    )
 )]
 pub struct Server {
     /// LiteLLM's key of this server in `mcp_servers`. Letters, digits and `_`: LiteLLM does not start with a
@@ -163,6 +175,19 @@ pub struct Server {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[1-9][0-9]{0,4}s$"))]
     pub answer_timeout: Option<String>,
+
+    /// Names of cookies by which a load balancer before the server keeps a session at one of several servers, compared byte
+    /// for byte; beside those of AWS, Azure, Google Cloud, Cloudflare, F5, HAProxy, nginx and ingress-nginx, which are known.
+    /// They are kept for each session of the MCP server, and come from the server alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(
+            length(min = 1, max = 128),
+            regex(pattern = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
+        )
+    )]
+    pub affinity_cookies: Vec<String>,
 
     /// Allows an `http` url. For tests, and for servers behind a mesh that encrypts.
     #[serde(default)]

@@ -47,6 +47,7 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             Some(true) => spec.cookie_passthrough.cookie_names.clone(),
             Some(false) | None => Vec::new(),
         },
+        affinity_cookies: spec.server.affinity_cookies.clone(),
         headers: spec
             .header_passthrough
             .header_names

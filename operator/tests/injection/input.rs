@@ -165,6 +165,7 @@ pub fn route(server: &str) -> Route {
         url: format!("https://{server}.example.com/mcp?$(x)"),
         transport: Transport::StreamableHttp,
         http1_only: false,
+        affinity_cookies: Vec::new(),
         answer_timeout_seconds: None,
         ca_bundle: Some(SECRET.to_owned()),
         cookies: vec!["session_id".to_owned()],

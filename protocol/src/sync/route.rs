@@ -28,6 +28,9 @@ pub struct Route {
     /// Cookie names, compared byte for byte.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cookies: Vec<String>,
+    /// Cookies of a load balancer before the server, beside those that a sidecar knows; compared byte for byte.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affinity_cookies: Vec<String>,
     /// Header names in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<String>,

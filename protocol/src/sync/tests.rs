@@ -15,6 +15,7 @@ fn snapshot() -> Snapshot {
                 url: "https://tools.example.com/mcp".into(),
                 transport: Transport::StreamableHttp,
                 http1_only: false,
+                affinity_cookies: Vec::new(),
                 answer_timeout_seconds: None,
                 ca_bundle: None,
                 cookies: vec!["session_id".into()],

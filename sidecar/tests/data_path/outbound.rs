@@ -223,21 +223,21 @@ async fn a_load_balancers_cookie_comes_back_within_its_session_and_never_a_users
                 "set-cookie",
                 format!("AWSALB={}; Path=/", "x".repeat(before.unwrap_or(1))),
             )
-            .header("set-cookie", "sid=of-the-server; HttpOnly");
+            .header("set-cookie", "sid=of-the-server; HttpOnly")
+            .header("set-cookie", "my-lb=1; Path=/");
         if let Some(session) = opens {
             answer = answer.header("mcp-session-id", session);
         }
         answer.body(whole("{}")).unwrap()
     })
     .await;
-    let sidecar = Sidecar::start(
-        unused_address().await,
-        &[server(&format!("http://{}/mcp", upstream.address))],
-    );
+    let mut tools = server(&format!("http://{}/mcp", upstream.address));
+    tools.route.affinity_cookies = vec!["my-lb".to_owned()];
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
     let ask = async |name: &str, value: &str| {
         let request = Request::post("/tools/mcp")
             .header(name, value)
-            .header("cookie", "AWSALB=of-the-user");
+            .header("cookie", "AWSALB=of-the-user; my-lb=of-the-user");
         let answer = send(sidecar.outbound, request, whole("{}")).await;
         assert!(!answer.headers().contains_key("set-cookie"));
         let seen = upstream.seen().pop().unwrap();
@@ -246,10 +246,13 @@ async fn a_load_balancers_cookie_comes_back_within_its_session_and_never_a_users
             .map(|cookie| cookie.to_str().unwrap().to_owned())
     };
     assert_eq!(ask("x-opens", "s-1").await, None);
-    assert_eq!(ask("mcp-session-id", "s-1").await.as_deref(), Some("AWSALB=x"));
     assert_eq!(
         ask("mcp-session-id", "s-1").await.as_deref(),
-        Some("AWSALB=xxxxxxxx")
+        Some("AWSALB=x; my-lb=1")
+    );
+    assert_eq!(
+        ask("mcp-session-id", "s-1").await.as_deref(),
+        Some("AWSALB=xxxxxxxxxxxxxxxxx; my-lb=1")
     );
     assert_eq!(ask("mcp-session-id", "s-2").await, None, "another session");
     assert_eq!(ask("x-other", "1").await, None, "no session");

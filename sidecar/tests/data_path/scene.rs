@@ -294,6 +294,7 @@ pub fn server(url: &str) -> Server {
             url: url.into(),
             transport: Transport::StreamableHttp,
             http1_only: false,
+            affinity_cookies: Vec::new(),
             answer_timeout_seconds: None,
             ca_bundle: None,
             cookies: vec!["session_id".into()],

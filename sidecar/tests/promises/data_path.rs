@@ -44,6 +44,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         url: url.into(),
         transport,
         http1_only: false,
+        affinity_cookies: Vec::new(),
         answer_timeout_seconds: None,
         ca_bundle: None,
         cookies: Vec::new(),

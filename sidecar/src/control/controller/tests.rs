@@ -60,6 +60,7 @@ fn route(server: &str) -> Route {
         url: format!("https://{server}.example.com/mcp"),
         transport: Transport::StreamableHttp,
         http1_only: false,
+        affinity_cookies: Vec::new(),
         answer_timeout_seconds: None,
         ca_bundle: None,
         cookies: vec![],

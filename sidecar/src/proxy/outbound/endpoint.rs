@@ -182,7 +182,7 @@ impl EndpointRewriter {
         let session = SessionId::of_endpoint(endpoint);
         usable
             .sessions
-            .record_stream(&session, &self.stream, |name| usable.allowed.cookie(name));
+            .record_stream(&session, &self.stream, usable.affinity_names());
         self.refusals = Some(usable.refusals.open(session));
         let mut output = BytesMut::with_capacity(event.len() + location.len());
         let mut has_data = false;

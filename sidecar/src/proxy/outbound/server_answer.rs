@@ -138,10 +138,10 @@ fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &H
     if answer.contains_key(SET_COOKIE)
         && let Some(session) = opened.as_ref().or(request.session())
     {
+        let set_cookies = answer.get_all(SET_COOKIE).iter();
+        let names = usable.affinity_names();
         usable
             .sessions
-            .record_affinity_cookies(session, answer.get_all(SET_COOKIE).iter(), |name| {
-                usable.allowed.cookie(name)
-            });
+            .record_affinity_cookies(session, set_cookies, names);
     }
 }

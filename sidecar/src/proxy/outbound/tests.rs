@@ -22,6 +22,7 @@ pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<M
         url: url.into(),
         transport,
         http1_only: false,
+        affinity_cookies: Vec::new(),
         answer_timeout_seconds: None,
         ca_bundle: None,
         cookies: vec!["session_id".into()],

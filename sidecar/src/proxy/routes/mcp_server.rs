@@ -20,7 +20,7 @@ use super::announced_endpoints::AnnouncedEndpoints;
 use super::reachability::ReachabilityRecord;
 use super::refusal_streams::RefusalStreams;
 use super::route_error::RouteError;
-use super::sessions::Sessions;
+use super::sessions::{AffinityNames, Sessions};
 use super::target;
 use super::tool_calls::ToolCalls;
 use crate::http::tls::{TlsConfigs, unusable_authorities};
@@ -103,6 +103,8 @@ pub struct UsableServer {
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
+    /// Cookies of a load balancer before the server, beside those that are known.
+    affinity_cookies: Box<[Box<str>]>,
     ca_bundle: Option<Box<str>>,
     /// Authorities of the CA bundle that nothing can be verified by.
     pub(super) unusable_authorities: Vec<UnusableAuthority>,
@@ -240,6 +242,13 @@ impl UsableServer {
         }
     }
 
+    pub fn affinity_names(&self) -> AffinityNames<'_> {
+        AffinityNames {
+            further: &self.affinity_cookies,
+            users: &self.sealed,
+        }
+    }
+
     /// The operator's answer to a rejection of [`UsableServer::token`]: it has no better token for now.
     pub fn declined(&self) -> Option<&DeclinedRefresh> {
         let token = self.token()?;
@@ -342,6 +351,11 @@ fn build_usable(
         announced,
         refusals,
         sealed,
+        affinity_cookies: route
+            .affinity_cookies
+            .iter()
+            .map(|name| name.as_str().into())
+            .collect(),
         ca_bundle: ca_bundle.map(Into::into),
         unusable_authorities: ca_bundle.map(unusable_authorities).unwrap_or_default(),
         client_certificate: client_certificate.cloned(),

@@ -10,6 +10,8 @@ use http::uri::PathAndQuery;
 use mcp_auth_protocol::sync::Transport;
 use parking_lot::Mutex;
 
+use crate::proxy::user_context::Allowlist;
+
 /// Names the session of a request to an MCP server with streamable HTTP.
 const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
@@ -62,6 +64,15 @@ pub struct OpeningStream {
     pub is_nobodys: bool,
     /// `Set-Cookie` of the answer.
     pub set_cookies: Vec<HeaderValue>,
+}
+
+/// Which cookies of a server are its load balancer's, beside those that are known.
+#[derive(Clone, Copy)]
+pub struct AffinityNames<'a> {
+    /// As the resource names them.
+    pub further: &'a [Box<str>],
+    /// Those of users, which are none, whatever they are called.
+    pub users: &'a Allowlist,
 }
 
 /// The sessions of one server.
@@ -119,24 +130,24 @@ impl Sessions {
     }
 
     /// Records what the stream of a session brought that has now named it.
-    pub fn record_stream(&self, id: &SessionId, stream: &OpeningStream, is_users: impl Fn(&[u8]) -> bool) {
+    pub fn record_stream(&self, id: &SessionId, stream: &OpeningStream, names: AffinityNames<'_>) {
         self.change(id, |session| match stream.is_nobodys {
             true => session.is_nobodys = true,
             false => session.is_users = true,
         });
-        self.record_affinity_cookies(id, stream.set_cookies.iter(), is_users);
+        self.record_affinity_cookies(id, stream.set_cookies.iter(), names);
     }
 
-    /// Takes up the cookies of a load balancer from an answer within the session. Those of users, for which `is_users` is
-    /// true, are none, whatever they are called.
+    /// Takes up the cookies of a load balancer from an answer within the session.
     pub fn record_affinity_cookies<'a>(
         &self,
         id: &SessionId,
         set_cookies: impl Iterator<Item = &'a HeaderValue>,
-        is_users: impl Fn(&[u8]) -> bool,
+        names: AffinityNames<'_>,
     ) {
+        let is_users = |name: &[u8]| names.users.cookie(name);
         for set_cookie in set_cookies {
-            let Some((pair, name, is_removed)) = affinity_cookie(set_cookie.as_bytes()) else {
+            let Some((pair, name, is_removed)) = affinity_cookie(set_cookie.as_bytes(), names.further) else {
                 if !is_users(cookie_name(set_cookie.as_bytes()).trim_ascii()) {
                     self.log_other_name(set_cookie.as_bytes());
                 }
@@ -188,7 +199,7 @@ impl Sessions {
             let cookie = String::from_utf8_lossy(name);
             tracing::info!(
                 %cookie,
-                "an MCP server sets a cookie within a session that is not one of a known load balancer: it is not kept"
+                "an MCP server sets a cookie within a session that is not one of a known load balancer: it is not kept; if it is a load balancer's, spec.server.affinityCookies has it kept"
             );
         }
     }
@@ -212,12 +223,13 @@ impl Sessions {
 
 /// Pair and name of a load balancer's cookie, and whether the server takes it back, in a `Set-Cookie` field (RFC 6265 section
 /// 5.2). Its other attributes do not matter: it goes to the URL that it came from, as long as the session lasts.
-fn affinity_cookie(set_cookie: &[u8]) -> Option<(&[u8], &[u8], bool)> {
+fn affinity_cookie<'a>(set_cookie: &'a [u8], further: &[Box<str>]) -> Option<(&'a [u8], &'a [u8], bool)> {
     let mut parts = set_cookie.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let pair = parts.next()?;
     let name = cookie_name(pair);
-    let is_known =
-        AFFINITY_COOKIES.contains(&name) || AFFINITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let is_known = AFFINITY_COOKIES.contains(&name)
+        || AFFINITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || further.iter().any(|further| further.as_bytes() == name);
     let has_value = pair.len() > name.len() + 1;
     let is_plain = pair.iter().all(u8::is_ascii_graphic) && pair.len() <= MAX_COOKIE_BYTES;
     let expires = |attribute: &[u8]| {
@@ -245,6 +257,11 @@ impl Default for Sessions {
 mod tests {
     use super::*;
 
+    /// Where the resource names no cookies.
+    fn plain(users: &Allowlist) -> AffinityNames<'_> {
+        AffinityNames { further: &[], users }
+    }
+
     fn id(text: &str) -> SessionId {
         SessionId(HeaderValue::from_str(text).unwrap())
     }
@@ -254,7 +271,11 @@ mod tests {
             .iter()
             .map(|text| HeaderValue::from_static(text))
             .collect();
-        sessions.record_affinity_cookies(&id(session), values.iter(), |name| name == b"GCLB");
+        let names = AffinityNames {
+            further: &["my-lb".into()],
+            users: &Allowlist::new(["GCLB", "both"], []),
+        };
+        sessions.record_affinity_cookies(&id(session), values.iter(), names);
     }
 
     fn cookies(sessions: &Sessions, session: &str) -> Option<String> {
@@ -298,6 +319,28 @@ mod tests {
         assert_eq!(cookies(&sessions, "a").as_deref(), Some("route=r1"));
     }
 
+    /// Byte for byte, and never one of a user's, whatever is called so.
+    #[test]
+    fn further_names_of_the_resource_are_kept_too() {
+        let sessions = Sessions::default();
+        set(
+            &sessions,
+            "a",
+            &["my-lb=1; Path=/", "MY-LB=1", "my-lb-2=1", "both=1", "AWSALB=2"],
+        );
+        assert_eq!(cookies(&sessions, "a").as_deref(), Some("my-lb=1; AWSALB=2"));
+        set(&sessions, "a", &["my-lb=; Max-Age=0"]);
+        assert_eq!(cookies(&sessions, "a").as_deref(), Some("AWSALB=2"));
+        let users = Allowlist::new(["both"], []);
+        let names = AffinityNames {
+            further: &["both".into()],
+            users: &users,
+        };
+        let value = HeaderValue::from_static("both=1");
+        sessions.record_affinity_cookies(&id("b"), [&value].into_iter(), names);
+        assert_eq!(cookies(&sessions, "b"), None);
+    }
+
     #[test]
     fn a_cookie_that_is_long_or_odd_and_more_than_a_few_are_not_kept() {
         let sessions = Sessions::default();
@@ -307,14 +350,14 @@ mod tests {
             .iter()
             .map(|text| HeaderValue::from_bytes(text.as_bytes()).unwrap())
             .collect();
-        sessions.record_affinity_cookies(&id("a"), values.iter(), |_| false);
+        sessions.record_affinity_cookies(&id("a"), values.iter(), plain(&Allowlist::default()));
         assert_eq!(cookies(&sessions, "a"), None);
         let many: Vec<_> = (0..20).map(|number| format!("AWSALBAPP-{number}=x")).collect();
         let many: Vec<_> = many
             .iter()
             .map(|text| HeaderValue::from_str(text).unwrap())
             .collect();
-        sessions.record_affinity_cookies(&id("a"), many.iter(), |_| false);
+        sessions.record_affinity_cookies(&id("a"), many.iter(), plain(&Allowlist::default()));
         assert_eq!(cookies(&sessions, "a").unwrap().split("; ").count(), MAX_COOKIES);
     }
 
@@ -349,7 +392,7 @@ mod tests {
         ] {
             let sessions = Sessions::default();
             let value = HeaderValue::try_from(format!("{name}=1; Path=/")).unwrap();
-            sessions.record_affinity_cookies(&id("a"), [&value].into_iter(), |_| false);
+            sessions.record_affinity_cookies(&id("a"), [&value].into_iter(), plain(&Allowlist::default()));
             assert_eq!(cookies(&sessions, "a"), Some(format!("{name}=1")));
         }
     }
@@ -364,13 +407,13 @@ mod tests {
             is_nobodys,
             set_cookies: vec![HeaderValue::from_static("route=r1")],
         };
-        sessions.record_stream(&endpoint, &stream(true), |_| false);
+        sessions.record_stream(&endpoint, &stream(true), plain(&Allowlist::default()));
         assert!(sessions.is_nobodys(&endpoint));
         assert_eq!(
             sessions.affinity_cookies(&endpoint).as_deref(),
             Some(&b"route=r1"[..])
         );
-        sessions.record_stream(&endpoint, &stream(false), |_| false);
+        sessions.record_stream(&endpoint, &stream(false), plain(&Allowlist::default()));
         assert!(!sessions.is_nobodys(&endpoint));
     }
 

@@ -374,6 +374,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 url: "https://tools.example.com/mcp".into(),
                 transport: Transport::StreamableHttp,
                 http1_only: false,
+                affinity_cookies: Vec::new(),
                 answer_timeout_seconds: None,
                 ca_bundle: None,
                 cookies: vec![],

@@ -12,6 +12,7 @@ fn server(url: &str) -> sync::Server {
             url: url.into(),
             transport: Transport::StreamableHttp,
             http1_only: false,
+            affinity_cookies: Vec::new(),
             answer_timeout_seconds: None,
             ca_bundle: None,
             cookies: vec!["session_id".into()],
