@@ -5,11 +5,19 @@ found has to match, so that neither can say what the other does not.
 import re
 from dataclasses import dataclass
 
-# How the sidecar refuses: a call with the result of a tool that failed, whose session is open; and all, the opening of a session
-# too, with a status.
-RESULT, STATUS = "by a result", "by a status"
+# What the sidecar refuses: a call, whose session is open; and all, the opening of a session too.
+RESULT, STATUS = "a call", "all"
 MESSAGE = "McpServerAuth tools demands user context"
-TOOL_ERROR = f'"mcpauth\\.dev/error": ?{{[^}}]*"reason": ?"user_context_required".*{MESSAGE}.*"isError": ?true'
+UNREACHABLE = "McpServerAuth tools: the MCP server cannot be reached"
+
+
+def tool_error(reason: str, message: str) -> str:
+    return f'"mcpauth\\.dev/error": ?{{[^}}]*"reason": ?"{reason}".*{message}.*"isError": ?true'
+
+
+TOOL_ERROR = tool_error("user_context_required", MESSAGE)
+OPENING_ERROR = tool_error("server_unreachable", UNREACHABLE)
+LEGACY_ERROR = tool_error("user_context_required", MESSAGE.replace("tools", "legacy"))
 NO_TOOLS = "^done$"
 NO_MCP_TOOLS = "^failure: status 500"
 SAME = "the same"
@@ -53,17 +61,35 @@ ROWS = [
         "the session that is opened for a call",
         STATUS,
         Cell(
+            "the same: the tool's result is the message",
+            {"a call at /mcp": OPENING_ERROR, "a call at /mcp-rest": f"^200 .*{OPENING_ERROR}"},
+        ),
+        Cell(SAME, {}),
+    ),
+    Row(
+        "a call over legacy SSE, in its stream",
+        RESULT,
+        Cell(
+            "the same: the tool's result is the message",
+            {"a call over SSE at /mcp": LEGACY_ERROR, "a call over SSE at /mcp-rest": f"^200 .*{LEGACY_ERROR}"},
+        ),
+        Cell(SAME, {}),
+    ),
+    Row(
+        "the stream of legacy SSE that is opened for a call",
+        STATUS,
+        Cell(
             "the tool's result is `HTTPStatusError` with status and URL; the message is not in it",
             {
-                "a call at /mcp": "^(?!.*McpServerAuth).*HTTPStatusError: .*'502 Bad Gateway' for url .*\"isError\": true",
-                "a call at /mcp-rest": "^(?!.*McpServerAuth)200 .*HTTPStatusError: .*'502 Bad Gateway' for url",
+                "a call over SSE at /mcp": "^(?!.*McpServerAuth).*HTTPStatusError: .*'502 Bad Gateway' for url .*\"isError\": true",
+                "a call over SSE at /mcp-rest": "^(?!.*McpServerAuth)200 .*HTTPStatusError: .*'502 Bad Gateway' for url",
             },
         ),
         Cell(
             "the tool's result is `ExceptionGroup: unhandled errors in a TaskGroup`, without status and message",
             {
-                "a call at /mcp": '^(?!.*(McpServerAuth|Bad Gateway)).*ExceptionGroup: unhandled errors in a TaskGroup.*"isError": true',
-                "a call at /mcp-rest": '^(?!.*(McpServerAuth|Bad Gateway))200 .*"ExceptionGroup: unhandled errors in a TaskGroup.*"isError":true',
+                "a call over SSE at /mcp": '^(?!.*(McpServerAuth|Bad Gateway)).*ExceptionGroup: unhandled errors in a TaskGroup.*"isError": true',
+                "a call over SSE at /mcp-rest": '^(?!.*(McpServerAuth|Bad Gateway))200 .*"ExceptionGroup: unhandled errors in a TaskGroup.*"isError":true',
             },
         ),
     ),

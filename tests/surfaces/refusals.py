@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """What LiteLLM makes of the sidecar's own errors, by each way that it offers, with the newest LiteLLM and the oldest that is
-supported: of a call that is answered by the result of a tool that failed, and of sessions and listings that are answered by a
-status. Fails where that differs from refusal_table.py, and where the table in docs/errors.md is not the one that follows from it;
+supported: of a call that is refused in a session, of sessions that cannot be opened for a call, and of listings. Fails where that differs from refusal_table.py, and where the table in docs/errors.md is not the one that follows from it;
 --write writes it anew. Needs what `make surfaces` prepares.
 """
 
@@ -15,6 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -35,6 +35,9 @@ END = "<!-- what tests/surfaces/refusals.py writes ends here -->"
 
 REQUIRED = {"userContext": "Required", "cookiePassthrough": {"enabled": True, "cookieNames": ["session_id"]}}
 
+# The same MCP server by its legacy transport, as another resource.
+LEGACY = "legacy"
+
 Way = Callable[[aiohttp.ClientSession, Call], Awaitable[str]]
 
 
@@ -46,7 +49,9 @@ async def mcp_call(session: aiohttp.ClientSession, call: Call) -> str:
 
 
 async def rest_call(session: aiohttp.ClientSession, call: Call) -> str:
-    body = {"server_id": await server_id(session, call), "name": call.tool, "arguments": {}}
+    # Of two servers with the same tool the oldest LiteLLM goes by the name alone.
+    name = f"{call.server}-{call.tool}"
+    body = {"server_id": await server_id(session, call), "name": name, "arguments": {}}
     url = f"{base_url()}/mcp-rest/tools/call"
     async with session.post(url, headers=call.request_headers, json=body) as answer:
         return f"{answer.status} {await answer.text()}"
@@ -68,6 +73,8 @@ WAYS: dict[str, Way] = {
     "a call at /mcp-rest": rest_call,
     "a listing at /mcp": mcp_list,
     "a listing at /mcp-rest": rest_list,
+    "a call over SSE at /mcp": lambda session, call: mcp_call(session, replace(call, server=LEGACY)),
+    "a call over SSE at /mcp-rest": lambda session, call: rest_call(session, replace(call, server=LEGACY)),
     "chat": chat,
     "responses": responses,
     "messages": messages,
@@ -92,7 +99,14 @@ def measure(ground: Ground) -> dict[str, dict[str, dict[str, str]]]:
     versions = {importlib.metadata.version("litellm"): None, old: setting("MCPAUTH_SURFACES_OLD_PACKAGES")}
     pods = {version: f"refusals-{number}" for number, version in enumerate(versions)}
     kubernetes.prepare(servers, list(pods.values()), **REQUIRED)
+    legacy = f"{servers['mcp'].removesuffix('/mcp')}/sse"
+    second = kubernetes.resource(legacy, servers["token"], **REQUIRED)
+    second["metadata"]["name"] = LEGACY
+    second["spec"]["server"] |= {"name": LEGACY, "transport": "SSE"}
+    kubernetes.apply(second)
+    kubernetes.kubectl("wait", f"msa/{LEGACY}", "--namespace", kubernetes.NAMESPACE, "--for=condition=TokenIssued", "--timeout=60s")
     config = litellm_config({"url": servers["mcp"]}, [ground.model()])
+    config["mcp_servers"][LEGACY] = {"url": legacy, "transport": "sse", "allow_all_keys": True}
     urls = {version: ground.injected_litellm(pods[version], config, where) for version, where in versions.items()}
     for version, url in urls.items():
         ground.processes.until_up(pods[version], f"{url}/health/readiness")

@@ -12,7 +12,7 @@ use crate::proxy::user_context::seal::OpenError;
 
 /// Why the sidecar answers a request itself. `resource` is the name of the `McpServerAuth`; messages hold
 /// nothing of the request and no secret.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ProxyError {
     #[error(
         "no MCP server of this name is set up for this pod; create an McpServerAuth with this \

@@ -39,7 +39,7 @@ use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{RouteTable, Routes};
 use crate::proxy::trace_context::{TRACEPARENT, TraceParent};
 use crate::proxy::user_context::seal::Sealer;
-use crate::proxy::user_context::{Context, gather};
+use crate::proxy::user_context::{Context, NO_CONTEXT, gather};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
@@ -212,7 +212,7 @@ impl Inbound {
         }
         let table = self.routes.table();
         hop_by_hop::strip_request(headers, |name| is_forgeable(name, &table));
-        let servers = table.names_in_bodies().clone();
+        let (servers, has_servers) = (table.names_in_bodies().clone(), !table.is_empty());
         drop(table);
         if let Some(context) = context {
             let now = unix_now();
@@ -220,6 +220,9 @@ impl Inbound {
                 self.add_copies(headers, &context, now);
             }
             headers.insert(CONTEXT, self.sealer.seal(&context, now));
+        } else if (may_call_tools || websocket) && has_servers {
+            // So that the outbound half tells calls for users from what LiteLLM does by itself.
+            headers.insert(CONTEXT, NO_CONTEXT);
         }
         client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {

@@ -19,6 +19,7 @@ mod location;
 mod loopback_host;
 mod message;
 pub(crate) mod path;
+mod refused_sessions;
 mod replayable_request;
 mod response;
 mod server_answer;
@@ -51,15 +52,16 @@ use crate::proxy::audit::{AuditLog, AuditedCall};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
-use crate::proxy::respond::{json_rpc, problem};
+use crate::proxy::respond::{accepted, json_rpc, of_stand_in, problem, session_ended};
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{McpServer, Routes, SessionId, UsableServer};
 use crate::proxy::user_context::seal::{OpenError, Sealer};
-use crate::proxy::user_context::{Context, names_user};
-use call::Call;
+use crate::proxy::user_context::{Context, NO_CONTEXT, names_user};
+use call::{Call, Destination};
 use error::OutboundError;
 use headers::UserPart;
 pub use limits::Limits;
+use refused_sessions::{RefusedSession, RefusedSessions};
 use replayable_request::ReplayableRequest;
 use server_answer::ServerAnswer;
 use token_rejection::TokenRejection;
@@ -72,6 +74,7 @@ const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 pub struct Outbound {
     routes: Routes,
     token_selector: TokenSelector,
+    refused_sessions: RefusedSessions,
     sealer: Arc<Sealer>,
     secret: OutboundSecret,
     audit_log: AuditLog,
@@ -97,6 +100,7 @@ impl Outbound {
         Self {
             routes,
             token_selector,
+            refused_sessions: RefusedSessions::default(),
             sealer,
             secret,
             audit_log,
@@ -129,11 +133,16 @@ impl Outbound {
     ) -> Response<ResponseBody> {
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
+        let unknown = server.is_none().then(|| Box::<str>::from(name));
         let mut call = Call::begin(&request, server.as_ref(), &self.audit_log);
         let id = call.id;
         let session = server
             .as_ref()
             .and_then(|server| stream_session(server, &request));
+        // As the path has it.
+        let name = server.as_ref().map(|server| &*server.name);
+        let name = name.or(unknown.as_deref()).unwrap_or_default();
+        let refused_session = self.refused_session(name, request.method(), &call);
         let answer = match &server {
             _ if !loopback_host::is_loopback(request.uri(), request.headers()) => {
                 Err(OutboundError::with_body(
@@ -145,6 +154,10 @@ impl Outbound {
                 ProxyError::CallerNotAllowed,
                 RequestBody::stream(request.into_body()),
             )),
+            _ if refused_session.is_some() => {
+                call.refused_session = refused_session;
+                Box::pin(self.answer_in_refused_session(request, &call)).await
+            }
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
                 Ok(()) => {
@@ -162,7 +175,7 @@ impl Outbound {
             )),
         };
         // Only a configured name is logged: what else the path says comes from the client.
-        let name = server.as_ref().map(|server| &*server.name);
+        let configured = server.as_ref().map(|server| &*server.name);
         let status;
         let mut response = match answer {
             Ok(response) => {
@@ -170,7 +183,7 @@ impl Outbound {
                 tracing::debug!(
                     half = "outbound",
                     request = %id,
-                    server = name,
+                    server = configured,
                     status = status.as_u16(),
                     "answered"
                 );
@@ -183,7 +196,13 @@ impl Outbound {
                     .as_ref()
                     .and_then(|server| server.usable())
                     .zip(session.as_ref());
-                call.refuse(name, failed, stream).await
+                let destination = Destination {
+                    server: configured,
+                    name,
+                    stream,
+                    refused_sessions: &self.refused_sessions,
+                };
+                call.refuse(failed, destination).await
             }
         };
         // What was refused counts as what it is, though a tool call is told by a result.
@@ -216,11 +235,48 @@ impl Outbound {
         self.routes.sweep(worker);
         if worker == 0 {
             self.token_selector.sweep();
+            self.refused_sessions.sweep();
         }
     }
 
     pub(crate) fn workers(&self) -> NonZeroUsize {
         self.routes.workers()
+    }
+
+    /// The session that a request to the server of this name is in, if it was refused and the request is not for the server.
+    fn refused_session(&self, server: &str, method: &Method, call: &Call) -> Option<Box<RefusedSession>> {
+        let found = self.refused_sessions.find(server, call.session.as_ref())?;
+        // Stream and end of a session of the server's own are the server's.
+        (found.is_stand_in || *method == Method::POST).then(|| Box::new(found))
+    }
+
+    /// Answers a request within a session that was refused: tool calls by the reason.
+    async fn answer_in_refused_session(
+        &self,
+        request: Request<Incoming>,
+        call: &Call,
+    ) -> Result<Response<ResponseBody>, OutboundError> {
+        let session = call.refused_session.as_deref();
+        if request.method() != Method::POST {
+            let is_end = request.method() == Method::DELETE;
+            if let Some(session) = session.filter(|_| is_end) {
+                self.refused_sessions.end(session);
+            }
+            return Ok(of_stand_in(is_end));
+        }
+        let error = session.and_then(|session| session.error.clone());
+        let body = message::read(request.into_body()).await;
+        let whole = body.bytes();
+        if whole.is_some_and(refused_sessions::is_notification) {
+            return Ok(accepted());
+        }
+        match error {
+            Some(error) => Err(OutboundError::new(error, body.into_body())),
+            None => Ok(session_ended(
+                None,
+                whole.map(message::request_id).unwrap_or_default(),
+            )),
+        }
     }
 
     async fn forward(
@@ -356,6 +412,7 @@ impl Outbound {
                 let is_one = stated.iter().all(|value| value == stated.get());
                 let value = stated.remove();
                 match is_one {
+                    true if value == NO_CONTEXT => Ok(None),
                     true => self.sealer.open(&value, now).map(Some),
                     false => Err(OpenError::Forged),
                 }

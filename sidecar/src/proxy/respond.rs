@@ -4,12 +4,13 @@
 //! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: LiteLLM reports the status of
 //! a listing that failed, and a load test or a dashboard counts it. 401 is never among them: it would send LiteLLM
 //! into an OAuth flow against localhost. A tool call gets the result of a tool that failed, with status 200: LiteLLM
-//! shows the user of a failed request its status alone, and the text of a result.
+//! shows the user of a failed request its status alone, and the text of a result. For the same reason a session that cannot
+//! be opened for a user is opened all the same, by the sidecar ([`stand_in`]).
 //!
 //! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -45,14 +46,68 @@ pub fn json_rpc(error: &ProxyError, id: RequestId) -> Response<ResponseBody> {
     answer(error, "application/json", &body)
 }
 
-/// Key of [`tool_result`]'s `_meta` with what a program needs to know.
+/// Key of `_meta` with what a program needs to know.
 const META_KEY: &str = "mcpauth.dev/error";
+
+/// Of MCP's SDKs for a connection that was closed: LiteLLM opens another session then, where it would keep this one.
+const CONNECTION_CLOSED: i32 = -32000;
+
+/// A session of the sidecar's own, for a client that asks for this version of MCP: there is no other because of `error`.
+pub fn stand_in(error: &ProxyError, id: RequestId, version: &str) -> Response<ResponseBody> {
+    let body = json!({
+        "jsonrpc": "2.0",
+        "id": id,
+        "result": {
+            "protocolVersion": version,
+            "capabilities": { "tools": {} },
+            "serverInfo": { "name": "mcp-auth", "version": env!("CARGO_PKG_VERSION") },
+            "_meta": { META_KEY: details(error) },
+        },
+    });
+    let mut response = answer(error, "application/json", &body);
+    as_result(&mut response);
+    response
+}
+
+/// To a message of such a session that has told why: the client is to open another one (revision 2025-11-25 of MCP,
+/// Streamable HTTP, session management). `error` is `None` where that was forgotten.
+pub fn session_ended(error: Option<&ProxyError>, id: RequestId) -> Response<ResponseBody> {
+    let message = match error {
+        Some(error) => error.to_string(),
+        None => "the session could not be opened, and has ended; open another".to_owned(),
+    };
+    let body = json!({
+        "jsonrpc": "2.0",
+        "id": id,
+        "error": {
+            "code": CONNECTION_CLOSED,
+            "message": message,
+            "data": { "reason": error.map(ProxyError::reason) },
+        },
+    });
+    let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(body.to_string()))));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+/// To what is no message of such a session: `true` for its end, `false` for a stream, of which it has none.
+pub fn of_stand_in(is_end: bool) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(None));
+    if is_end {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    } else {
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let allowed = HeaderValue::from_static("POST, DELETE");
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
 
 /// The result of a tool call that has failed. `resultType` is required from version 2026-07-28 of MCP on, and ignored
 /// before.
 pub fn tool_result(error: &ProxyError, id: RequestId) -> Response<ResponseBody> {
-    let details =
-        json!({ "code": error.code(), "reason": error.reason(), "status": error.status().as_u16() });
     let body = json!({
         "jsonrpc": "2.0",
         "id": id,
@@ -60,13 +115,21 @@ pub fn tool_result(error: &ProxyError, id: RequestId) -> Response<ResponseBody> 
             "resultType": "complete",
             "isError": true,
             "content": [{ "type": "text", "text": error.to_string() }],
-            "_meta": { META_KEY: details },
+            "_meta": { META_KEY: details(error) },
         },
     });
     let mut response = answer(error, "application/json", &body);
+    as_result(&mut response);
+    response
+}
+
+fn details(error: &ProxyError) -> Value {
+    json!({ "code": error.code(), "reason": error.reason(), "status": error.status().as_u16() })
+}
+
+fn as_result(response: &mut Response<ResponseBody>) {
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().remove(RETRY_AFTER);
-    response
 }
 
 /// The answer to a message whose own answer comes in its stream, as with legacy SSE.

@@ -45,7 +45,7 @@ pub use mcp_server::{
 pub use refusal_streams::RefusalStream;
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
-pub use sessions::{OpeningStream, SessionId};
+pub use sessions::{OpeningStream, SESSION_HEADER, SessionId};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -283,6 +283,10 @@ impl Routes {
 }
 
 impl RouteTable {
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
     pub fn server(&self, name: &str) -> Option<&Arc<McpServer>> {
         self.servers.get(name)
     }

@@ -10,7 +10,7 @@ pub mod seal;
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mcp_auth_protocol::sync::SubjectTokenSource;
 
 use crate::proxy::fingerprint::Fingerprint;
@@ -18,6 +18,10 @@ use crate::proxy::fingerprint::Fingerprint;
 /// Longest context, in bytes of names and values together. It travels in one header, which LiteLLM's server
 /// bounds at 64 KiB together with all others.
 pub const LIMIT: usize = 8 * 1024;
+
+/// In place of a sealed context: a user's request led to this one, and has nothing that is allowed. No sealed context is like
+/// it, and it is no secret.
+pub const NO_CONTEXT: HeaderValue = HeaderValue::from_static("none");
 
 /// Names of cookies and headers that may be passed on.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -28,6 +28,7 @@ mod past_sidecar;
 mod proofs;
 mod reachability;
 mod refusals;
+mod refused_sessions;
 mod refused_users;
 mod scene;
 mod server_headers;

@@ -275,6 +275,7 @@ impl Upstream {
             format!("host: {}", self.address),
             "authorization: Bearer service-token".to_owned(),
             "x-forwarded-for: 127.0.0.1".to_owned(),
+            "mcpauth-context: none".to_owned(),
         ];
         for line in lines {
             let ours = expected.iter().any(|expected| expected == line);

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use http::header::{ACCEPT, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
+use super::CONTEXT;
 use super::error::{OutboundError, UnsentMessage};
+use super::refused_sessions::{OpeningMessage, RefusedSession, RefusedSessions};
 use crate::proxy::audit::{self, AuditLog, AuditedCall};
+use crate::proxy::error::ProxyError;
 use crate::proxy::request_id::RequestId;
-use crate::proxy::respond::{accepted, json_rpc, problem, tool_result};
+use crate::proxy::respond::{accepted, json_rpc, problem, session_ended, stand_in, tool_result};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{McpServer, SessionId, UsableServer};
+use crate::proxy::routes::{McpServer, SESSION_HEADER, SessionId, UsableServer};
 use crate::proxy::trace_context::{TRACEPARENT, TraceId, TraceParent, Tracing};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
@@ -29,6 +32,23 @@ pub struct Call {
     is_post: bool,
     /// Its client reads why a tool failed in the tool's result.
     takes_results: bool,
+    /// A user's request to LiteLLM led to it, and not discovery or a health check of LiteLLM's.
+    is_of_user: bool,
+    /// The session that it is in.
+    pub session: Option<HeaderValue>,
+    /// The same, where there is none at the server.
+    pub refused_session: Option<Box<RefusedSession>>,
+}
+
+/// Where a refused request was to go.
+pub struct Destination<'a> {
+    /// As it is configured.
+    pub server: Option<&'a str>,
+    /// As the path has it, which the client made.
+    pub name: &'a str,
+    /// The session over legacy SSE that a message is in: its client takes no answer from elsewhere.
+    pub stream: Option<(&'a UsableServer, &'a SessionId)>,
+    pub refused_sessions: &'a RefusedSessions,
 }
 
 impl Call {
@@ -50,6 +70,9 @@ impl Call {
             },
             is_post,
             takes_results: is_post && is_mcp_client(request.headers()),
+            is_of_user: request.headers().contains_key(CONTEXT),
+            session: request.headers().get(SESSION_HEADER).cloned(),
+            refused_session: None,
         };
         call.record_span();
         call
@@ -86,13 +109,11 @@ impl Call {
         }
     }
 
-    /// The answer of the sidecar to a request that fails. Logged with nothing of the request but its numbers: `server` is a
-    /// configured name. `stream` is the session over legacy SSE that a message is in: its client takes no answer from elsewhere.
+    /// The answer of the sidecar to a request that fails. Logged with nothing of the request but its numbers.
     pub async fn refuse(
         &mut self,
-        server: Option<&str>,
         failed: OutboundError,
-        stream: Option<(&UsableServer, &SessionId)>,
+        destination: Destination<'_>,
     ) -> Response<ResponseBody> {
         let OutboundError { error, body } = failed;
         let reason = error.reason();
@@ -108,7 +129,7 @@ impl Call {
             half = "outbound",
             request = %self.id,
             trace_id = self.trace_id(text).map(|id| id.to_string()),
-            server,
+            server = destination.server,
             reason,
             status = error.status().as_u16(),
             %error,
@@ -117,19 +138,29 @@ impl Call {
         if !self.is_post {
             return problem(&error);
         }
-        let id = message.as_ref().map(UnsentMessage::request_id);
-        let call_id = message.as_ref().and_then(UnsentMessage::tool_call_id);
         if let Some(whole) = whole {
             self.record(|audited| audited.set_body(whole));
         }
-        let id = id.unwrap_or_default();
+        if let Some(opened) = text.and_then(|text| self.open_stand_in(&error, text, &destination)) {
+            return opened;
+        }
+        let id = message
+            .as_ref()
+            .map(UnsentMessage::request_id)
+            .unwrap_or_default();
+        let call_id = message.as_ref().and_then(UnsentMessage::tool_call_id);
         let answer = |takes_result: bool| match call_id.clone().filter(|_| takes_result) {
             Some(id) => tool_result(&error, id),
             None => json_rpc(&error, id.clone()),
         };
+        if let (Some(session), Some(_)) = (&self.refused_session, &call_id)
+            && !destination.refused_sessions.is_first_call(session)
+        {
+            return session_ended(Some(&error), id);
+        }
         // The answer to a request of the server has the server's identifier, by which a client would take this for its own.
         let asks = message.as_ref().is_some_and(UnsentMessage::is_request);
-        let stream = stream.filter(|_| error.is_for_users() && asks);
+        let stream = destination.stream.filter(|_| error.is_for_users() && asks);
         if let Some((usable, session)) = stream
             && let ResponseBody::Whole(Some(text)) = answer(true).body()
             && usable.refusals.send(session, text)
@@ -137,6 +168,40 @@ impl Call {
             return accepted();
         }
         answer(self.takes_results && error.is_for_users())
+    }
+
+    /// Where the message opens a session for a user, the answer that has the session go on without the server until a tool
+    /// is called in it.
+    fn open_stand_in(
+        &self,
+        error: &ProxyError,
+        message: &[u8],
+        destination: &Destination<'_>,
+    ) -> Option<Response<ResponseBody>> {
+        if !self.takes_results || !self.is_of_user || !error.is_for_users() || self.refused_session.is_some()
+        {
+            return None;
+        }
+        let Destination {
+            name,
+            refused_sessions,
+            ..
+        } = destination;
+        match OpeningMessage::read(message)? {
+            OpeningMessage::Initialize { id, version } => {
+                let session = refused_sessions.open(name, error)?;
+                let mut opened = stand_in(error, id, &version);
+                opened.headers_mut().insert(SESSION_HEADER, session);
+                Some(opened)
+            }
+            // Clients end with the refusal of this, before the call that would be told why.
+            OpeningMessage::Initialized => {
+                if let Some(session) = &self.session {
+                    refused_sessions.refuse(name, session, error);
+                }
+                Some(accepted())
+            }
+        }
     }
 
     /// The end of the answer is recorded once it has come.

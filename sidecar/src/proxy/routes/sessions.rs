@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::proxy::user_context::Allowlist;
 
 /// Names the session of a request to an MCP server with streamable HTTP.
-const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
+pub const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Sessions of one server that are kept; beyond, the one that was used least recently goes.
 const MAX_SESSIONS: usize = 2048;
