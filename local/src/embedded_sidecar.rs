@@ -209,6 +209,7 @@ impl Ground {
             audit_log: audit_log.clone(),
             static_headers: static_headers.clone(),
             decoding_memory: bounds.decoding,
+            tunnel_memory: bounds.memory / 8,
             // `mcp-auth check` has an MCP server of its own, which tells more.
             context_checks: ContextChecks::default(),
         });

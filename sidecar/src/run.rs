@@ -80,6 +80,8 @@ pub struct Wiring {
     pub static_headers: StaticHeaders,
     /// Bytes that looking into compressed requests of users may take.
     pub decoding_memory: usize,
+    /// Bytes that WebSockets of users may hold.
+    pub tunnel_memory: usize,
     /// Asked on the health port; never asked where there is none.
     pub context_checks: ContextChecks,
 }
@@ -106,6 +108,7 @@ impl Proxies {
             audit_log,
             static_headers,
             decoding_memory,
+            tunnel_memory,
             context_checks,
         } = wiring;
         let routes = Routes::new(WORKERS, metrics.clone(), reports);
@@ -134,6 +137,7 @@ impl Proxies {
                 drain,
             )
             .with_decoding_memory(decoding_memory)
+            .with_tunnel_memory(tunnel_memory)
         });
         Self {
             routes,

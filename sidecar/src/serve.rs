@@ -212,6 +212,8 @@ async fn run(
         audit_log,
         static_headers: static_headers.clone(),
         decoding_memory: bounds.decoding,
+        // Half of what the bounds leave for what is not counted to the byte.
+        tunnel_memory: bounds.memory / 8,
         context_checks,
     });
     let data_path = proxies.state();

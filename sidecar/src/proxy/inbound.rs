@@ -6,6 +6,7 @@ pub mod client_address;
 mod tunnel;
 
 pub(crate) use tunnel::CONNECTION_GUARD;
+use tunnel::TunnelLimit;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub struct Inbound {
     client_keys: ClientKeys,
     user_calls: UserCalls,
     decoder_limit: DecoderLimit,
+    tunnel_limit: TunnelLimit,
     metrics: Metrics,
     drain: Drain,
 }
@@ -111,6 +113,7 @@ impl Inbound {
             client_keys: ClientKeys::new(fingerprinter),
             user_calls: UserCalls::new(tool_prefix_separator),
             decoder_limit: DecoderLimit::default(),
+            tunnel_limit: TunnelLimit::default(),
             metrics,
             drain,
         }
@@ -120,6 +123,14 @@ impl Inbound {
     pub fn with_decoding_memory(self, bytes: usize) -> Self {
         Self {
             decoder_limit: DecoderLimit::within(bytes),
+            ..self
+        }
+    }
+
+    /// With WebSockets that hold so many bytes together, and one in any case.
+    pub fn with_tunnel_memory(self, bytes: usize) -> Self {
+        Self {
+            tunnel_limit: TunnelLimit::within(bytes),
             ..self
         }
     }
@@ -227,7 +238,7 @@ impl Inbound {
         client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {
             // Boxed: else each request would make, and copy, room for the opening of a connection.
-            return Box::pin(tunnel::open(&self.litellm, request, servers)).await;
+            return Box::pin(tunnel::open(&self.litellm, request, servers, &self.tunnel_limit)).await;
         }
         let user_call = match (may_call_tools, request.uri().path_and_query()) {
             (true, Some(path)) => self.user_calls.begin(&self.routes, path),

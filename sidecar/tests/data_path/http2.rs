@@ -145,6 +145,37 @@ async fn ten_megabytes_pass_both_ways_and_a_client_that_does_not_read_holds_up_n
     assert_eq!(upstream.connections(), 1);
 }
 
+/// What a server is allowed to send before anything of it is taken is what the sidecar may have to hold.
+#[tokio::test]
+async fn answers_that_are_not_taken_hold_what_is_documented_and_no_more() {
+    let upstream = Framed::start().await;
+    let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&upstream.tools));
+    let asking = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
+    let (stream, _) = upstream.listener.accept().await.unwrap();
+    let mut stream = upstream.acceptor.accept(stream).await.unwrap();
+    stream.read_exact(&mut [0; 24]).await.unwrap();
+    write_frame(&mut stream, SETTINGS, 0, 0, &[]).await;
+    let (mut of_stream, mut of_connection) = (65_535, 65_535);
+    let id = loop {
+        let (kind, id, payload) = next_frame(&mut stream).await;
+        let number = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+        match (kind, id) {
+            (SETTINGS, _) => (0..payload.len()).step_by(6).for_each(|at| {
+                if payload[at..at + 2] == [0, INITIAL_WINDOW_SIZE] {
+                    of_stream = number(at + 2);
+                }
+            }),
+            (WINDOW_UPDATE, 0) => of_connection += number(0),
+            (HEADERS, id) => break id,
+            _ => {}
+        }
+    };
+    assert_eq!(of_stream, 256 << 10);
+    assert_eq!(of_connection, 8 << 20);
+    no_content(&mut stream, id).await;
+    assert_eq!(asking.await.unwrap().status(), StatusCode::NO_CONTENT);
+}
+
 /// Only the stream ends: others of the connection go on.
 #[tokio::test]
 async fn when_the_client_goes_its_stream_is_reset_at_once() {
@@ -206,6 +237,8 @@ struct Framed {
 const GOAWAY: u8 = 7;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
+const INITIAL_WINDOW_SIZE: u8 = 4;
 const HEADERS: u8 = 1;
 const DATA: u8 = 0;
 const REFUSED_STREAM: u32 = 7;
@@ -258,18 +291,25 @@ async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), kind: u8, flags: u8
 /// Reads up to the next request's headers.
 async fn next_request(stream: &mut (impl AsyncRead + Unpin)) -> u32 {
     loop {
-        let mut head = [0; 9];
-        timeout(TEST_TIMEOUT, stream.read_exact(&mut head))
-            .await
-            .expect("a frame in time")
-            .unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        stream.read_exact(&mut payload).await.unwrap();
-        if head[3] == HEADERS {
-            return u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let (kind, id, _) = next_frame(stream).await;
+        if kind == HEADERS {
+            return id;
         }
     }
+}
+
+/// Its type, its stream's number and its payload.
+async fn next_frame(stream: &mut (impl AsyncRead + Unpin)) -> (u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    timeout(TEST_TIMEOUT, stream.read_exact(&mut head))
+        .await
+        .expect("a frame in time")
+        .unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await.unwrap();
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    (head[3], id, payload)
 }
 
 async fn goaway(stream: &mut (impl AsyncWrite + Unpin), last: u32) {

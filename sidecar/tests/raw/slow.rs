@@ -55,7 +55,9 @@ fn bounded_before(tools: Server, upstream: SocketAddr, bounds: Bounds) -> (Worke
         metrics.clone(),
         drain,
     );
-    let inbound = inbound.with_decoding_memory(bounds.decoding);
+    let inbound = inbound
+        .with_decoding_memory(bounds.decoding)
+        .with_tunnel_memory(bounds.memory / 8);
     let operator = Arc::new(Operator::default());
     let outbound = Outbound::new(
         routes,
@@ -266,10 +268,11 @@ async fn a_client_that_has_gone_is_noticed_although_it_sent_more_than_its_reques
     }
 }
 
-/// A WebSocket is a connection of its client as long as it lives.
-#[tokio::test]
-async fn a_websocket_counts_as_a_connection_until_it_ends() {
-    let litellm = Scripted::start(async |mut request: Request<hyper::body::Incoming>| {
+const HANDSHAKE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// A LiteLLM whose WebSockets repeat what they get.
+async fn echoing() -> Scripted {
+    Scripted::start(async |mut request: Request<hyper::body::Incoming>| {
         if !request.headers().contains_key("upgrade") {
             return Response::new(whole("for late"));
         }
@@ -281,15 +284,20 @@ async fn a_websocket_counts_as_a_connection_until_it_ends() {
         let switching = Response::builder().status(101).header("connection", "upgrade");
         switching.header("upgrade", "websocket").body(whole("")).unwrap()
     })
-    .await;
+    .await
+}
+
+/// A WebSocket is a connection of its client as long as it lives.
+#[tokio::test]
+async fn a_websocket_counts_as_a_connection_until_it_ends() {
+    let litellm = echoing().await;
     let bounds = Bounds {
         connections: 1,
         ..Bounds::default()
     };
     let (workers, [inbound, _]) = bounded(litellm.address, bounds);
     let mut tunnel = TcpStream::connect(inbound).await.unwrap();
-    let handshake = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    tunnel.write_all(handshake.as_bytes()).await.unwrap();
+    tunnel.write_all(HANDSHAKE).await.unwrap();
     assert!(read_head(&mut tunnel).await.starts_with("HTTP/1.1 101"));
     let late = tokio::spawn(async move { Client::connect(inbound).await.next("late").await });
     // Time enough for the other to be served, if it could be.
@@ -390,5 +398,38 @@ async fn an_answer_that_stalls_ends_and_so_does_its_connection_to_the_server() {
         .await
         .expect("an end in time");
     assert!(matches!(ended, Ok(0) | Err(_)));
+    workers.stop(Duration::ZERO);
+}
+
+/// A tunnel holds memory though nothing moves in it.
+#[tokio::test]
+async fn websockets_beyond_what_there_is_memory_for_are_refused_until_one_ends() {
+    let litellm = echoing().await;
+    let bounds = Bounds {
+        memory: 8 * 2 * 16 * 1024,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, _]) = bounded(litellm.address, bounds);
+    let open = async || {
+        let mut tunnel = TcpStream::connect(inbound).await.unwrap();
+        tunnel.write_all(HANDSHAKE).await.unwrap();
+        let head = read_head(&mut tunnel).await;
+        (tunnel, head)
+    };
+    let (first, head) = open().await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let (_second, head) = open().await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let (_refused, head) = open().await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    let answer = Client::connect(inbound).await.next("late").await;
+    assert_eq!(answer.as_deref(), Some("200 for late"));
+    drop(first);
+    let again = async {
+        while !open().await.1.starts_with("HTTP/1.1 101") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, again).await.expect("its place in time");
     workers.stop(Duration::ZERO);
 }

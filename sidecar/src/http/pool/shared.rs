@@ -36,10 +36,12 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the other side's settings, which say how many streams it takes. They come with the first
 /// flight.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
-/// What an answer may have under way to a client that reads slowly: a long answer over a long way needs it.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// The same for all together, so that a few slow clients do not hold up the others.
-const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// What is held of an answer for a client that reads slowly: a long answer over a long way needs it. Little more than an answer
+/// counts that is not taken ([`load`](crate::server)).
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all together: so much that a few slow clients do not hold up the others, and so little that those of several
+/// servers fit into what the bounds of memory leave for what is not counted to the byte.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Longest headers of an answer, all together.
 const MAX_RESPONSE_HEADERS_BYTES: u32 = 128 * 1024;
 
