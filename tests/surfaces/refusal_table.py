@@ -17,6 +17,7 @@ def tool_error(reason: str, message: str) -> str:
 
 TOOL_ERROR = tool_error("user_context_required", MESSAGE)
 OPENING_ERROR = tool_error("server_unreachable", UNREACHABLE)
+CALLS_ERROR, OPENINGS_ERROR = (f'^(.*?{message}.*?"isError": true){{3}}' for message in (MESSAGE, UNREACHABLE))
 LEGACY_ERROR = tool_error("user_context_required", MESSAGE.replace("tools", "legacy"))
 NO_TOOLS = "^done$"
 NO_MCP_TOOLS = "^failure: status 500"
@@ -49,6 +50,7 @@ ROWS = [
             'the tool\'s result is the message, as an error, with `_meta["mcpauth.dev/error"]` at `/mcp` and `/mcp-rest`',
             {
                 "a call at /mcp": TOOL_ERROR,
+                "three calls in one session at /mcp": CALLS_ERROR,
                 "a call at /mcp-rest": f"^200 .*{TOOL_ERROR}",
                 "chat": f"^{MESSAGE}",
                 "responses": f"^{MESSAGE}",
@@ -62,7 +64,11 @@ ROWS = [
         STATUS,
         Cell(
             "the same: the tool's result is the message",
-            {"a call at /mcp": OPENING_ERROR, "a call at /mcp-rest": f"^200 .*{OPENING_ERROR}"},
+            {
+                "a call at /mcp": OPENING_ERROR,
+                "three calls in one session at /mcp": OPENINGS_ERROR,
+                "a call at /mcp-rest": f"^200 .*{OPENING_ERROR}",
+            },
         ),
         Cell(SAME, {}),
     ),
