@@ -161,11 +161,14 @@ def sizes(measured: dict) -> str:
 
 def abuse(measured: dict) -> str:
     silent = measured["silent"]
+    junk = silent["junk"]
     return f"""\
 Beside {number(measured["steps"][-1]["sidecars"])} sidecars, {number(silent["connections"])} connections that say nothing and
-{number(silent["junk_tokens"])} junk tokens within {silent["junk_seconds"]:.0f} s, all at one replica: a new sidecar had its tokens
-after {silent["new_sidecar_seconds"]:.2f} s, a renewed token reached all after {silent["renewal_seconds"]:.2f} s, and the API server
-was asked about {silent["token_reviews"]} tokens. The replicas then had {pair(silent["memory"])} MB.
+{number(junk["sent"])} junk tokens, {junk["sent"] / junk["sending_seconds"]:.0f} a second for {junk["sending_seconds"]:.0f} s, all at one
+replica: a new sidecar had its tokens after {silent["new_sidecar_seconds"]:.2f} s, and a renewed token reached all after
+{silent["renewal_seconds"]:.2f} s. {number(junk["refused"])} of the junk tokens were refused (401), {number(junk["put_off"])} of those that name a
+key that nobody knows put off (503), {number(junk["unanswered"])} not answered, and the API server was asked about {silent["token_reviews"]};
+the last answer came after {junk["answered_seconds"]:.0f} s. The replicas then had {pair(silent["memory"])} MB.
 """
 
 

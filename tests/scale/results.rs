@@ -68,11 +68,26 @@ pub struct Large {
 #[derive(Debug, Serialize)]
 pub struct Silent {
     pub connections: usize,
-    pub junk_tokens: usize,
-    pub junk_seconds: f64,
+    pub junk: Junk,
     pub token_reviews: usize,
     /// From the first connection of a new sidecar to its snapshot.
     pub new_sidecar_seconds: f64,
     pub renewal_seconds: f64,
     pub memory: Vec<f64>,
+}
+
+/// Tokens that are none, by what they were answered.
+#[derive(Debug, Serialize)]
+pub struct Junk {
+    pub sent: usize,
+    /// From the first to the last that was sent.
+    pub sending_seconds: f64,
+    /// 401.
+    pub refused: usize,
+    /// 503: too many wait whose key nobody knows.
+    pub put_off: usize,
+    /// The connection was refused or closed.
+    pub unanswered: usize,
+    /// From the first that was sent to the last answer.
+    pub answered_seconds: f64,
 }

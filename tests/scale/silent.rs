@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 
 use mcp_auth_protocol::sync::PATH;
 use mcp_auth_tests::world::World;
+use reqwest::StatusCode;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::task::JoinSet;
 
 use crate::api_server::Requests;
 use crate::objects::{self, server_name};
 use crate::phases::Scene;
-use crate::results::Silent;
+use crate::results::{Junk, Silent};
 use crate::say;
 use crate::sidecars::Speaker;
 use crate::sizes::Sizes;
@@ -18,6 +22,7 @@ use crate::sizes::Sizes;
 /// A tenth of what has to be stood, for what it costs. That no more are let in than there are places for, a test of tests/api/abuse.rs shows.
 const CONNECTIONS: usize = 1_500;
 const JUNK_A_SECOND: u32 = 100;
+/// At least; longer where what is measured beside it takes longer.
 const SECONDS: u32 = 10;
 
 pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &Speaker) -> Silent {
@@ -27,8 +32,8 @@ pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &
         connections.push(silent_connection(number, replica).await);
     }
     let before = Requests::count(&scene.operator_world.client).await;
-    let began = Instant::now();
-    let junk = tokio::spawn(send_junk(replica));
+    let (measured, until_measured) = oneshot::channel();
+    let junk = tokio::spawn(send_junk(replica, until_measured));
     let pods = objects::pods_from(world, sizes.pods, sizes.pods + 1).await;
     let connecting = Instant::now();
     scene.sidecars.lead_to([&*scene.replicas[0].address]);
@@ -38,13 +43,13 @@ pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &
     let resource = sizes.resources - 1;
     let server = server_name(resource);
     let renewal_seconds = scene.renew(speaker, resource, &server, sizes.pods + 1).await;
-    let junk_tokens = junk.await.unwrap();
-    let junk_seconds = began.elapsed().as_secs_f64();
+    // The task has not ended: it waits for this.
+    measured.send(()).unwrap();
+    let junk = junk.await.unwrap();
     let requests = Requests::count(&scene.operator_world.client).await.since(&before);
     let silent = Silent {
         connections: connections.len(),
-        junk_tokens,
-        junk_seconds,
+        junk,
         token_reviews: requests.token_reviews,
         new_sidecar_seconds,
         renewal_seconds,
@@ -67,29 +72,49 @@ async fn silent_connection(number: usize, replica: SocketAddr) -> TcpStream {
     socket.connect(replica).await.unwrap()
 }
 
-/// As many requests as there is time for, each with another token. How many were answered.
-async fn send_junk(replica: SocketAddr) -> usize {
+/// Requests, each with another token, at the same rate until all beside them is measured: whatever the answers take, the next one
+/// is sent.
+async fn send_junk(replica: SocketAddr, mut until_measured: oneshot::Receiver<()>) -> Junk {
     let client = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
         .local_address(std::net::IpAddr::from([127, 201, 0, 1]))
         .build()
         .unwrap();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / JUNK_A_SECOND);
-    let mut answers = Vec::new();
-    for number in 0..JUNK_A_SECOND * SECONDS {
+    let began = Instant::now();
+    let mut answers = JoinSet::new();
+    for number in 0.. {
+        let is_measured = !matches!(until_measured.try_recv(), Err(TryRecvError::Empty));
+        if number >= JUNK_A_SECOND * SECONDS && is_measured {
+            break;
+        }
         ticks.tick().await;
-        let token = junk(number);
         let request = client
             .post(format!("https://{replica}{PATH}"))
-            .bearer_auth(token)
+            .bearer_auth(junk(number))
             .body("");
-        answers.push(tokio::spawn(request.send()));
+        answers.spawn(async move { Some(request.send().await.ok()?.status()) });
     }
-    let mut refused = 0;
-    for answer in answers {
-        refused += usize::from(answer.await.unwrap().is_ok_and(|answer| answer.status() == 401));
+    let sending_seconds = began.elapsed().as_secs_f64();
+    let mut junk = Junk {
+        sent: answers.len(),
+        sending_seconds,
+        refused: 0,
+        put_off: 0,
+        unanswered: 0,
+        answered_seconds: 0.0,
+    };
+    for status in answers.join_all().await {
+        match status {
+            Some(StatusCode::UNAUTHORIZED) => junk.refused += 1,
+            // It names a key that the operator does not know, and more of those wait for the API server than may.
+            Some(StatusCode::SERVICE_UNAVAILABLE) => junk.put_off += 1,
+            Some(status) => panic!("junk is answered with {status}"),
+            None => junk.unanswered += 1,
+        }
     }
-    refused
+    junk.answered_seconds = began.elapsed().as_secs_f64();
+    junk
 }
 
 /// A third is no token at all, the others look like ServiceAccount tokens: of another audience, or of a pod that
