@@ -3,6 +3,7 @@
 
 use mcp_auth_crds::McpServerAuthSpec;
 use mcp_auth_oauth::{AllowedAddresses, DestinationError, Destinations};
+use mcp_auth_protocol::sync::ServerAddresses;
 
 use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
@@ -12,8 +13,8 @@ use crate::not_served::{NotServedError, NotServedReason};
 pub struct AdministratorPolicy {
     /// Of requests to authorization servers, which the operator makes: client secrets and assertions go there.
     pub authorization_servers: Destinations,
-    /// Of MCP servers, which sidecars call: tokens go there. Their addresses are judged where a URL states one; what a
-    /// name resolves to is not known to the operator.
+    /// Of MCP servers, which sidecars call: tokens go there. Their addresses are judged where a URL states one, and by the
+    /// sidecar when it connects ([`Self::server_addresses`]).
     pub mcp_servers: Destinations,
 }
 
@@ -67,6 +68,15 @@ impl AdministratorPolicy {
         match &spec.egress_proxy {
             Some(proxy) => self.check_proxy(&proxy.url),
             None => Ok(()),
+        }
+    }
+
+    /// At which addresses sidecars may connect to the MCP server.
+    pub fn server_addresses(&self, spec: &McpServerAuthSpec) -> ServerAddresses {
+        match self.mcp_servers.addresses_of_sidecar(&spec.server.url) {
+            AllowedAddresses::Any => ServerAddresses::Any,
+            AllowedAddresses::NotLoopback => ServerAddresses::NotLoopback,
+            AllowedAddresses::Public => ServerAddresses::Public,
         }
     }
 

@@ -9,8 +9,13 @@ use mcp_auth_protocol::sync;
 use crate::credential_identity::CredentialIdentity;
 use crate::store::CredentialState;
 
-/// The server of a resource with the state of its credential, as a snapshot holds it.
-pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server {
+/// The server of a resource with the state of its credential, as a snapshot holds it. `addresses` are those that the
+/// administrator allows it.
+pub fn server(
+    resource: &McpServerAuth,
+    state: CredentialState,
+    addresses: Option<sync::ServerAddresses>,
+) -> sync::Server {
     let mut route = route(resource);
     route.ca_bundle = state.connection.ca_bundle;
     let audit_user = route.audit.as_mut().and_then(|audit| audit.user.as_mut());
@@ -23,6 +28,7 @@ pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server 
         credential: state.credential,
         client_certificate: state.connection.client_certificate,
         egress_proxy: state.connection.egress_proxy,
+        addresses,
         declined: state.declined,
     }
 }

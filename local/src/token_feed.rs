@@ -138,7 +138,11 @@ impl TokenFeed {
         let servers = self.0.servers.lock();
         let mut servers: Vec<_> = servers
             .iter()
-            .map(|protected| server(&protected.resource, self.0.credentials.get(&protected.resource)))
+            .map(|protected| {
+                let state = self.0.credentials.get(&protected.resource);
+                // Resources and LiteLLM are of the same user.
+                server(&protected.resource, state, None)
+            })
             .collect();
         servers.sort_by(|a, b| a.route.server.cmp(&b.route.server));
         Snapshot {

@@ -66,8 +66,7 @@ pub enum DestinationError {
 }
 
 impl Destinations {
-    /// Judges a URL that a resource states, also by the addresses that no policy allows: sidecars, which call MCP servers,
-    /// look at no address. A text that is no URL passes: it is refused where it is used.
+    /// Judges a URL that a resource states, also by the addresses that no policy allows. A text that is no URL passes: it is refused where it is used.
     pub fn check_text(&self, url: &str) -> Result<(), DestinationError> {
         let Ok(url) = url.parse() else {
             return Ok(());
@@ -77,16 +76,38 @@ impl Destinations {
         judged.map_err(DestinationError::NeverAllowed)
     }
 
-    /// The same of a URL that the sidecar resolves, where addresses are not judged: where only public addresses are allowed, a name that
-    /// the cluster's own DNS answers is a private one, unless it is listed.
+    /// The same of the URL of an MCP server, which sidecars resolve and connect to within [`Self::addresses_of_sidecar`]. Where only
+    /// public addresses are allowed, a name that the cluster's own DNS answers is a private one, unless it is listed. A sidecar's
+    /// own machine is LiteLLM's pod, where an MCP server may run beside it: a URL that states so is as good as any private one.
     pub fn check_text_of_sidecar(&self, url: &str) -> Result<(), DestinationError> {
-        self.check_text(url)?;
+        let of_stated = match self.addresses {
+            AllowedAddresses::NotLoopback => AllowedAddresses::Any,
+            addresses => addresses,
+        };
+        let judged = Self {
+            addresses: of_stated,
+            ..self.clone()
+        };
+        judged.check_text(url)?;
         let is_judged = self.addresses == AllowedAddresses::Public && self.hosts.is_empty();
         let url: Option<Url> = url.parse().ok();
         let host = url.as_ref().and_then(Url::domain).map(normalize_host);
         match host.filter(|_| is_judged) {
             Some(host) if is_name_of_cluster(&host) => Err(DestinationError::Address("private")),
             _ => Ok(()),
+        }
+    }
+
+    /// At which addresses the host of a URL that [`Self::check_text_of_sidecar`] allows may be: a host that is listed may be private, and
+    /// one that the URL says to be loopback may be that.
+    pub fn addresses_of_sidecar(&self, url: &str) -> AllowedAddresses {
+        let url: Option<Url> = url.parse().ok();
+        let stated = url.as_ref().and_then(stated_address);
+        match self.addresses {
+            AllowedAddresses::Public if self.hosts.is_empty() => AllowedAddresses::Public,
+            AllowedAddresses::Any => AllowedAddresses::Any,
+            _ if stated.is_some_and(is_loopback) => AllowedAddresses::Any,
+            AllowedAddresses::Public | AllowedAddresses::NotLoopback => AllowedAddresses::NotLoopback,
         }
     }
 
@@ -143,6 +164,10 @@ fn stated_address(url: &Url) -> Option<IpAddr> {
             is_this_machine.then_some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
         }
     }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    check_address(address, AddressScope::NotLoopback) == Err(ForbiddenAddressError::Loopback)
 }
 
 impl AllowedAddresses {
@@ -315,6 +340,54 @@ mod tests {
             Ok(())
         );
         assert_eq!(Destinations::default().check_text("http://localhost/mcp"), Ok(()));
+    }
+
+    #[test]
+    fn a_sidecar_connects_to_no_private_address_that_neither_policy_nor_url_names() {
+        let allowed = |addresses, hosts: &[&str], url: &str| {
+            let policy = Destinations {
+                addresses,
+                ..destinations(hosts)
+            };
+            assert_eq!(policy.check_text_of_sidecar(url), Ok(()), "{url}");
+            policy.addresses_of_sidecar(url)
+        };
+        let server = "https://tools.example.com/mcp";
+        for (addresses, hosts, url, expected) in [
+            (AllowedAddresses::Any, &[][..], server, AllowedAddresses::Any),
+            (
+                AllowedAddresses::NotLoopback,
+                &[],
+                server,
+                AllowedAddresses::NotLoopback,
+            ),
+            (
+                AllowedAddresses::NotLoopback,
+                &[],
+                "http://localhost:8000/mcp",
+                AllowedAddresses::Any,
+            ),
+            (
+                AllowedAddresses::NotLoopback,
+                &[],
+                "http://127.0.0.1:8000/mcp",
+                AllowedAddresses::Any,
+            ),
+            (AllowedAddresses::Public, &[], server, AllowedAddresses::Public),
+            // Who lists a host knows where it is.
+            (
+                AllowedAddresses::Public,
+                &["*.example.com"],
+                server,
+                AllowedAddresses::NotLoopback,
+            ),
+        ] {
+            assert_eq!(
+                allowed(addresses, hosts, url),
+                expected,
+                "{addresses:?} {hosts:?} {url}"
+            );
+        }
     }
 
     #[test]

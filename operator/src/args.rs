@@ -214,8 +214,8 @@ pub struct PolicyArgs {
     #[arg(long = "mcp-server-host")]
     pub mcp_server_hosts: Vec<HostPattern>,
 
-    /// At which addresses authorization servers may be, and MCP servers whose URL states an address. Link-local
-    /// addresses never. MCP servers may be at loopback, which is that of LiteLLM's pod, unless only public ones are allowed.
+    /// At which addresses authorization servers and MCP servers may be. Link-local addresses never. Unless only public ones are
+    /// allowed, an MCP server may be at loopback, which is that of LiteLLM's pod, where its URL says so.
     #[arg(long, value_enum, default_value_t = AddressesArg::NotLoopback)]
     pub allowed_addresses: AddressesArg,
 
@@ -305,11 +305,7 @@ impl PolicyArgs {
             },
             mcp_servers: Destinations {
                 hosts: self.mcp_server_hosts.clone().into(),
-                // A sidecar's own machine is LiteLLM's pod, where an MCP server may run beside it.
-                addresses: match addresses {
-                    AllowedAddresses::NotLoopback => AllowedAddresses::Any,
-                    addresses => addresses,
-                },
+                addresses,
                 forbid_http: self.forbid_plain_http,
             },
         }

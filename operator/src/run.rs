@@ -302,6 +302,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             credentials.clone(),
             certificates.clone(),
             changes.clone(),
+            args.policy.to_policy(),
         ),
         resources: resources.clone(),
         credentials,

@@ -35,7 +35,8 @@ pub use route::{
     Audit, AuditUser, JwtVerification, Route, SubjectTokenSource, Transport, UserContext, VerificationKey,
 };
 pub use snapshot::{
-    ClientCertificate, DeclinedRefresh, EgressProxy, Server, Snapshot, UnreadablePart, UnreadableServer,
+    ClientCertificate, DeclinedRefresh, EgressProxy, Server, ServerAddresses, Snapshot, UnreadablePart,
+    UnreadableServer,
 };
 
 /// Path of the sync endpoint.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::routes::server;
-use mcp_auth_credentials::{Changes, Credentials, ResourceRef};
+use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials, ResourceRef};
 use mcp_auth_protocol::sync::{Capability, Snapshot};
 use parking_lot::Mutex;
 
@@ -28,6 +28,8 @@ struct Inner {
     credentials: Credentials,
     certificates: Certificates,
     changes: Changes,
+    /// What the administrator allows.
+    policy: AdministratorPolicy,
     groups: Mutex<HashMap<GroupKey, Weak<Group>>>,
     /// By namespace: what its groups share.
     shared: Mutex<HashMap<String, Arc<Mutex<Shared>>>>,
@@ -67,7 +69,12 @@ struct SharedServer {
 }
 
 impl Shared {
-    fn server(&mut self, resource: Arc<McpServerAuth>, credentials: &Credentials) -> Arc<SerialisedServer> {
+    fn server(
+        &mut self,
+        resource: Arc<McpServerAuth>,
+        credentials: &Credentials,
+        policy: &AdministratorPolicy,
+    ) -> Arc<SerialisedServer> {
         let resource_ref = ResourceRef::from(&*resource);
         // Read before what it is of, so that a change meanwhile is looked at again.
         let revision = credentials.revision(&resource_ref);
@@ -76,8 +83,9 @@ impl Shared {
             .filter(|known| known.revision == revision && Arc::ptr_eq(&known.resource, &resource))
             .and_then(|known| known.server.upgrade());
         known.unwrap_or_else(|| {
-            let made = SerialisedServer::new(server(&resource, credentials.get(&resource)));
-            let made = Arc::new(made);
+            let addresses = policy.server_addresses(&resource.spec);
+            let made = server(&resource, credentials.get(&resource), Some(addresses));
+            let made = Arc::new(SerialisedServer::new(made));
             let shared = SharedServer {
                 resource,
                 revision,
@@ -115,12 +123,14 @@ impl Snapshots {
         credentials: Credentials,
         certificates: Certificates,
         changes: Changes,
+        policy: AdministratorPolicy,
     ) -> Self {
         Self(Arc::new(Inner {
             resources,
             credentials,
             certificates,
             changes,
+            policy,
             groups: Mutex::default(),
             shared: Mutex::default(),
         }))
@@ -175,7 +185,7 @@ impl Snapshots {
         let mut shared = shared.lock();
         let servers = entitled.into_iter();
         let servers = servers
-            .map(|resource| shared.server(resource, credentials))
+            .map(|resource| shared.server(resource, credentials, &self.0.policy))
             .collect();
         // The one before is in use until here: where nothing differs it stays the one, and nobody is sent it again.
         let snapshot = shared.snapshot(SerialisedSnapshot::new(snapshot, servers));

@@ -8,8 +8,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{
-    Capability, Credential, Route, Server, Snapshot, SnapshotDelta, SnapshotLine, UnreadablePart,
-    UnreadableServer,
+    Capability, Credential, Route, Server, ServerAddresses, Snapshot, SnapshotDelta, SnapshotLine,
+    UnreadablePart, UnreadableServer,
 };
 
 /// A line downwards with its servers not read yet.
@@ -103,6 +103,10 @@ fn read_server(mut entry: Value) -> (Option<Server>, Option<UnreadableServer>) {
         .and_then(read);
     let text = |field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
     let (name, resource_uid) = (text("server"), text("resourceUid"));
+    // What is not understood allows no more than the strictest that is.
+    let addresses = entry
+        .get("addresses")
+        .map(|stated| read(stated.clone()).unwrap_or(ServerAddresses::Public));
     let route: Option<Route> = read(entry.clone());
     let unreadable = |part| UnreadableServer { server: name, part };
     match (read::<Server>(entry), route) {
@@ -121,6 +125,7 @@ fn read_server(mut entry: Value) -> (Option<Server>, Option<UnreadableServer>) {
                 resource_uid,
                 client_certificate: None,
                 egress_proxy: None,
+                addresses,
                 declined,
                 route,
             };
@@ -165,6 +170,29 @@ mod tests {
         assert_eq!(
             serde_json::from_value::<Snapshot>(stated).unwrap().sent_at,
             Some(7)
+        );
+    }
+
+    #[test]
+    fn addresses_that_are_not_understood_are_the_public_ones_and_an_older_sender_says_none() {
+        let stated = |addresses: Value| {
+            let mut tools = server("tools", bearer());
+            tools["addresses"] = addresses;
+            snapshot(json!([tools])).servers.remove(0)
+        };
+        assert_eq!(
+            stated(json!("NotLoopback")).addresses,
+            Some(ServerAddresses::NotLoopback)
+        );
+        let odd = stated(json!("OfThisRegion"));
+        assert_eq!(odd.addresses, Some(ServerAddresses::Public));
+        assert!(matches!(
+            odd.credential,
+            Credential::Unavailable { keep: true, .. }
+        ));
+        assert_eq!(
+            snapshot(json!([server("tools", bearer())])).servers[0].addresses,
+            None
         );
     }
 

@@ -72,9 +72,25 @@ pub struct Server {
     /// Through which the MCP server is reached. The operator has decided that it applies to the server's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<EgressProxy>,
+    /// At which addresses the host may be, by the policy of the operator's administrator. Absent from older senders, and where
+    /// there is no administrator: at any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<ServerAddresses>,
     /// The token in use was rejected, and there is no better one for now: no call need wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declined: Option<DeclinedRefresh>,
+}
+
+/// Which of the addresses that the name of an MCP server resolves to the sidecar may connect to: link-local ones and those of
+/// clouds' metadata services never.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ServerAddresses {
+    /// Private ones too, and those of LiteLLM's own pod.
+    Any,
+    /// Private ones too, but not loopback.
+    NotLoopback,
+    /// Only those that everyone can reach.
+    Public,
 }
 
 /// The operator's answer to a [`RejectedToken`] that it can do nothing about now.

@@ -41,6 +41,7 @@ fn snapshot() -> Snapshot {
                 url: "http://proxy.example.com:3128".into(),
                 authorization: Some("Basic pr0xy".into()),
             }),
+            addresses: Some(ServerAddresses::NotLoopback),
             declined: None,
         }],
         sent_at: Some(1_799_999_000),

@@ -140,6 +140,7 @@ impl<P: DataPath> Controller<P> {
             resource_uid: None,
             client_certificate: None,
             egress_proxy: None,
+            addresses: None,
             declined: None,
             credential: Credential::Unavailable {
                 reason: PENDING.into(),

@@ -4,6 +4,7 @@
 // Clippy knows only functions marked as tests for tests; what they share is one as well.
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod audit;
 mod callers;
 mod client_certificate;

@@ -308,6 +308,7 @@ pub fn server(url: &str) -> Server {
         resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
+        addresses: None,
         declined: None,
         credential: Credential::Bearer {
             id: "1".into(),

@@ -66,6 +66,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
+        addresses: None,
         declined: None,
     }]);
     let server = routes.table().server("tools").cloned();

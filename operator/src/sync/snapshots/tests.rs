@@ -3,7 +3,8 @@ use jiff::Timestamp;
 use kube::runtime::watcher::Event;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{CredentialIdentity, CredentialState, ResourceRef};
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_oauth::{AllowedAddresses, Destinations};
+use mcp_auth_protocol::sync::{Credential, ServerAddresses};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -36,6 +37,10 @@ fn resource(name: &str, team: Option<&str>) -> McpServerAuth {
 
 /// With these resources in namespace `apps`.
 async fn scene(resources: Vec<McpServerAuth>) -> Scene {
+    scene_with(resources, AdministratorPolicy::default()).await
+}
+
+async fn scene_with(resources: Vec<McpServerAuth>, policy: AdministratorPolicy) -> Scene {
     let changes = Changes::default();
     let events = [Event::Init]
         .into_iter()
@@ -51,6 +56,7 @@ async fn scene(resources: Vec<McpServerAuth>) -> Scene {
         credentials.clone(),
         Certificates::self_made(),
         changes.clone(),
+        policy,
     );
     Scene {
         snapshots,
@@ -202,4 +208,23 @@ async fn a_renewed_token_makes_its_own_server_anew_and_leaves_the_others_as_they
     scene.credentials.withdraw(&ResourceRef::from(&tools));
     let withdrawn = scene.snapshots.snapshot(&group).line(None);
     assert!(!withdrawn.windows(6).any(|part| part == b"t0ken-"));
+}
+
+#[tokio::test]
+async fn a_sidecar_is_told_at_which_addresses_the_administrator_allows_a_server() {
+    let policy = AdministratorPolicy {
+        mcp_servers: Destinations {
+            addresses: AllowedAddresses::Public,
+            ..Destinations::default()
+        },
+        ..AdministratorPolicy::default()
+    };
+    for (policy, expected) in [
+        (AdministratorPolicy::default(), ServerAddresses::Any),
+        (policy, ServerAddresses::Public),
+    ] {
+        let scene = scene_with(vec![resource("tools", None)], policy).await;
+        let snapshot = scene.snapshots.snapshot(&scene.group("blue"));
+        assert_eq!(read(&snapshot).servers[0].addresses, Some(expected));
+    }
 }

@@ -79,6 +79,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
         resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
+        addresses: None,
         declined: None,
         credential: if bearer {
             Credential::Bearer {

@@ -110,7 +110,11 @@ impl Client {
         all.insert(HOST, host);
         all.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
-            way: Peer::Name(Resolver::new(endpoint.host(), endpoint.port())).into(),
+            way: Peer::Name {
+                resolver: Resolver::new(endpoint.host(), endpoint.port()),
+                scope: None,
+            }
+            .into(),
             endpoint,
             tls,
             headers: all,

@@ -46,6 +46,7 @@ pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<M
             resource_uid: None,
             client_certificate: None,
             egress_proxy: None,
+            addresses: None,
             declined: None,
         }]),
         []

@@ -10,8 +10,8 @@ use http::uri::PathAndQuery;
 use mcp_auth_http_auth::authority_key::UnusableAuthority;
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_protocol::sync::{
-    self, Audit, ClientCertificate, DeclinedRefresh, EgressProxy, Problem, Route, SubjectTokenSource,
-    Transport, UserContext,
+    self, Audit, ClientCertificate, DeclinedRefresh, EgressProxy, Problem, Route, ServerAddresses,
+    SubjectTokenSource, Transport, UserContext,
 };
 use url::Url;
 
@@ -110,6 +110,7 @@ pub struct UsableServer {
     pub(super) unusable_authorities: Vec<UnusableAuthority>,
     client_certificate: Option<ClientCertificate>,
     egress_proxy: Option<EgressProxy>,
+    addresses: Option<ServerAddresses>,
 }
 
 #[derive(Clone)]
@@ -305,6 +306,7 @@ fn build_usable(
             && previous.ca_bundle.as_deref() == ca_bundle
             && previous.client_certificate.as_ref() == client_certificate
             && previous.egress_proxy.as_ref() == egress_proxy
+            && previous.addresses == server.addresses
     };
     let unchanged = previous.filter(unchanged);
     let reachability = unchanged.filter(|previous| previous.url == url);
@@ -319,6 +321,7 @@ fn build_usable(
                 ca_bundle,
                 client_certificate,
                 egress_proxy,
+                addresses: server.addresses,
             };
             Arc::new(connection.target(trust, metrics.connects(&route.server), workers)?)
         }
@@ -360,6 +363,7 @@ fn build_usable(
         unusable_authorities: ca_bundle.map(unusable_authorities).unwrap_or_default(),
         client_certificate: client_certificate.cloned(),
         egress_proxy: egress_proxy.cloned(),
+        addresses: server.addresses,
     })
 }
 

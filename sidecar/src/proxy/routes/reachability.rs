@@ -233,7 +233,9 @@ fn of_connection(error: &ConnectError) -> (Reachability, String) {
         {
             Reachability::ConnectionTimedOut
         }
-        ConnectError::Transport(TransportError::Connect(_)) => Reachability::ConnectionFailed,
+        ConnectError::Transport(TransportError::Connect(_) | TransportError::Forbidden(_)) => {
+            Reachability::ConnectionFailed
+        }
         ConnectError::Timeout => Reachability::ConnectionTimedOut,
         ConnectError::Transport(TransportError::Tls(error)) => of_handshake(error),
         ConnectError::Tunnel(TunnelError::Unreachable(_)) => Reachability::ProxyUnreachable,

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderValue, Uri};
-use mcp_auth_protocol::sync::{ClientCertificate, EgressProxy};
+use mcp_auth_http_auth::address_scope::AddressScope;
+use mcp_auth_protocol::sync::{ClientCertificate, EgressProxy, ServerAddresses};
 use prometheus_client::metrics::counter::Counter;
 use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret;
@@ -27,6 +28,8 @@ pub(super) struct Connection<'a> {
     pub ca_bundle: Option<&'a str>,
     pub client_certificate: Option<&'a ClientCertificate>,
     pub egress_proxy: Option<&'a EgressProxy>,
+    /// Which addresses of the host may be connected to. An egress proxy resolves the host's name by itself.
+    pub addresses: Option<ServerAddresses>,
 }
 
 /// Where a URL leads to.
@@ -44,7 +47,7 @@ impl Connection<'_> {
         connects: Counter,
         workers: usize,
     ) -> Result<Target, RouteError> {
-        let place = Place::of(self.url).ok_or(RouteError::Url)?;
+        let place = Place::of(self.url, self.addresses.map(scope)).ok_or(RouteError::Url)?;
         let tls = match self.url.scheme() {
             "https" => {
                 let config = trust.config(self.ca_bundle, self.client_certificate)?;
@@ -73,7 +76,11 @@ impl Connection<'_> {
         trust: &TlsConfigs,
     ) -> Result<egress_proxy::EgressProxy, RouteError> {
         let url = Url::parse(&proxy.url).map_err(|_| RouteError::EgressProxy)?;
-        let place = Place::of(&url).ok_or(RouteError::EgressProxy)?;
+        // Proxies are inside of the network.
+        let proxy_scope = self
+            .addresses
+            .map(|addresses| scope(addresses).min(AddressScope::NotLoopback));
+        let place = Place::of(&url, proxy_scope).ok_or(RouteError::EgressProxy)?;
         let tls = match url.scheme() {
             "http" => None,
             "https" => Some(Tls::new(trust.config(self.ca_bundle, None)?, place.name)),
@@ -98,8 +105,16 @@ impl Connection<'_> {
     }
 }
 
+fn scope(addresses: ServerAddresses) -> AddressScope {
+    match addresses {
+        ServerAddresses::Any => AddressScope::Any,
+        ServerAddresses::NotLoopback => AddressScope::NotLoopback,
+        ServerAddresses::Public => AddressScope::Public,
+    }
+}
+
 impl Place {
-    fn of(url: &Url) -> Option<Self> {
+    fn of(url: &Url, scope: Option<AddressScope>) -> Option<Self> {
         let port = url.port_or_known_default()?;
         let host = url.host()?;
         let authority = format!("{host}:{port}");
@@ -109,7 +124,10 @@ impl Place {
             Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
         };
         let peer = match host {
-            Host::Domain(name) => Peer::Name(Resolver::new(name, port)),
+            Host::Domain(name) => Peer::Name {
+                resolver: Resolver::new(name, port),
+                scope,
+            },
             Host::Ipv4(address) => Peer::Address((address, port).into()),
             Host::Ipv6(address) => Peer::Address((address, port).into()),
         };

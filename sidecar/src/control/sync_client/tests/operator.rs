@@ -388,6 +388,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
             resource_uid: None,
             client_certificate: None,
             egress_proxy: None,
+            addresses: None,
             declined: None,
             credential: Credential::Bearer {
                 id: String::new(),

@@ -26,6 +26,7 @@ fn server(url: &str) -> sync::Server {
         resource_uid: None,
         client_certificate: None,
         egress_proxy: None,
+        addresses: None,
         declined: None,
         credential: sync::Credential::Bearer {
             id: String::new(),
