@@ -135,9 +135,19 @@ ROWS = [
         Cell("an answer without this server's tools, and no error", {"messages": NO_TOOLS}),
         Cell("500, whatever the server says: it takes no MCP tools there", {"messages": NO_MCP_TOOLS}),
     ),
+    Row(
+        "the session of a health check, `/v1/mcp/server/health`",
+        STATUS,
+        Cell("`unhealthy`", {"health check": '^(?!.*"healthy")200 .*"status":"unhealthy".*"status":"unhealthy"'}),
+        Cell(SAME, {}),
+    ),
 ]
-# Not in the table: where calls alone are refused, a listing comes.
-LISTED = {"a listing at /mcp": '"tools": \\[{', "a listing at /mcp-rest": '^200 .*"tools":\\[{'}
+# Not in the table: where calls alone are refused, a listing comes, and the servers are healthy.
+LISTED = {
+    "a listing at /mcp": '"tools": \\[{',
+    "a listing at /mcp-rest": '^200 .*"tools":\\[{',
+    "health check": '^200 .*"status":"healthy".*"status":"healthy"',
+}
 
 
 def render(newest: str, oldest: str) -> str:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What LiteLLM makes of the sidecar's own errors, by each way that it offers, with the newest LiteLLM and the oldest that is
-supported: of a call that is refused in a session, of sessions that cannot be opened for a call, and of listings. Fails where that differs from refusal_table.py, and where the table in docs/errors.md is not the one that follows from it;
---write writes it anew. Needs what `make surfaces` prepares.
+supported: of a call that is refused in a session, of sessions that cannot be opened for a call, and of listings. Fails where that
+differs from refusal_table.py, and where the table in docs/errors.md is not the one that follows from it; --write writes it
+anew. Needs what `make surfaces` prepares.
 """
 
 import argparse
@@ -75,6 +76,12 @@ async def rest_list(session: aiohttp.ClientSession, call: Call) -> str:
         return f"{answer.status} {await answer.text()}"
 
 
+async def health(session: aiohttp.ClientSession, call: Call) -> str:
+    """LiteLLM opens a session for it, and asks for nothing in it."""
+    async with session.get(f"{base_url()}/v1/mcp/server/health", headers=call.request_headers) as answer:
+        return f"{answer.status} {await answer.text()}"
+
+
 WAYS: dict[str, Way] = {
     "a call at /mcp": mcp_call,
     "three calls in one session at /mcp": mcp_calls,
@@ -83,6 +90,7 @@ WAYS: dict[str, Way] = {
     "a listing at /mcp-rest": rest_list,
     "a call over SSE at /mcp": lambda session, call: mcp_call(session, replace(call, server=LEGACY)),
     "a call over SSE at /mcp-rest": lambda session, call: rest_call(session, replace(call, server=LEGACY)),
+    "health check": health,
     "chat": chat,
     "responses": responses,
     "messages": messages,
@@ -112,7 +120,8 @@ def measure(ground: Ground) -> dict[str, dict[str, dict[str, str]]]:
     second["metadata"]["name"] = LEGACY
     second["spec"]["server"] |= {"name": LEGACY, "transport": "SSE"}
     kubernetes.apply(second)
-    kubernetes.kubectl("wait", f"msa/{LEGACY}", "--namespace", kubernetes.NAMESPACE, "--for=condition=TokenIssued", "--timeout=60s")
+    waiting = ["--namespace", kubernetes.NAMESPACE, "--for=condition=TokenIssued", "--timeout=60s"]
+    kubernetes.kubectl("wait", f"msa/{LEGACY}", *waiting)
     config = litellm_config({"url": servers["mcp"]}, [ground.model()])
     config["mcp_servers"][LEGACY] = {"url": legacy, "transport": "sse", "allow_all_keys": True}
     urls = {version: ground.injected_litellm(pods[version], config, where) for version, where in versions.items()}
