@@ -25,7 +25,7 @@ from calls import Callers, browser
 from delay import FAR, NEAR
 from ground import KEY, Ground, local, setting
 from processes import LIMIT, Broken, Processes
-from table import Times, put_into, render
+from table import SUMMARY_BEGIN, SUMMARY_END, Times, put_into, render, summary
 
 DOCUMENT = TESTS.parent / "docs" / "performance.md"
 POD = "litellm"
@@ -173,7 +173,9 @@ def main() -> int:
     table = render(measured, CALLERS, options.silence)
     print(table)
     if not options.print:
-        DOCUMENT.write_text(put_into(DOCUMENT.read_text(), table))
+        document = put_into(DOCUMENT.read_text(), table)
+        sentence = summary(measured[ALONE], measured[BESIDE])
+        DOCUMENT.write_text(put_into(document, sentence, SUMMARY_BEGIN, SUMMARY_END))
     shutil.rmtree(folder)
     return 0
 
