@@ -40,6 +40,36 @@ async fn a_server_that_cannot_be_called_or_told_of_is_refused_with_the_field_and
             "spec.server.transport",
         ),
         (
+            json!({"server": {"affinityCookies": ["token"]}}),
+            "LiteLLM's own UI session",
+        ),
+        (
+            json!({"server": {"affinityCookies": ["lb;"]}}),
+            "spec.server.affinityCookies[0]",
+        ),
+        (
+            json!({"server": {"affinityCookies": vec!["lb"; 9]}}),
+            "spec.server.affinityCookies",
+        ),
+        (
+            json!({
+                "server": {"affinityCookies": ["other", "lb"]},
+                "cookiePassthrough": {"enabled": true, "cookieNames": ["session_id", "lb"]},
+            }),
+            "server.affinityCookies names a cookie of users",
+        ),
+        (
+            json!({
+                "server": {"affinityCookies": ["lb"]},
+                "oauth2": {"tokenExchange": {"subjectCookie": "lb"}},
+            }),
+            "server.affinityCookies names a cookie of users",
+        ),
+        (
+            json!({"server": {"affinityCookies": ["lb"]}, "audit": {"user": {"cookie": "lb"}}}),
+            "server.affinityCookies names a cookie of users",
+        ),
+        (
             json!({"server": {"tls": {"caBundle": {}}}}),
             "exactly one of secretKeyRef and configMapKeyRef",
         ),

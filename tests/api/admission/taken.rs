@@ -13,6 +13,12 @@ async fn what_can_work_is_taken() {
         json!({"server": {"url": "http://tools.apps.svc/mcp", "allowInsecureHttp": true}}),
         json!({"server": {"transport": "SSE", "url": "https://tools.example.com/sse?profile=a"}}),
         json!({"server": {"tls": {"caBundle": {"configMapKeyRef": {"name": "ca", "key": "ca.crt"}}}}}),
+        json!({
+            "server": {"affinityCookies": ["my-lb", "1d3b1a93d8b0d5c1e4b7f2a6c9e8d7f0"]},
+            "cookiePassthrough": {"enabled": true, "cookieNames": ["session_id"]},
+            "oauth2": {"tokenExchange": {"subjectCookie": "session"}},
+            "audit": {"user": {"cookie": "session_id"}},
+        }),
         json!({"oauth2": null, "bearerToken": {"secretKeyRef": {"name": "s", "key": "k"}}}),
         json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com"}}),
         json!({"oauth2": {"tokenUrl": null}}),
