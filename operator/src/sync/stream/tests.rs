@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use k8s_openapi::api::authentication::v1::TokenReview;
 use kube::Client;
 use kube::runtime::watcher::Event;
-use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests};
+use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials, TokenRefreshRequests};
 use mcp_auth_protocol::pod::AUDIENCE;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -139,6 +139,7 @@ impl Scene {
                 credentials.clone(),
                 certificates,
                 changes.clone(),
+                AdministratorPolicy::default(),
             ),
             resources,
             credentials,
