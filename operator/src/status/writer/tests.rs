@@ -71,6 +71,13 @@ async fn create_event(State(server): State<ApiServer>, body: String) -> Response
     (StatusCode::CREATED, body).into_response()
 }
 
+fn issued() -> TokenSnapshot {
+    TokenSnapshot {
+        in_use: Some(TokenInUse::default()),
+        ..TokenSnapshot::default()
+    }
+}
+
 fn resource(uid: &str) -> McpServerAuth {
     serde_json::from_value(json!({
         "apiVersion": "mcpauth.dev/v1alpha1",
@@ -165,8 +172,11 @@ impl World {
     }
 
     fn publish(&self, token: TokenSnapshot) {
-        let resource = resource("1");
-        let pending = CredentialState::pending(CredentialIdentity::for_resource(&resource));
+        self.publish_of(&resource("1"), token);
+    }
+
+    fn publish_of(&self, resource: &McpServerAuth, token: TokenSnapshot) {
+        let pending = CredentialState::pending(CredentialIdentity::for_resource(resource));
         let state = CredentialState {
             generation: Some(1),
             issuance: Issuance {
@@ -175,7 +185,7 @@ impl World {
             },
             ..pending
         };
-        self.credentials.publish(&ResourceRef::from(&resource), state);
+        self.credentials.publish(&ResourceRef::from(resource), state);
     }
 
     fn publish_pending(&self) {
@@ -183,10 +193,7 @@ impl World {
     }
 
     fn publish_issued(&self) {
-        self.publish(TokenSnapshot {
-            in_use: Some(TokenInUse::default()),
-            ..TokenSnapshot::default()
-        });
+        self.publish(issued());
     }
 
     async fn forgotten(&self) {
@@ -329,7 +336,11 @@ async fn a_resource_that_was_created_again_gets_its_status() {
         .await
         .0
         .expect("nothing was written yet");
-    let second = world.write(&resource("2")).await.0.expect("it has none yet");
+    let second = resource("2");
+    let early = world.write(&second).await.0;
+    assert_eq!(early, None, "what is published is of the former resource");
+    world.publish_of(&second, issued());
+    let second = world.write(&second).await.0.expect("it has none yet");
     assert_eq!(token_reason(&second), token_reason(&first));
 }
 
