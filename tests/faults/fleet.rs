@@ -14,7 +14,7 @@ use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, token};
-use mcp_auth_tests::sidecar_process::SidecarProcess;
+use mcp_auth_tests::sidecar_process::{Endpoint, SidecarProcess};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use mcp_auth_tests::{oauth, seen, setting};
@@ -248,9 +248,14 @@ impl Fleet {
         while sidecar.next().await.is_some() {}
     }
 
+    /// Where LiteLLM would call the server, at each sidecar.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.sidecars.iter().map(|sidecar| &sidecar.endpoint)
+    }
+
     /// Begins the calls. That the MCP server answers them is told in the status, and is no part of the fault.
     pub async fn begin(&self) -> Before {
-        let calls = Calls::start(self.sidecars.iter().map(|sidecar| &sidecar.endpoint));
+        let calls = Calls::start(self.endpoints());
         let answered = format!("answers {0} of {0} sidecars", self.sidecars.len());
         until(
             "the status to tell of the calls",

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod calls;
+mod deleted;
 mod fleet;
 mod one_way_out;
 mod policy;
@@ -16,6 +17,7 @@ mod settings;
 mod skew;
 mod status_writes;
 mod tenant_budgets;
+mod tenant_renewals;
 mod tenants;
 mod tests;
 mod users;
