@@ -159,9 +159,9 @@ impl Target {
         litellm
     }
 
-    /// Sends a request over a kept connection, or a new one. A request is sent twice only if the kept
-    /// connection turns out to be closed before any of it was sent, if the other side says that it has not
-    /// processed it, or if it is safe to repeat (RFC 9110 section 9.2.2).
+    /// Sends a request over a kept connection, or a new one. A request is sent twice only if a kept connection of
+    /// HTTP/2 turns out to be closed before any of it was sent, if the other side says that it has not processed it,
+    /// or if it is safe to repeat (RFC 9110 section 9.2.2).
     pub async fn send(
         &self,
         worker: usize,
