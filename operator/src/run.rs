@@ -207,7 +207,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             workloads: workload_events.clone(),
         },
         clock,
-        credentials.clone(),
+        (credentials.clone(), args.policy.to_policy()),
         KeptSecrets {
             references,
             managed_keys: managed_keys.clone(),

@@ -36,6 +36,7 @@ use mcp_auth_oauth::ReportedClaims;
 use namespace_pods::Selected;
 
 use crate::refused_pods::RefusedPod;
+use crate::sync::LeftOut;
 
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
@@ -58,6 +59,8 @@ pub struct StatusInputs<'a> {
     pub managed_key: Option<ManagedKeyStatus>,
     /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
     pub restart: Option<String>,
+    /// Of selected pods, sidecars are not given the server: there is no room for it in what they read at once.
+    pub left_out: Option<LeftOut>,
 }
 
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {

@@ -35,7 +35,7 @@ pub use debounced_changes::DebouncedChanges;
 pub use error::SyncError;
 pub use exchange::exchanged;
 pub use lines::{LineError, lines};
-pub use snapshots::Snapshots;
+pub use snapshots::{LeftOut, ServerLengths, Snapshots};
 pub use stream::{STREAMS, STREAMS_OF_UNSELECTED};
 
 /// What the endpoint works with.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
+use mcp_auth_protocol::bounds::MAX_SNAPSHOT_BYTES;
 use mcp_auth_protocol::sync::{Problem, notices};
 
 use super::namespace_pods::Selected;
@@ -27,6 +28,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     left_alone,
     webhook_not_reached,
     not_injected,
+    left_out,
     sidecar_problem,
     awaited,
     not_up_to_date,
@@ -62,6 +64,23 @@ pub(super) fn check_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<S
 
 fn count(pods: &Selected<'_>, matches: impl Fn(&PodClass) -> bool) -> i32 {
     i32::try_from(pods.count(matches)).unwrap_or(i32::MAX)
+}
+
+/// Their sidecars may be up to date: with what they were sent.
+fn left_out(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let left_out = selection.inputs.left_out?;
+    let message = format!(
+        "sidecars are not given {}: with the servers of older resources there is no room for it in what a sidecar reads at once \
+         ({} servers of the pods are {} kB, and {} kB are read, of it {} kB), which CA bundles and client certificates take for the \
+         most part: name a bundle that has only the authorities that the server needs (spec.server.tls.caBundle), or have other pods \
+         call some of the servers (spec.podSelector)",
+        selection.server(),
+        left_out.servers,
+        left_out.total_bytes / 1000,
+        MAX_SNAPSHOT_BYTES / 1000,
+        left_out.bytes / 1000,
+    );
+    draft(false, reasons::LIMIT_EXCEEDED, message)
 }
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {

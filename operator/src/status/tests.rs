@@ -128,6 +128,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         stale_servers: scenario.stale_servers.clone(),
     });
     let inputs = StatusInputs {
+        left_out: None,
         resource: scenario.resource,
         issuance: &issuance,
         pods: selected,

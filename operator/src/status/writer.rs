@@ -17,7 +17,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
 use mcp_auth_credentials::credential_expiry::{CredentialExpiry, FoundReference, expiries};
 use mcp_auth_credentials::references::needed;
-use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerConnection};
+use mcp_auth_credentials::{AdministratorPolicy, Credentials, Issuance, ResourceRef, ServerConnection};
 use mcp_auth_oauth::Clock;
 use mcp_auth_protocol::sync::{Problem, notices};
 use mcp_auth_resilience::exponential;
@@ -48,6 +48,7 @@ use crate::refused_pods::{LOOK_INTERVAL, RefusedPod, RefusedPods};
 use crate::resources::{Resources, object_ref};
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecars};
+use crate::sync::ServerLengths;
 use crate::webhook_calls::WebhookCalls;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
 
@@ -98,6 +99,7 @@ pub struct StatusWriter {
     events: EventSinks,
     records: WriteRecords,
     views: NamespaceViews,
+    lengths: ServerLengths,
     liveness: Liveness,
 }
 
@@ -151,7 +153,9 @@ pub async fn run(
             None => return,
             Some(Err(controller::Error::ObjectNotFound(deleted))) => {
                 let (namespace, name) = (deleted.namespace.unwrap_or_default(), deleted.name);
-                writer.records.forget(&ResourceRef { namespace, name });
+                let resource = ResourceRef { namespace, name };
+                writer.records.forget(&resource);
+                writer.lengths.forget(&resource);
                 // It may have been the last one of its namespace.
                 let pods = &writer.observed.pods;
                 writer.views.retain(|namespace| pods.is_watched(namespace));
@@ -167,12 +171,14 @@ impl StatusWriter {
         client: Client,
         events: EventSinks,
         clock: Clock,
-        credentials: Credentials,
+        (credentials, policy): (Credentials, AdministratorPolicy),
         secrets: KeptSecrets,
         observed: ObservedPods,
         (metrics, liveness): (Metrics, Liveness),
     ) -> Self {
+        let lengths = ServerLengths::new(observed.resources.clone(), credentials.clone(), policy);
         Self {
+            lengths,
             events,
             client,
             clock,
@@ -231,9 +237,14 @@ impl StatusWriter {
             .may_be_unknown(&resource_ref.namespace, started, now);
         let selector = &resource.spec.pod_selector;
         let is_selected = |refused: &Arc<RefusedPod>| selects(selector, &refused.labels);
+        let classes = selected.iter().flat_map(|selected| &selected.classes);
+        let left_out = self
+            .lengths
+            .left_out(resource, classes.map(|class| class.pod.labels()));
         let inputs = StatusInputs {
             resource,
             issuance: &state.issuance,
+            left_out,
             pods: selected,
             refused: refused.into_iter().filter(is_selected).collect(),
             may_miss_refusals,

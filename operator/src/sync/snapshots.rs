@@ -1,6 +1,7 @@
 //! The snapshots in use: made and serialised once for all pods of a namespace that are entitled to the same, however many
-//! streams and different labels there are. `serialised` has their lines.
+//! streams and different labels there are. `serialised` has their lines, `length_limit` how long they may be.
 
+mod length_limit;
 mod serialised;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use crate::certificates::Certificates;
 use crate::entitlement::Labels;
 use crate::resources::Resources;
 
+pub use length_limit::{LeftOut, ServerLengths};
 use serialised::SerialisedServer;
 pub use serialised::SerialisedSnapshot;
 
@@ -68,6 +70,16 @@ struct SharedServer {
     server: Weak<SerialisedServer>,
 }
 
+/// What sidecars are sent of the resource.
+fn serialised_server(
+    resource: &McpServerAuth,
+    credentials: &Credentials,
+    policy: &AdministratorPolicy,
+) -> SerialisedServer {
+    let addresses = policy.server_addresses(&resource.spec);
+    SerialisedServer::new(server(resource, credentials.get(resource), Some(addresses)))
+}
+
 impl Shared {
     fn server(
         &mut self,
@@ -83,9 +95,7 @@ impl Shared {
             .filter(|known| known.revision == revision && Arc::ptr_eq(&known.resource, &resource))
             .and_then(|known| known.server.upgrade());
         known.unwrap_or_else(|| {
-            let addresses = policy.server_addresses(&resource.spec);
-            let made = server(&resource, credentials.get(&resource), Some(addresses));
-            let made = Arc::new(SerialisedServer::new(made));
+            let made = Arc::new(serialised_server(&resource, credentials, policy));
             let shared = SharedServer {
                 resource,
                 revision,
@@ -183,9 +193,16 @@ impl Snapshots {
         };
         let shared = self.0.shared.lock().entry(namespace.clone()).or_default().clone();
         let mut shared = shared.lock();
-        let servers = entitled.into_iter();
-        let servers = servers
+        let given = entitled.iter().cloned();
+        let given: Vec<_> = given
             .map(|resource| shared.server(resource, credentials, &self.0.policy))
+            .collect();
+        let bytes = given.iter().map(|server| server.bytes());
+        let beyond = length_limit::beyond(entitled.iter().map(|resource| &**resource).zip(bytes));
+        let servers = given.into_iter().enumerate();
+        let servers = servers
+            .filter(|(index, _)| !beyond.contains(index))
+            .map(|(_, server)| server)
             .collect();
         // The one before is in use until here: where nothing differs it stays the one, and nobody is sent it again.
         let snapshot = shared.snapshot(SerialisedSnapshot::new(snapshot, servers));

@@ -244,6 +244,7 @@ impl World {
             ..Issuance::default()
         };
         let inputs = StatusInputs {
+            left_out: None,
             resource,
             issuance: &issuance,
             pods: Some(selected),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use kube::runtime::{reflector, watcher};
 use mcp_auth_crds::reasons;
 use mcp_auth_credentials::{
-    Changes, CredentialIdentity, CredentialState, Issuance, TokenInUse, TokenSnapshot,
+    AdministratorPolicy, Changes, CredentialIdentity, CredentialState, Issuance, TokenInUse, TokenSnapshot,
 };
 use serde_json::{Value, json};
 
@@ -143,7 +143,7 @@ impl World {
                 workloads: WorkloadEvents::unread(),
             },
             Clock::system(),
-            credentials.clone(),
+            (credentials.clone(), AdministratorPolicy::default()),
             KeptSecrets {
                 references: References::new(client.clone(), &[], None, false, liveness.clone()).0,
                 managed_keys: ManagedKeys::new(&client, None, Clock::system()).0,

@@ -34,6 +34,11 @@ impl SerialisedServer {
             name: server.route.server,
         }
     }
+
+    /// Of its JSON.
+    pub fn bytes(&self) -> usize {
+        self.json.len()
+    }
 }
 
 struct KeptLine {

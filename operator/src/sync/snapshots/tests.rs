@@ -1,9 +1,11 @@
 use futures::StreamExt;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::watcher::Event;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_credentials::{CredentialIdentity, CredentialState, ResourceRef};
+use mcp_auth_credentials::{CredentialIdentity, CredentialState, ResourceRef, ServerConnection};
 use mcp_auth_oauth::{AllowedAddresses, Destinations};
+use mcp_auth_protocol::bounds::MAX_SNAPSHOT_BYTES;
 use mcp_auth_protocol::sync::{Credential, ServerAddresses};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -67,6 +69,10 @@ async fn scene_with(resources: Vec<McpServerAuth>, policy: AdministratorPolicy) 
 
 impl Scene {
     fn publish(&self, resource: &McpServerAuth, token: &str) {
+        self.publish_with(resource, token, ServerConnection::default());
+    }
+
+    fn publish_with(&self, resource: &McpServerAuth, token: &str, connection: ServerConnection) {
         let credential = Credential::Bearer {
             id: "1".into(),
             token: token.into(),
@@ -75,6 +81,7 @@ impl Scene {
         };
         let state = CredentialState {
             credential,
+            connection,
             ..CredentialState::pending(CredentialIdentity::for_resource(resource))
         };
         self.credentials.publish(&ResourceRef::from(resource), state);
@@ -227,4 +234,90 @@ async fn a_sidecar_is_told_at_which_addresses_the_administrator_allows_a_server(
         let snapshot = scene.snapshots.snapshot(&scene.group("blue"));
         assert_eq!(read(&snapshot).servers[0].addresses, Some(expected));
     }
+}
+
+/// A company's bundle with the public authorities in it, as OpenShift and trust-manager make it.
+fn bundle_of_a_company() -> String {
+    let line = format!("{}\n", "A".repeat(64));
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
+        line.repeat(3400)
+    )
+}
+
+#[tokio::test]
+async fn of_servers_that_one_line_has_no_room_for_the_youngest_are_left_out_and_named() {
+    let mut resources: Vec<_> = (0..80)
+        .map(|number| resource(&format!("tools-{number:02}"), None))
+        .collect();
+    for (number, resource) in resources.iter_mut().enumerate() {
+        // The first by name are the youngest.
+        let created: Timestamp = format!("2026-01-01T00:{:02}:00Z", (80 - number) % 60)
+            .parse()
+            .unwrap();
+        let created = created + jiff::SignedDuration::from_hours(((80 - number) / 60) as i64);
+        resource.metadata.creation_timestamp = Some(Time(created));
+    }
+    let mut small = resource("unlike", None);
+    small.metadata.creation_timestamp = Some(Time("2027-01-01T00:00:00Z".parse().unwrap()));
+    let scene = scene(resources.iter().cloned().chain([small.clone()]).collect()).await;
+    for resource in &resources {
+        let connection = ServerConnection {
+            ca_bundle: Some(bundle_of_a_company()),
+            ..ServerConnection::default()
+        };
+        scene.publish_with(resource, "t", connection);
+    }
+    scene.publish(&small, "t");
+
+    let snapshot = scene.snapshots.snapshot(&scene.group("red"));
+    let line = snapshot.line(None);
+    assert!(
+        line.len() <= MAX_SNAPSHOT_BYTES + 1,
+        "a sidecar refuses {} bytes",
+        line.len()
+    );
+    let given = servers(&snapshot);
+    assert!(given.len() > 70, "{} are given", given.len());
+    assert!(given.contains(&"unlike".to_owned()), "it fits beside the others");
+    let left_out: Vec<_> = resources
+        .iter()
+        .map(|resource| resource.spec.server.name.clone())
+        .collect();
+    let (left_out, kept) = left_out.split_at(81 - given.len());
+    assert!(
+        left_out.iter().all(|server| !given.contains(server)),
+        "the youngest go"
+    );
+    assert!(
+        kept.iter().all(|server| given.contains(server)),
+        "the oldest stay"
+    );
+
+    let Inner {
+        resources: known,
+        credentials,
+        policy,
+        ..
+    } = &*scene.snapshots.0;
+    let lengths = ServerLengths::new(known.clone(), credentials.clone(), policy.clone());
+    let group = scene.group("red");
+    let is_told = |resource: &McpServerAuth| lengths.left_out(resource, [&group.key.1].into_iter());
+    for resource in resources.iter().chain([&small]) {
+        let name = &resource.spec.server.name;
+        assert_eq!(is_told(resource).is_some(), left_out.contains(name), "{name}");
+    }
+    let told = is_told(&resources[0]).unwrap();
+    assert_eq!(told.servers, 81);
+    assert!(
+        told.total_bytes > MAX_SNAPSHOT_BYTES && told.bytes > 220_000,
+        "{told:?}"
+    );
+
+    // One that goes makes room.
+    for resource in &resources[40..] {
+        scene.publish(resource, "t");
+    }
+    assert_eq!(servers(&scene.snapshots.snapshot(&group)).len(), 81);
+    assert_eq!(is_told(&resources[0]), None);
 }
