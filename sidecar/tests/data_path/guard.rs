@@ -342,6 +342,43 @@ async fn with_legacy_sse_nobody_answers_for_a_user() {
     }
 }
 
+/// Some servers announce the same endpoint in all streams, and clients count their identifiers from 0 each.
+#[tokio::test]
+async fn where_legacy_sse_streams_share_an_endpoint_no_stream_has_the_refusal_of_another_users_call() {
+    let (hand_over, mut streams) = mpsc::unbounded_channel();
+    let upstream = Scripted::start(move |_| {
+        let (sender, body) = streamed();
+        hand_over.send(sender).unwrap();
+        let answer = Response::builder().header("content-type", "text/event-stream");
+        std::future::ready(answer.body(body).unwrap())
+    })
+    .await;
+    let mut tools = server(&format!("http://{}/sse", upstream.address));
+    tools.route.transport = Transport::Sse;
+    tools.route.user_context = UserContext::Required;
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let of_user = [("mcpauth-context", sealed(&sidecar.sealer, 0))];
+    let mut open = Vec::new();
+    for headers in [&[][..], &of_user] {
+        let mut stream = ask(&sidecar, "GET", "/tools/sse", headers, "").await;
+        let events = received(&mut streams).await;
+        events
+            .send("event: endpoint\ndata: /messages\n\n".into())
+            .unwrap();
+        stream.frame().await.unwrap().unwrap();
+        open.push((stream, events));
+    }
+    let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{}}"#;
+    let answer = ask(&sidecar, "POST", "/tools/messages", &[], call).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(reason(answer).await, "user_context_required");
+    for (stream, events) in &mut open {
+        events.send("data: next\n\n".into()).unwrap();
+        let next = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(next, "data: next\n\n");
+    }
+}
+
 #[tokio::test]
 async fn a_context_that_cannot_be_opened_is_an_error_of_its_own_for_calls_and_none_for_discovery() {
     let upstream = stateful().await;

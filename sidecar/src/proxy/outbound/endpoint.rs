@@ -183,6 +183,8 @@ impl EndpointRewriter {
         usable
             .sessions
             .record_stream(&session, &self.stream, usable.affinity_names());
+        // First closed, so that a stream that announces its endpoint twice does not count as two.
+        self.refusals = None;
         self.refusals = Some(usable.refusals.open(session));
         let mut output = BytesMut::with_capacity(event.len() + location.len());
         let mut has_data = false;
