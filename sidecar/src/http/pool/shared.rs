@@ -24,11 +24,12 @@ use tokio::time::{Instant, timeout};
 
 use super::error::RequestError;
 use super::first_read_notifier::FirstReadNotifier;
+use super::idle_limit::DEFAULT_IDLE;
 use crate::http::request_body::RequestBody;
 
 /// Longest time a connection is kept without a request. Servers that close theirs earlier say so with GOAWAY,
 /// so that a request on its way at that moment is known not to have been processed.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const IDLE_TIMEOUT: Duration = DEFAULT_IDLE;
 /// With requests under way, the other side is asked for a sign of life this often ...
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// ... and has this long to give it. Streams may be silent for hours, and their server gone meanwhile.
@@ -299,7 +300,7 @@ mod tests {
         shared.sweep();
         assert_eq!(shared.lock().len(), 1, "it is in use");
         drop(stream);
-        advance(IDLE_TIMEOUT - Duration::from_millis(1)).await;
+        advance(Duration::from_millis(59_999)).await;
         shared.sweep();
         assert_eq!(shared.lock().len(), 1, "it was in use a moment ago");
         advance(Duration::from_millis(1)).await;
