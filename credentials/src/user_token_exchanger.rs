@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{Client, Clock, Error, Policy, TenantQuota, Token, TokenCount, UserTokens};
+use mcp_auth_oauth::{
+    Client, Clock, Error, Policy, TenantQuota, Token, TokenCount, UserTokenLimit, UserTokens,
+};
 use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Credential;
 use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
@@ -21,7 +23,7 @@ pub struct UserTokenExchanger {
     replicated: UserTokenScope,
     clock: Clock,
     /// The limit of users' tokens that was published last ([`UserTokens::limited_to`]).
-    limited_to: Mutex<Option<usize>>,
+    limited_to: Mutex<Option<UserTokenLimit>>,
     usage: Mutex<Usage>,
     on_change: Arc<dyn Fn() + Send + Sync>,
 }
@@ -98,7 +100,7 @@ impl UserTokenExchanger {
     }
 
     /// How many tokens the namespace may keep, where that is why tokens are not kept.
-    pub fn limited_to(&self) -> Option<usize> {
+    pub fn limited_to(&self) -> Option<UserTokenLimit> {
         *self.limited_to.lock()
     }
 

@@ -80,4 +80,4 @@ pub use transport::Limits;
 pub use transport::body_shape::BodyShape;
 pub use transport::check_authority_keys;
 pub use transport::connect_error::ConnectError;
-pub use user_tokens::{TenantQuota, UserTokenQuotas, UserTokens};
+pub use user_tokens::{TenantQuota, UserTokenLimit, UserTokenQuotas, UserTokens};

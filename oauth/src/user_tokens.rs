@@ -20,7 +20,7 @@ use crate::clock::time_before;
 use crate::token_request::with_deadline;
 use crate::{Circuit, Clock, Error, IssuedToken, Policy, Token};
 use cache::{CacheLookup, UserTokenCache};
-pub use quota::{TenantQuota, UserTokenQuotas};
+pub use quota::{TenantQuota, UserTokenLimit, UserTokenQuotas};
 
 /// Users whose tokens are kept, unless stated otherwise.
 const DEFAULT_CAPACITY: usize = 10_000;
@@ -61,8 +61,8 @@ impl UserTokens {
         self
     }
 
-    /// How many tokens the tenant may keep, where that is why tokens are not kept.
-    pub fn limited_to(&self) -> Option<usize> {
+    /// What the tenant may keep, where that is why tokens are not kept.
+    pub fn limited_to(&self) -> Option<UserTokenLimit> {
         self.shared.cache.lock().limited_to()
     }
 

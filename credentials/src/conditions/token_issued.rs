@@ -1,7 +1,7 @@
 //! `TokenIssued`: whether there is a token to use, and what is to be said of it.
 
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_oauth::PreflightProblem;
+use mcp_auth_oauth::{PreflightProblem, UserTokenLimit};
 use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
@@ -198,12 +198,18 @@ fn user_tokens_limited(issuance: &Issuance) -> Option<ConditionDraft> {
 }
 
 fn user_tokens_limit(issuance: &Issuance) -> Option<String> {
-    let limit = issuance.token.user_tokens_limited_to?;
-    Some(format!(
-        "{limit} users' tokens are kept for all resources of this namespace (limits.userTokensPerNamespace and \
-         limits.userTokens), and that many there are: the one that was used least recently goes, and is exchanged \
-         anew when its user calls; ask who runs mcp-auth to raise the limit"
-    ))
+    let what_goes = "the one that was used least recently goes, and is exchanged anew when its user calls";
+    Some(match issuance.token.user_tokens_limited_to? {
+        UserTokenLimit::Tokens(limit) => format!(
+            "{limit} users' tokens are kept for all resources of this namespace (limits.userTokensPerNamespace and \
+             limits.userTokens), and that many there are: {what_goes}; ask who runs mcp-auth to raise the limit"
+        ),
+        UserTokenLimit::Bytes(limit) => format!(
+            "{} kB of users' tokens are kept for all resources of this namespace, and that many there are: {what_goes}; \
+             have the authorization server issue shorter ones, such as without the user's groups",
+            limit / 1000
+        ),
+    })
 }
 
 fn renewal_failed(issuance: &Issuance) -> Option<ConditionDraft> {

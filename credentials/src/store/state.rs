@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::{IssuedToday, PreflightProblem, ReportedClaims};
+use mcp_auth_oauth::{IssuedToday, PreflightProblem, ReportedClaims, UserTokenLimit};
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, EgressProxy, VerificationKey};
 
 use crate::credential_identity::CredentialIdentity;
@@ -70,8 +70,8 @@ pub struct TokenSnapshot {
     pub preflight: Vec<PreflightProblem>,
     /// Only users have tokens, and none is requested for the service: what was asked of the authorization server.
     pub users_only: Option<ServerLookUp>,
-    /// How many users' tokens the namespace may keep, where some are not kept because of that.
-    pub user_tokens_limited_to: Option<usize>,
+    /// What the namespace may keep of users' tokens, where some are not kept because of that.
+    pub user_tokens_limited_to: Option<UserTokenLimit>,
     /// The MCP server rejects tokens that were just issued.
     pub rejected: bool,
     /// Scopes that the MCP server demands and the authorization server does not grant, and why not.

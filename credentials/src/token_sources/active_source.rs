@@ -319,7 +319,7 @@ impl ActiveSource {
         })
     }
 
-    fn user_tokens_limited_to(&self) -> Option<usize> {
+    fn user_tokens_limited_to(&self) -> Option<oauth::UserTokenLimit> {
         self.exchanger.as_ref()?.limited_to()
     }
 

@@ -9,7 +9,7 @@ use oauth2::basic::BasicErrorResponseType;
 
 use super::affected_users::AffectedUsers;
 use super::byte_budget::{BudgetShare, ByteBudget};
-use super::quota::{QuotaShare, ResourceQuota, UserTokenQuotas};
+use super::quota::{QuotaShare, ResourceQuota, UserTokenLimit, UserTokenQuotas};
 use super::{TokenResult, User};
 use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
@@ -105,7 +105,7 @@ impl UserTokenCache {
         self.quota.clone()
     }
 
-    pub fn limited_to(&self) -> Option<usize> {
+    pub fn limited_to(&self) -> Option<UserTokenLimit> {
         self.quota.limited_to()
     }
 
@@ -345,7 +345,7 @@ impl CachedToken {
             expires_at: token.expires_at.map(|end| Deadline::at(end, clock)),
             drop_at: None,
             _share: budget.put(bytes(&token)),
-            _quota_share: quota.put(),
+            _quota_share: quota.put(bytes(&token)),
             token,
         }
     }

@@ -1,20 +1,34 @@
-//! Quotas: how many users' tokens are kept of each tenant and in total, over all resources of a process. A tenant at its
-//! quota replaces its own tokens, and never another tenant's: those that have expired at first, then those of its resource
+//! Quotas: how many users' tokens, and bytes of them, are kept of each tenant and in total, over all resources of a process. A
+//! tenant at its quota replaces its own tokens, and never another tenant's: those that have expired at first, then those of its resource
 //! that keeps most.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::{MAX_BYTES, Shared};
 
 /// Shortest time between two searches for expired tokens, each of which looks at every token.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of tokens of a tenant: as many as of one MCP server.
+const MAX_BYTES_OF_TENANT: usize = MAX_BYTES;
+/// Bytes of tokens of all tenants.
+const MAX_BYTES_IN_TOTAL: usize = 4 * MAX_BYTES_OF_TENANT;
+
+/// Why not all tokens of a tenant are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UserTokenLimit {
+    /// So many may be.
+    Tokens(usize),
+    /// They may have so many bytes.
+    Bytes(usize),
+}
 
 /// The quotas of all tenants. Clones share them. The default bounds nothing.
 #[derive(Clone, Debug)]
@@ -24,21 +38,35 @@ pub struct UserTokenQuotas(Arc<Quotas>);
 struct Quotas {
     per_tenant: usize,
     total: usize,
-    kept: AtomicUsize,
+    bytes_per_tenant: usize,
+    bytes_in_total: usize,
+    kept: Kept,
     tenants: Mutex<HashMap<String, Arc<Tenant>>>,
     swept_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
+struct Kept {
+    tokens: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
 struct Tenant {
-    kept: AtomicUsize,
-    is_limited: AtomicBool,
+    kept: Kept,
+    limited_by: Mutex<Option<LimitKind>>,
     resources: Mutex<Vec<Weak<Resource>>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum LimitKind {
+    Tokens,
+    Bytes,
 }
 
 #[derive(Debug)]
 struct Resource {
-    kept: AtomicUsize,
+    kept: Kept,
     tokens: Weak<Shared>,
 }
 
@@ -56,17 +84,47 @@ pub(super) struct ResourceQuota {
     resource: Arc<Resource>,
 }
 
-/// Counts as a token that is kept for as long as it is there.
+/// Counts as a token of so many bytes that is kept for as long as it is there.
 #[derive(Debug)]
-pub(super) struct QuotaShare(ResourceQuota);
+pub(super) struct QuotaShare {
+    quota: ResourceQuota,
+    bytes: usize,
+}
+
+impl Kept {
+    fn add(&self, bytes: usize) {
+        self.tokens.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.tokens.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn get(&self, kind: LimitKind) -> usize {
+        let count = match kind {
+            LimitKind::Tokens => &self.tokens,
+            LimitKind::Bytes => &self.bytes,
+        };
+        count.load(Ordering::Relaxed)
+    }
+}
+
+impl LimitKind {
+    const ALL: [Self; 2] = [Self::Tokens, Self::Bytes];
+}
 
 impl UserTokenQuotas {
-    /// So many tokens of each tenant, and of all of them together. Beyond the total each tenant keeps its part of it.
+    /// So many tokens of each tenant, and of all of them together, in 32 MiB of each tenant and 128 MiB of all. Beyond a total each
+    /// tenant keeps its part of it.
     pub fn new(per_tenant: usize, total: usize) -> Self {
         Self(Arc::new(Quotas {
             per_tenant,
             total,
-            kept: AtomicUsize::new(0),
+            bytes_per_tenant: MAX_BYTES_OF_TENANT,
+            bytes_in_total: MAX_BYTES_IN_TOTAL,
+            kept: Kept::default(),
             tenants: Mutex::default(),
             swept_at: Mutex::default(),
         }))
@@ -123,28 +181,36 @@ impl Resource {
 }
 
 impl ResourceQuota {
-    pub(super) fn put(&self) -> QuotaShare {
-        self.resource.kept.fetch_add(1, Ordering::Relaxed);
-        self.tenant.tenant.kept.fetch_add(1, Ordering::Relaxed);
-        self.tenant.quotas.kept.fetch_add(1, Ordering::Relaxed);
-        QuotaShare(self.clone())
+    pub(super) fn put(&self, bytes: usize) -> QuotaShare {
+        for kept in self.counts() {
+            kept.add(bytes);
+        }
+        QuotaShare {
+            quota: self.clone(),
+            bytes,
+        }
+    }
+
+    fn counts(&self) -> [&Kept; 3] {
+        let TenantQuota { quotas, tenant } = &self.tenant;
+        [&self.resource.kept, &tenant.kept, &quotas.kept]
     }
 
     /// Has tokens go while the tenant keeps more than it may. Locks the caches of its resources, one at a time: not to be
     /// called by who has locked one.
     pub(super) fn enforce(&self) {
         let TenantQuota { quotas, tenant } = &self.tenant;
-        if !self.tenant.is_exceeded() && !tenant.is_limited.load(Ordering::Relaxed) {
+        if self.tenant.exceeded().is_none() && tenant.limited_by.lock().is_none() {
             return;
         }
         quotas.sweep();
-        if !self.tenant.is_exceeded() {
+        let Some(exceeded) = self.tenant.exceeded() else {
             return;
-        }
-        tenant.is_limited.store(true, Ordering::Relaxed);
+        };
+        *tenant.limited_by.lock() = Some(exceeded);
         let mut resources = tenant.resources();
-        while self.tenant.is_exceeded() {
-            resources.sort_by_key(|resource| Reverse(resource.kept.load(Ordering::Relaxed)));
+        while let Some(exceeded) = self.tenant.exceeded() {
+            resources.sort_by_key(|resource| Reverse(resource.kept.get(exceeded)));
             // One whose users all have a request under way gives up nothing.
             if !resources.iter().any(|resource| resource.evict()) {
                 return;
@@ -152,7 +218,7 @@ impl ResourceQuota {
         }
     }
 
-    pub(super) fn limited_to(&self) -> Option<usize> {
+    pub(super) fn limited_to(&self) -> Option<UserTokenLimit> {
         self.tenant.limited_to()
     }
 }
@@ -161,7 +227,7 @@ impl TenantQuota {
     /// For the resource whose tokens these are.
     pub(super) fn of_resource(self, tokens: Weak<Shared>) -> ResourceQuota {
         let resource = Arc::new(Resource {
-            kept: AtomicUsize::new(0),
+            kept: Kept::default(),
             tokens,
         });
         let mut resources = self.tenant.resources.lock();
@@ -174,42 +240,48 @@ impl TenantQuota {
         }
     }
 
-    /// Whether this tenant keeps more than it may, so that one of its tokens has to go.
-    fn is_exceeded(&self) -> bool {
-        self.tenant.kept.load(Ordering::Relaxed) > self.bound()
+    /// Of what this tenant keeps more than it may, so that one of its tokens has to go.
+    fn exceeded(&self) -> Option<LimitKind> {
+        let is_exceeded = |kind: &LimitKind| self.tenant.kept.get(*kind) > self.bound(*kind);
+        LimitKind::ALL.into_iter().find(is_exceeded)
     }
 
     /// The tenant's bound, where tokens had to go because of it and it is not far from it yet.
-    fn limited_to(&self) -> Option<usize> {
-        let bound = self.bound();
+    fn limited_to(&self) -> Option<UserTokenLimit> {
+        let mut limited_by = self.tenant.limited_by.lock();
+        let kind = (*limited_by)?;
+        let bound = self.bound(kind);
         // Not at each token that ends: nine tenths are well below.
-        let is_well_below = self.tenant.kept.load(Ordering::Relaxed) < bound - bound / 10;
-        if is_well_below {
-            self.tenant.is_limited.store(false, Ordering::Relaxed);
+        if self.tenant.kept.get(kind) < bound - bound / 10 {
+            *limited_by = None;
+            return None;
         }
-        self.tenant.is_limited.load(Ordering::Relaxed).then_some(bound)
+        Some(match kind {
+            LimitKind::Tokens => UserTokenLimit::Tokens(bound),
+            LimitKind::Bytes => UserTokenLimit::Bytes(bound),
+        })
     }
 
-    fn bound(&self) -> usize {
+    fn bound(&self, kind: LimitKind) -> usize {
         let quotas = &self.quotas;
-        if quotas.kept.load(Ordering::Relaxed) <= quotas.total {
-            return quotas.per_tenant;
+        let (per_tenant, total) = match kind {
+            LimitKind::Tokens => (quotas.per_tenant, quotas.total),
+            LimitKind::Bytes => (quotas.bytes_per_tenant, quotas.bytes_in_total),
+        };
+        if quotas.kept.get(kind) <= total {
+            return per_tenant;
         }
         let tenants = quotas.tenants.lock();
-        let keeping = tenants
-            .values()
-            .filter(|tenant| tenant.kept.load(Ordering::Relaxed) > 0);
-        (quotas.total / keeping.count().max(1)).clamp(1, quotas.per_tenant.max(1))
+        let keeping = tenants.values().filter(|tenant| tenant.kept.get(kind) > 0);
+        (total / keeping.count().max(1)).clamp(1, per_tenant.max(1))
     }
 }
 
 impl Drop for QuotaShare {
     fn drop(&mut self) {
-        let ResourceQuota { tenant, resource } = &self.0;
-        let TenantQuota { quotas, tenant } = tenant;
-        resource.kept.fetch_sub(1, Ordering::Relaxed);
-        tenant.kept.fetch_sub(1, Ordering::Relaxed);
-        quotas.kept.fetch_sub(1, Ordering::Relaxed);
+        for kept in self.quota.counts() {
+            kept.remove(self.bytes);
+        }
     }
 }
 
@@ -225,15 +297,15 @@ mod tests {
     fn a_tenant_beyond_its_quota_is_told_until_it_is_well_below() {
         let quotas = UserTokenQuotas::new(10, 100);
         let (red, blue) = (of_tenant(&quotas, "red"), of_tenant(&quotas, "blue"));
-        let mut kept: Vec<_> = (0..10).map(|_| red.put()).collect();
-        assert!(!red.tenant.is_exceeded());
+        let mut kept: Vec<_> = (0..10).map(|_| red.put(1)).collect();
+        assert!(red.tenant.exceeded().is_none());
         assert_eq!(red.limited_to(), None);
-        kept.push(red.put());
-        assert!(red.tenant.is_exceeded());
+        kept.push(red.put(1));
+        assert_eq!(red.tenant.exceeded(), Some(LimitKind::Tokens));
         red.enforce();
         kept.pop();
-        assert_eq!(red.limited_to(), Some(10));
-        assert!(!blue.tenant.is_exceeded());
+        assert_eq!(red.limited_to(), Some(UserTokenLimit::Tokens(10)));
+        assert!(blue.tenant.exceeded().is_none());
         assert_eq!(blue.limited_to(), None);
         kept.truncate(8);
         assert_eq!(red.limited_to(), None);
@@ -243,12 +315,46 @@ mod tests {
     fn beyond_the_total_each_tenant_keeps_its_part_and_the_small_ones_keep_theirs() {
         let quotas = UserTokenQuotas::new(90, 100);
         let (large, small) = (of_tenant(&quotas, "large"), of_tenant(&quotas, "small"));
-        let of_large: Vec<_> = (0..85).map(|_| large.put()).collect();
-        let of_small: Vec<_> = (0..15).map(|_| small.put()).collect();
-        assert!(!large.tenant.is_exceeded() && !small.tenant.is_exceeded());
-        let one_more = small.put();
-        assert!(large.tenant.is_exceeded() && !small.tenant.is_exceeded());
+        let of_large: Vec<_> = (0..85).map(|_| large.put(1)).collect();
+        let of_small: Vec<_> = (0..15).map(|_| small.put(1)).collect();
+        assert!(large.tenant.exceeded().is_none() && small.tenant.exceeded().is_none());
+        let one_more = small.put(1);
+        assert!(large.tenant.exceeded().is_some() && small.tenant.exceeded().is_none());
         drop((of_large, of_small, one_more));
-        assert!(!large.tenant.is_exceeded());
+        assert!(large.tenant.exceeded().is_none());
+    }
+
+    #[test]
+    fn a_few_long_tokens_are_too_many_as_well_and_beyond_the_total_of_bytes_each_tenant_keeps_its_part() {
+        let quotas = UserTokenQuotas::new(10_000, 50_000);
+        let tenants: Vec<_> = (0..5)
+            .map(|number| of_tenant(&quotas, &number.to_string()))
+            .collect();
+        let mut kept: Vec<_> = tenants[..3]
+            .iter()
+            .map(|tenant| tenant.put(MAX_BYTES_OF_TENANT))
+            .collect();
+        assert!(tenants[0].tenant.exceeded().is_none());
+        kept.push(tenants[0].put(1));
+        assert_eq!(tenants[0].tenant.exceeded(), Some(LimitKind::Bytes));
+        tenants[0].enforce();
+        kept.pop();
+        let bound = UserTokenLimit::Bytes(MAX_BYTES_OF_TENANT);
+        assert_eq!(tenants[0].limited_to(), Some(bound));
+        assert_eq!(tenants[1].limited_to(), None);
+
+        // Five together have more than all may have.
+        kept.push(tenants[3].put(MAX_BYTES_OF_TENANT));
+        let small = tenants[4].put(1024);
+        for tenant in &tenants[..4] {
+            assert_eq!(tenant.tenant.exceeded(), Some(LimitKind::Bytes));
+        }
+        assert!(
+            tenants[4].tenant.exceeded().is_none(),
+            "the small one keeps its own"
+        );
+        drop((kept, small));
+        assert_eq!(quotas.0.kept.get(LimitKind::Bytes), 0);
+        assert_eq!(tenants[0].limited_to(), None);
     }
 }

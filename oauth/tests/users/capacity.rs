@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{ClaimMismatchError, Clock, Error, UserTokenQuotas, UserTokens};
+use mcp_auth_oauth::{ClaimMismatchError, Clock, Error, UserTokenLimit, UserTokenQuotas, UserTokens};
 use secrecy::SecretString;
 
 use super::server::{Answer, Server};
 use super::{get, policy, sleep, start, users};
+
+fn tokens(limit: usize) -> UserTokenLimit {
+    UserTokenLimit::Tokens(limit)
+}
 
 #[tokio::test(start_paused = true)]
 async fn the_least_recently_used_gives_way() {
@@ -44,7 +48,10 @@ async fn a_tenant_at_its_quota_replaces_its_own_tokens_and_no_other_tenants() {
     for user in ["dora", "emil", "fred"] {
         get(&red, &server, user).await.unwrap();
     }
-    assert_eq!((red.limited_to(), red_too.limited_to()), (Some(3), Some(3)));
+    assert_eq!(
+        (red.limited_to(), red_too.limited_to()),
+        (Some(tokens(3)), Some(tokens(3)))
+    );
     assert_eq!(blue.limited_to(), None);
     let requests = (red_too.requests(), blue.requests());
     get(&red_too, &server, "carl").await.unwrap();
@@ -69,7 +76,7 @@ async fn expired_tokens_of_one_resource_take_no_room_from_another_of_the_tenant(
     for nth in 0..=10 {
         get(&expired, &server, &nth.to_string()).await.unwrap();
     }
-    assert_eq!(expired.limited_to(), Some(10));
+    assert_eq!(expired.limited_to(), Some(tokens(10)));
     sleep(24 * 60 * 60).await;
     get(&active, &server, "0").await.unwrap();
     assert_eq!(active.limited_to(), None);
@@ -101,7 +108,47 @@ async fn at_the_quota_the_resource_that_keeps_most_gives_way() {
         get(&large, &server, &nth.to_string()).await.unwrap();
     }
     assert_eq!(large.requests(), 10, "its other five gave way");
-    assert_eq!((large.limited_to(), small.limited_to()), (Some(10), Some(10)));
+    assert_eq!(
+        (large.limited_to(), small.limited_to()),
+        (Some(tokens(10)), Some(tokens(10)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_with_long_tokens_keeps_fewer_and_replaces_its_own_and_no_other_tenants() {
+    const LENGTH: usize = 16 * 1024;
+    /// Of such tokens in the 32 MiB of a tenant.
+    const ROOM: usize = 2048;
+    let clock = Clock::starting_at(start());
+    let quotas = UserTokenQuotas::new(10_000, 50_000);
+    let of_tenant = |tenant: &str| users(&clock).within(quotas.of_tenant(tenant));
+    let (red, red_too, blue) = (of_tenant("red"), of_tenant("red"), of_tenant("blue"));
+    let server = Server::new();
+    server.answers(Answer::Long(LENGTH));
+    get(&blue, &server, "anna").await.unwrap();
+    for nth in 0..ROOM {
+        get(&red, &server, &nth.to_string()).await.unwrap();
+    }
+    assert_eq!((red.limited_to(), blue.limited_to()), (None, None));
+    for nth in 0..10 {
+        get(&red_too, &server, &nth.to_string()).await.unwrap();
+    }
+    assert_eq!(red.limited_to(), Some(UserTokenLimit::Bytes(ROOM * LENGTH)));
+    assert_eq!(
+        (red_too.limited_to(), blue.limited_to()),
+        (red.limited_to(), None)
+    );
+    let before = (red.requests(), red_too.requests(), blue.requests());
+    get(&red_too, &server, "9").await.unwrap();
+    get(&red, &server, "10").await.unwrap();
+    get(&blue, &server, "anna").await.unwrap();
+    assert_eq!(
+        (red.requests(), red_too.requests(), blue.requests()),
+        before,
+        "theirs are kept"
+    );
+    get(&red, &server, "9").await.unwrap();
+    assert_eq!(red.requests(), before.0 + 1, "the least recently used gave way");
 }
 
 #[tokio::test(start_paused = true)]

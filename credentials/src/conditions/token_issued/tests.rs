@@ -89,7 +89,7 @@ fn what_is_beyond_a_limit_is_told_and_the_token_in_use_serves_on() {
 #[test]
 fn users_tokens_at_their_limit_are_told_beside_a_token_that_serves_and_without_one() {
     let mut issuance = Issuance::default();
-    issuance.token.user_tokens_limited_to = Some(7);
+    issuance.token.user_tokens_limited_to = Some(UserTokenLimit::Tokens(7));
     issuance.token.users_only = Some(ServerLookUp::Stated);
     let drafts = [first_draft(CHECKS, &issuance), {
         issuance.token.users_only = None;
@@ -103,6 +103,12 @@ fn users_tokens_at_their_limit_are_told_beside_a_token_that_serves_and_without_o
         );
         assert!(told.message.starts_with("7 users' tokens") && told.message.contains("limits.userTokens"));
     }
+    issuance.token.user_tokens_limited_to = Some(UserTokenLimit::Bytes(32 * 1024 * 1024));
+    let told = first_draft(CHECKS, &issuance).message;
+    assert!(
+        told.starts_with("33554 kB of users' tokens") && told.contains("shorter ones"),
+        "{told}"
+    );
 }
 
 fn with_usage(issued: u64, forecast: u64, quota: Option<u64>) -> Issuance {
