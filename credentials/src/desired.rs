@@ -16,8 +16,14 @@ use crate::credential_identity::RequestDigest;
 use crate::managed_key::ManagedKey;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
+use crate::shared_bundle::shared_unless;
 use crate::store::ServerConnection;
 use crate::token_sources::{Desired, DesiredSource};
+
+/// Bytes of a CA bundle. The public authorities are some 220 kB, and a company's own come on top.
+const MAX_BUNDLE_BYTES: usize = 512 * 1024;
+/// Bytes of a client certificate with its intermediate authorities and its key: a few kilobytes in practice.
+const MAX_PAIR_BYTES: usize = 64 * 1024;
 
 /// What is known besides the spec.
 pub struct Inputs<'a, W> {
@@ -61,15 +67,37 @@ where
             .transpose()
     }
 
-    fn pem(&self, field: &str) -> Result<Option<String>, NotServedError> {
-        Ok(self.text(field)?.map(|pem| pem.expose_secret().to_owned()))
+    /// A CA bundle, as PEM.
+    fn bundle(&self, field: &str) -> Result<Option<String>, NotServedError> {
+        let Some(pem) = self.text(field)? else {
+            return Ok(None);
+        };
+        let pem = pem.expose_secret();
+        if pem.len() > MAX_BUNDLE_BYTES {
+            return Err(too_long(format!(
+                "{field}: the CA bundle has {} bytes, and {MAX_BUNDLE_BYTES} are allowed: name one that has only the authorities \
+                 that the server needs",
+                pem.len()
+            )));
+        }
+        Ok(Some(pem.to_owned()))
     }
 
     fn pair(&self, certificate: &str, key: &str) -> Result<Option<ClientCertificate>, NotServedError> {
-        Ok(match (self.pem(certificate)?, self.text(key)?) {
-            (Some(chain), Some(key)) => Some(ClientCertificate { chain, key }),
-            _ => None,
-        })
+        let (Some(chain), Some(private_key)) = (self.text(certificate)?, self.text(key)?) else {
+            return Ok(None);
+        };
+        let bytes = chain.expose_secret().len() + private_key.expose_secret().len();
+        if bytes > MAX_PAIR_BYTES {
+            return Err(too_long(format!(
+                "{certificate}: the client certificate and its key have {bytes} bytes, and {MAX_PAIR_BYTES} are allowed: keep the \
+                 certificate alone with those of its intermediate authorities there"
+            )));
+        }
+        Ok(Some(ClientCertificate {
+            chain: chain.expose_secret().to_owned(),
+            key: private_key,
+        }))
     }
 }
 
@@ -78,18 +106,22 @@ where
     W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     inputs.policy.check(spec)?;
-    let ca_bundle = inputs.pem(fields::SERVER_CA)?;
-    if let Some(bundle) = &ca_bundle {
-        // Sidecars verify by the same library.
+    let ca_bundle = inputs.bundle(fields::SERVER_CA)?;
+    // Sidecars verify by the same library.
+    let check = |bundle: &str| {
         oauth::check_authority_keys(bundle)
-            .map_err(|error| invalid(format!("{}: {}", fields::SERVER_CA, error.message())))?;
-    }
+            .map_err(|error| invalid(format!("{}: {}", fields::SERVER_CA, error.message())))
+    };
+    let shared_bundle = ca_bundle
+        .as_deref()
+        .map(|bundle| shared_unless(bundle, check))
+        .transpose()?;
     let shown = inputs.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
     let source = match inputs.printable(fields::BEARER_TOKEN)? {
         Some(token) => DesiredSource::Secret(token),
         None => {
             let configuration = match (&spec.oauth2, &spec.github_app) {
-                (Some(stated), _) => oauth2::client_configuration(spec, stated, ca_bundle.clone(), inputs)?,
+                (Some(stated), _) => oauth2::client_configuration(spec, stated, ca_bundle, inputs)?,
                 (None, Some(app)) => github_app::client_configuration(spec, app, inputs)?,
                 (None, None) => {
                     return Err(invalid(
@@ -103,7 +135,7 @@ where
     Ok(Desired {
         source,
         connection: ServerConnection {
-            ca_bundle,
+            ca_bundle: shared_bundle,
             client_certificate: shown.map(|pair| sync::ClientCertificate {
                 chain: pair.chain,
                 key: pair.key,
@@ -130,7 +162,7 @@ where
     Ok(Some(oauth::KeySetLocation {
         issuer: jwks.issuer.clone(),
         url: jwks.url.clone(),
-        ca_bundle: inputs.pem(fields::TOKEN_ENDPOINT_CA)?,
+        ca_bundle: inputs.bundle(fields::TOKEN_ENDPOINT_CA)?,
         egress_proxy: egress_proxy_for(spec, inputs)?,
         allow_insecure_http: jwks.allow_insecure_http,
         allow_private_addresses: spec
@@ -244,6 +276,11 @@ where
 
 fn invalid(message: String) -> NotServedError {
     NotServedError::new(NotServedReason::InvalidSpec, message)
+}
+
+/// What works goes on.
+fn too_long(message: String) -> NotServedError {
+    NotServedError::new(NotServedReason::LimitExceeded, message)
 }
 
 fn client_secret(word: SecretString) -> oauth::ClientSecret {

@@ -23,6 +23,7 @@ mod replicated_credential;
 mod replicated_user_tokens;
 mod resource_ref;
 pub mod routes;
+mod shared_bundle;
 mod store;
 mod token_details;
 mod token_refresh_requests;

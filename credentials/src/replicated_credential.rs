@@ -5,6 +5,7 @@ use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, Eg
 use serde::{Deserialize, Serialize};
 
 use crate::credential_identity::CredentialIdentity;
+use crate::shared_bundle::shared_bundle;
 use crate::store::{CredentialState, Issuance, ServerConnection};
 use crate::token_details::{ReplicatedCredentialError, TokenDetails};
 
@@ -38,7 +39,7 @@ impl From<&CredentialState> for ReplicatedCredential {
             credential_identity: state.credential_identity.request().to_owned(),
             resource_uid: state.credential_identity.resource_uid().map(str::to_owned),
             credential: state.credential.clone(),
-            ca_bundle: state.connection.ca_bundle.clone(),
+            ca_bundle: state.connection.ca_bundle.as_deref().map(str::to_owned),
             client_certificate: state.connection.client_certificate.clone(),
             egress_proxy: state.connection.egress_proxy.clone(),
             declined: state.declined.clone(),
@@ -61,7 +62,7 @@ impl ReplicatedCredential {
             generation: None,
             credential: self.credential,
             connection: ServerConnection {
-                ca_bundle: self.ca_bundle,
+                ca_bundle: self.ca_bundle.as_deref().map(shared_bundle),
                 client_certificate: self.client_certificate,
                 egress_proxy: self.egress_proxy,
             },

@@ -17,7 +17,7 @@ pub fn server(
     addresses: Option<sync::ServerAddresses>,
 ) -> sync::Server {
     let mut route = route(resource);
-    route.ca_bundle = state.connection.ca_bundle;
+    route.ca_bundle = state.connection.ca_bundle.as_deref().map(str::to_owned);
     let audit_user = route.audit.as_mut().and_then(|audit| audit.user.as_mut());
     if let Some(verification) = audit_user.and_then(|user| user.verification.as_mut()) {
         verification.keys = state.audit_keys.to_vec();

@@ -65,7 +65,7 @@ where
             mode: TokenCheckMode::Off,
             ..TokenCheck::default()
         },
-        ca_bundle: inputs.pem(fields::GITHUB_CA)?,
+        ca_bundle: inputs.bundle(fields::GITHUB_CA)?,
         egress_proxy: egress_proxy_for(spec, inputs)?,
         allow_insecure_http: app.allow_insecure_http,
         destinations: inputs.policy.authorization_servers.clone(),

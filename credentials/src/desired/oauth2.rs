@@ -30,7 +30,7 @@ pub(super) fn client_configuration<W>(
 where
     W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
-    let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
+    let ca_bundle = inputs.bundle(fields::TOKEN_ENDPOINT_CA)?;
     let client_id = client_id(oauth2, inputs)?;
     let effective = EffectiveSettings::new(spec, oauth2, client_id.as_deref());
     let timing = Timing::parse(

@@ -437,3 +437,49 @@ fn a_ca_bundle_that_nothing_can_be_verified_by_is_refused_by_the_name_of_its_key
         assert!(refused.message().contains(part), "{}", refused.message());
     }
 }
+
+/// Of a company's bundle most are the public authorities.
+#[test]
+fn a_bundle_with_all_public_authorities_is_taken_and_what_is_longer_is_refused_with_the_way_out() {
+    let mut spec = spec(basic());
+    spec.server.tls = serde_json::from_value(json!({
+        "caBundle": {"configMapKeyRef": {"name": "ca", "key": "ca.crt"}},
+        "clientCertificate": {"name": "pair"},
+    }))
+    .unwrap();
+    let decided = |bundle: usize, certificate: usize| {
+        let lookup = move |reference: &Reference| {
+            let value = match reference.field {
+                fields::SERVER_CA => "b".repeat(bundle),
+                fields::SERVER_CERTIFICATE => "c".repeat(certificate),
+                _ => "s3cret".to_owned(),
+            };
+            Lookup::Found(Arc::new(
+                [(reference.key.clone(), value.into_bytes().into())].into(),
+            ))
+        };
+        decide(&spec, lookup, no_assertions)
+    };
+    let (first, second) = (decided(225_000, 4000).unwrap(), decided(225_000, 4000).unwrap());
+    let bundle = |desired: &Desired| desired.connection.ca_bundle.clone().unwrap();
+    assert!(
+        Arc::ptr_eq(&bundle(&first), &bundle(&second)),
+        "resources share it"
+    );
+    for (bundle, certificate, field) in [
+        (
+            600_000,
+            4000,
+            "spec.server.tls.caBundle: the CA bundle has 600000 bytes",
+        ),
+        (
+            225_000,
+            70_000,
+            "the client certificate and its key have 70006 bytes",
+        ),
+    ] {
+        let refused = decided(bundle, certificate).map(drop).unwrap_err();
+        assert_eq!(refused.reason(), "LimitExceeded");
+        assert!(refused.message().contains(field), "{}", refused.message());
+    }
+}

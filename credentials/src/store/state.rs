@@ -35,8 +35,8 @@ pub struct CredentialState {
 /// What a sidecar needs to reach the MCP server, to trust it, and to be trusted by it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServerConnection {
-    /// PEM certificates to trust at the MCP server besides the platform's.
-    pub ca_bundle: Option<String>,
+    /// PEM certificates to trust at the MCP server besides the platform's. All resources with the same have one text.
+    pub ca_bundle: Option<Arc<str>>,
     /// Shown to the MCP server.
     pub client_certificate: Option<ClientCertificate>,
     /// On the way to the MCP server.

@@ -263,7 +263,7 @@ async fn of_servers_that_one_line_has_no_room_for_the_youngest_are_left_out_and_
     let scene = scene(resources.iter().cloned().chain([small.clone()]).collect()).await;
     for resource in &resources {
         let connection = ServerConnection {
-            ca_bundle: Some(bundle_of_a_company()),
+            ca_bundle: Some(bundle_of_a_company().into()),
             ..ServerConnection::default()
         };
         scene.publish_with(resource, "t", connection);
