@@ -272,12 +272,11 @@ impl Restarts {
             objects.insert(name.clone(), object);
         }
         // While any is being replaced, no other one is.
+        let now = Timestamp::now();
         let busy = objects.iter().find_map(|(name, object)| {
-            object
-                .as_ref()
-                .ok()
-                .filter(|it| it.is_rolling())
-                .map(|_| name.clone())
+            let (object, need) = (object.as_ref().ok()?, needs.get(name)?);
+            let needs_restart = !object.unrecorded(&need.causes, need.newest_missed).is_empty();
+            object.holds_up_others(needs_restart, now).then(|| name.clone())
         });
         let mut is_begun = false;
         for (name, need) in needs.iter().filter(|(_, need)| !need.causes.is_empty()) {

@@ -104,6 +104,10 @@ mod tests {
             ("Deployment", json!({"paused": true})),
             ("StatefulSet", json!({"updateStrategy": {"type": "OnDelete"}})),
             ("DaemonSet", json!({"updateStrategy": {"type": "OnDelete"}})),
+            (
+                "StatefulSet",
+                json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}),
+            ),
         ] {
             let workload = Workload::new(kind, json!({"metadata": {"name": "litellm"}, "spec": spec}));
             assert!(

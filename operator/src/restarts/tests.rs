@@ -242,3 +242,108 @@ async fn a_pod_is_of_the_workload_that_it_names_only_where_that_selects_it() {
     );
     assert_eq!(owner(pod("ReplicaSet", "litellm-2", "r2", "litellm")).await, None);
 }
+
+/// What becomes of a Deployment at rest that needs a restart, beside another workload: how often it was restarted, and what is said.
+async fn beside(kind: &'static str, other: Value, its_causes: BTreeSet<Cause>) -> (usize, String) {
+    let plural = match kind {
+        "Deployment" => "deployments",
+        "StatefulSet" => "statefulsets",
+        _ => "daemonsets",
+    };
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": kind,
+        "metadata": {"name": "beside", "generation": 2, "resourceVersion": "1"},
+        "spec": {"replicas": 2, "template": {"metadata": {}}},
+    });
+    json_patch::merge(&mut object, &other);
+    let api_server = ApiServer::with([("deployments", at_rest()), (plural, object)]);
+    let restarts = restarts(&api_server.client());
+    let resource = |name: &str| ResourceRef {
+        namespace: "llm".into(),
+        name: name.into(),
+    };
+    let named = |kind: &str, name: &str| WorkloadName {
+        kind: kind.into(),
+        name: name.into(),
+    };
+    let needs = |causes, waiting| Needs {
+        causes,
+        waiting: [waiting].into(),
+        ..Needs::default()
+    };
+    let changed = Cause::ServerChanged {
+        resource: "uid".into(),
+        generation: 2,
+    };
+    let both = [
+        (named(kind, "beside"), needs(its_causes, resource("of-other"))),
+        (
+            named("Deployment", "litellm"),
+            needs([changed].into(), resource("tools")),
+        ),
+    ];
+    let outcomes = restarts.restart_one("llm", both.into()).await;
+    (api_server.restarts(), outcomes[&resource("tools")].clone())
+}
+
+#[tokio::test]
+async fn a_workload_that_cannot_be_restarted_or_crashes_after_its_rollout_holds_up_no_other() {
+    let half_updated = json!({"observedGeneration": 2, "replicas": 2, "availableReplicas": 2, "updatedReplicas": 0,
+                              "currentRevision": "1", "updateRevision": "2", "readyReplicas": 2,
+                              "desiredNumberScheduled": 2, "updatedNumberScheduled": 1, "numberAvailable": 2});
+    let strategy = |strategy: Value| json!({"spec": {"updateStrategy": strategy}, "status": half_updated});
+    let partition = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+    let cause = || BTreeSet::from([Cause::ServerRemoved { server: "a".into() }]);
+    let progressing = |reason: &str| json!([{"type": "Progressing", "status": "True", "reason": reason}]);
+    let deployment = |reason: &str| {
+        json!({"status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 1,
+                          "conditions": progressing(reason)}})
+    };
+    let stateful_set = |current: &str| {
+        json!({"status": {"observedGeneration": 2, "replicas": 2, "readyReplicas": 1,
+                          "currentRevision": current, "updateRevision": "2"}})
+    };
+    let daemon_set = |restarted_at: Timestamp| {
+        json!({"spec": {"template": {"metadata": {"annotations": {
+                   "kubectl.kubernetes.io/restartedAt": restarted_at.to_string()}}}},
+               "status": {"observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 2,
+                          "numberAvailable": 1}})
+    };
+    let day_ago = Timestamp::now() - Duration::from_secs(24 * 60 * 60);
+    let paused = json!({"spec": {"paused": true}, "status": half_updated});
+    for (kind, other, causes) in [
+        ("Deployment", paused.clone(), cause()),
+        ("Deployment", paused, BTreeSet::new()),
+        ("StatefulSet", strategy(json!({"type": "OnDelete"})), cause()),
+        ("StatefulSet", strategy(partition), cause()),
+        (
+            "DaemonSet",
+            strategy(json!({"type": "OnDelete"})),
+            BTreeSet::new(),
+        ),
+        (
+            "Deployment",
+            deployment("NewReplicaSetAvailable"),
+            BTreeSet::new(),
+        ),
+        ("StatefulSet", stateful_set("2"), BTreeSet::new()),
+        ("DaemonSet", daemon_set(day_ago), BTreeSet::new()),
+    ] {
+        let (restarts, outcome) = beside(kind, other.clone(), causes).await;
+        assert_eq!(restarts, 1, "{kind} {other}: {outcome}");
+        assert_eq!(outcome, "the operator restarts Deployment litellm (spec.restart)");
+    }
+    for (kind, other, causes) in [
+        ("Deployment", deployment("ReplicaSetUpdated"), BTreeSet::new()),
+        ("Deployment", deployment("NewReplicaSetAvailable"), cause()),
+        ("StatefulSet", stateful_set("1"), BTreeSet::new()),
+        ("DaemonSet", daemon_set(Timestamp::now()), BTreeSet::new()),
+    ] {
+        let (restarts, outcome) = beside(kind, other.clone(), causes).await;
+        assert_eq!(restarts, 0, "{kind} {other}: {outcome}");
+        assert!(
+            outcome.contains(&format!("the pods of {kind} beside")),
+            "{outcome}"
+        );
+    }
+}

@@ -113,8 +113,46 @@ impl Workload {
         if self.object.pointer("/spec/paused") == Some(&Value::Bool(true)) {
             return Some("it is paused (spec.paused)");
         }
-        (self.text("/spec/updateStrategy/type") == "OnDelete")
-            .then_some("its pods are replaced only when they are deleted (updateStrategy OnDelete)")
+        if self.text("/spec/updateStrategy/type") == "OnDelete" {
+            return Some("its pods are replaced only when they are deleted (updateStrategy OnDelete)");
+        }
+        (self.number("/spec/updateStrategy/rollingUpdate/partition") > 0)
+            .then_some("not all of its pods are replaced (updateStrategy.rollingUpdate.partition)")
+    }
+
+    /// Whether no other workload may be restarted meanwhile. One that no restart would replace stays as it is for ever, and one
+    /// that crashes after its rollout (`needs_restart` is false) would not get better by a wait.
+    pub fn holds_up_others(&self, needs_restart: bool, now: Timestamp) -> bool {
+        self.is_not_restartable().is_none()
+            && self.is_rolling()
+            && (needs_restart || !self.is_rollout_complete(now))
+    }
+
+    /// Whether its pods are those of its present template and were available once, as its controller says, whether they are now
+    /// or not. Of a DaemonSet no status says so: its last restart has to be [`LATER_OUTAGE`] ago.
+    fn is_rollout_complete(&self, now: Timestamp) -> bool {
+        if self.number("/status/observedGeneration") < self.number("/metadata/generation") {
+            return false;
+        }
+        match self.kind.as_str() {
+            "Deployment" => {
+                let conditions = self
+                    .object
+                    .pointer("/status/conditions")
+                    .and_then(Value::as_array);
+                conditions.into_iter().flatten().any(|condition| {
+                    condition["type"] == "Progressing" && condition["reason"] == "NewReplicaSetAvailable"
+                })
+            }
+            // They are the same again once all pods are replaced and ready.
+            "StatefulSet" => self.text("/status/currentRevision") == self.text("/status/updateRevision"),
+            _ => {
+                let is_replaced = self.number("/status/updatedNumberScheduled")
+                    == self.number("/status/desiredNumberScheduled");
+                let restarted_at: Option<Timestamp> = self.template_annotation(RESTARTED_AT).parse().ok();
+                is_replaced && restarted_at.is_none_or(|at| now.duration_since(at) > LATER_OUTAGE)
+            }
+        }
     }
 
     /// Those of these causes that it was not restarted for. `newest_missed` is when the youngest of its pods without a sidecar
