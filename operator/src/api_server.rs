@@ -8,7 +8,8 @@ use kube::client::ClientBuilder;
 use kube::runtime::watcher;
 use kube::{Client, Config};
 
-use concurrency_limit::{ConcurrencyLimit, MAX_CALLS};
+use concurrency_limit::ConcurrencyLimit;
+pub use concurrency_limit::MAX_CALLS;
 
 /// Field manager of the statuses of resources.
 pub const STATUS_MANAGER: &str = "mcp-auth-operator";

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::SyncError;
 use super::issuer_keys::{IssuerKeys, Signature};
 use super::token_claims::look_at;
+use crate::api_server::MAX_CALLS;
 use crate::connection_bounds::Place;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
@@ -32,8 +33,9 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// TokenReviews under way at once: sidecars that come all together wait for one another, and not for the API
-/// server.
-const MAX_REVIEWS: usize = 50;
+/// server. Half of what may be under way, so that statuses and objects find turns beside them.
+const MAX_REVIEWS: usize = 24;
+const _: () = assert!(MAX_REVIEWS + MAX_REVIEWS_OF_UNKNOWN_KEYS + 16 <= MAX_CALLS);
 /// Of tokens that name a key which the cluster is not known to have. Its keys are read anew when one comes; until then genuine ones
 /// find a turn, and forged ones take none from the others. Each takes its turn for [`UNKNOWN_KEY_TURN`], so that whoever makes up
 /// thousands has the API server asked once a second, and no more than a few wait.

@@ -1,5 +1,6 @@
 //! Upstream: LiteLLM, or the origin of an MCP server, with its connection pools.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Way, connect};
 use crate::http::http2_offer::Http2Offer;
+use crate::http::idle_timeout::BodyError;
 use crate::http::io::Io;
 use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
 use crate::http::pool::{Connection, DEFAULT_IDLE, HttpError, Lease, Pool, RequestError};
@@ -65,10 +67,35 @@ enum OpenedConnection {
 pub enum UpstreamError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the connection ended before an answer")]
+    #[error("{}", no_answer(.0))]
     Http(#[from] HttpError),
     #[error("no answer in time")]
     Timeout,
+}
+
+fn no_answer(error: &HttpError) -> &'static str {
+    match error.has_ended() {
+        true => "the connection ended before an answer",
+        false => "its answer cannot be understood",
+    }
+}
+
+impl UpstreamError {
+    /// With its cause. Nothing of request or answer is in it.
+    pub fn in_full(&self) -> Box<str> {
+        match self.source() {
+            Some(source) => format!("{self}: {source}").into(),
+            None => self.to_string().into(),
+        }
+    }
+
+    /// The fault of the request's own body for which no answer came, if it was that.
+    pub fn body_error(&self) -> Option<&BodyError> {
+        match self {
+            Self::Http(error) => error.body_error(),
+            Self::Connect(_) | Self::Timeout => None,
+        }
+    }
 }
 
 impl SendError {

@@ -133,9 +133,9 @@ pub enum ProxyError {
     )]
     BodyUndecodable,
     #[error("LiteLLM is not reachable; it may be starting")]
-    LiteLlmUnreachable,
-    #[error("LiteLLM closed the connection without an answer")]
-    LiteLlmFailed,
+    LiteLlmUnreachable { why: Box<str> },
+    #[error("LiteLLM gave no answer that can be passed on")]
+    LiteLlmFailed { why: Box<str> },
     #[error(
         "{0}; delete cookies of this site, or allow fewer of them in spec.cookiePassthrough and \
          spec.headerPassthrough"
@@ -242,6 +242,14 @@ fn scope_list(scopes: &[String]) -> String {
 }
 
 impl ProxyError {
+    /// Why LiteLLM gave no answer, for the log alone: clients are strangers.
+    pub fn litellm_cause(&self) -> Option<&str> {
+        match self {
+            Self::LiteLlmUnreachable { why } | Self::LiteLlmFailed { why } => Some(why),
+            _ => None,
+        }
+    }
+
     /// One of a closed set: the label in metrics and logs.
     pub fn reason(&self) -> &'static str {
         self.reason_status_code().0
@@ -298,8 +306,8 @@ impl ProxyError {
             Self::BodyNotUtf8 => ("body_not_utf8", StatusCode::BAD_REQUEST, 0),
             Self::BodyNamesHeaders => ("body_names_headers", StatusCode::BAD_REQUEST, 0),
             Self::BodyUndecodable => ("body_undecodable", StatusCode::BAD_REQUEST, 0),
-            Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
-            Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
+            Self::LiteLlmUnreachable { .. } => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
+            Self::LiteLlmFailed { .. } => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (
                 "context_too_large",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

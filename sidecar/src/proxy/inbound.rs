@@ -158,7 +158,8 @@ impl Inbound {
                 self.metrics.count_error(Half::Inbound, error.reason());
                 let status = error.status().as_u16();
                 let (reason, trace_id) = (error.reason(), parent.map(|parent| parent.trace_id().to_string()));
-                tracing::warn!(half = "inbound", request = %id, trace_id, %method, reason, status, "request refused");
+                let why = error.litellm_cause();
+                tracing::warn!(half = "inbound", request = %id, trace_id, %method, reason, status, why, "request refused");
                 problem(&error)
             }
         };
@@ -267,7 +268,11 @@ impl Inbound {
             .map_err(|error| litellm_error(&error.cause))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched || !response.body().has_one_length(response.headers()) {
-            return Err(ProxyError::LiteLlmFailed);
+            let why = match switched {
+                true => "it switches protocols without having been asked",
+                false => "its answer states more than one length",
+            };
+            return Err(ProxyError::LiteLlmFailed { why: why.into() });
         }
         let mut response = response.map(|body| match user_call.and_then(UserCall::answered) {
             Some(call) => ResponseBody::Stream(body).watched(call),
@@ -323,19 +328,20 @@ impl Inbound {
 }
 
 fn litellm_error(cause: &UpstreamError) -> ProxyError {
+    match cause.body_error() {
+        Some(BodyError::NotUtf8) => return ProxyError::BodyNotUtf8,
+        Some(BodyError::NamesHeaders) => return ProxyError::BodyNamesHeaders,
+        Some(BodyError::Undecodable) => return ProxyError::BodyUndecodable,
+        Some(BodyError::NoDecoder) => return ProxyError::Overloaded,
+        Some(BodyError::Broken(_) | BodyError::BrokenAnswer(_) | BodyError::IdleTimeout(_)) => {
+            return ProxyError::BodyUnreadable;
+        }
+        None => {}
+    }
+    let why = cause.in_full();
     match cause {
-        UpstreamError::Connect(_) => ProxyError::LiteLlmUnreachable,
-        UpstreamError::Http(error) => match error.body_error() {
-            Some(BodyError::NotUtf8) => ProxyError::BodyNotUtf8,
-            Some(BodyError::NamesHeaders) => ProxyError::BodyNamesHeaders,
-            Some(BodyError::Undecodable) => ProxyError::BodyUndecodable,
-            Some(BodyError::NoDecoder) => ProxyError::Overloaded,
-            Some(BodyError::Broken(_) | BodyError::BrokenAnswer(_) | BodyError::IdleTimeout(_)) => {
-                ProxyError::BodyUnreadable
-            }
-            None => ProxyError::LiteLlmFailed,
-        },
-        UpstreamError::Timeout => ProxyError::LiteLlmFailed,
+        UpstreamError::Connect(_) => ProxyError::LiteLlmUnreachable { why },
+        UpstreamError::Http(_) | UpstreamError::Timeout => ProxyError::LiteLlmFailed { why },
     }
 }
 
@@ -406,6 +412,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::http::http1::Http1Error;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines
@@ -460,6 +467,18 @@ mod tests {
             map,
             headers(&[("x-mcp-tools-other", "5"), ("x-mcpauth-context", "6")])
         );
+    }
+
+    #[test]
+    fn the_log_says_why_litellm_gave_no_answer_and_the_client_is_not_sent_it() {
+        let error = litellm_error(&UpstreamError::Http(Http1Error::HeadTooLarge.into()));
+        assert_eq!(error.reason(), "litellm_failed");
+        let why =
+            "its answer cannot be understood: the head of an answer is too long, or has too many fields";
+        assert_eq!(error.litellm_cause(), Some(why));
+        assert!(!error.to_string().contains(why));
+        let error = litellm_error(&UpstreamError::Timeout);
+        assert_eq!(error.litellm_cause(), Some("no answer in time"));
     }
 
     #[test]

@@ -236,8 +236,8 @@ mod tests {
             ProxyError::BodyNotUtf8,
             ProxyError::BodyNamesHeaders,
             ProxyError::BodyUndecodable,
-            ProxyError::LiteLlmUnreachable,
-            ProxyError::LiteLlmFailed,
+            ProxyError::LiteLlmUnreachable { why: text() },
+            ProxyError::LiteLlmFailed { why: text() },
             ProxyError::ContextTooLarge(ContextTooLargeError { bytes: 9000 }),
             ProxyError::MethodNotSupported,
             ProxyError::Overloaded,
@@ -268,8 +268,8 @@ mod tests {
             ProxyError::BodyNotUtf8
             | ProxyError::BodyNamesHeaders
             | ProxyError::BodyUndecodable
-            | ProxyError::LiteLlmUnreachable
-            | ProxyError::LiteLlmFailed
+            | ProxyError::LiteLlmUnreachable { .. }
+            | ProxyError::LiteLlmFailed { .. }
             | ProxyError::ContextTooLarge(_) => "inbound",
             ProxyError::BodyUnreadable
             | ProxyError::RequestAmbiguous(_)

@@ -3,6 +3,7 @@
 //! of them hold has a bound ([`TunnelLimit`]).
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -55,6 +56,12 @@ impl Default for TunnelLimit {
     }
 }
 
+fn unreachable(error: &dyn Error) -> ProxyError {
+    ProxyError::LiteLlmUnreachable {
+        why: error.to_string().into(),
+    }
+}
+
 thread_local! {
     /// What is read, before it is known how much: a tunnel in which nothing moves holds no buffer.
     static SCRATCH: RefCell<[u8; PIECE_BYTES]> = const { RefCell::new([0; PIECE_BYTES]) };
@@ -84,22 +91,18 @@ pub(super) async fn open(
     request
         .headers_mut()
         .insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let io = litellm
-        .connect()
-        .await
-        .map_err(|_| ProxyError::LiteLlmUnreachable)?;
-    let (mut sender, driver) = http1::handshake(TokioIo::new(io))
-        .await
-        .map_err(|_| ProxyError::LiteLlmUnreachable)?;
+    let io = litellm.connect().await.map_err(|error| unreachable(&error))?;
+    let handshake = http1::handshake(TokioIo::new(io)).await;
+    let (mut sender, driver) = handshake.map_err(|error| unreachable(&error))?;
     // Ends with the connection: when the tunnel closes, or when the answer below is dropped.
     tokio::spawn(driver.with_upgrades());
     // A handshake has no body (RFC 6455 section 4.1).
     let mut request = request.map(|_| RequestBody::Whole(None));
     OnInterim::pass_to_hyper(&mut request);
-    let mut response = sender
-        .send_request(request)
-        .await
-        .map_err(|_| ProxyError::LiteLlmFailed)?;
+    let response = sender.send_request(request).await;
+    let mut response = response.map_err(|error| ProxyError::LiteLlmFailed {
+        why: error.to_string().into(),
+    })?;
     hop_by_hop::strip_response(response.headers_mut(), |_| false);
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -1,8 +1,6 @@
 //! Errors of the outbound half: a [`ProxyError`] with the rest of the request's body, from which the
 //! identifier of the JSON-RPC message is read for the answer.
 
-use std::error::Error;
-
 use bytes::Bytes;
 use http::Request;
 use serde_json::Value;
@@ -43,13 +41,11 @@ impl From<ProxyError> for OutboundError {
 pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
     let resource = server.resource.clone();
     let SendError { cause, unsent, .. } = error;
-    let why = match cause.source() {
-        Some(source) => format!("{cause}: {source}").into(),
-        None => cause.to_string().into(),
-    };
+    let why = cause.in_full();
+    let is_of_body = cause.body_error().is_some();
     let error = match cause {
         UpstreamError::Connect(_) => ProxyError::ServerUnreachable { resource, why },
-        UpstreamError::Http(error) if error.body_error().is_some() => ProxyError::BodyUnreadable,
+        UpstreamError::Http(_) if is_of_body => ProxyError::BodyUnreadable,
         UpstreamError::Http(_) => ProxyError::ServerFailed { resource, why },
         UpstreamError::Timeout => ProxyError::ServerTimeout { resource },
     };

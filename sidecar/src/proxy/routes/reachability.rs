@@ -107,8 +107,11 @@ impl ReachabilityRecord {
         );
     }
 
-    /// A call got no answer.
+    /// A call got no answer. One whose own body failed says nothing of the server.
     pub fn record_failure(&self, error: &UpstreamError) {
+        if error.body_error().is_some() {
+            return;
+        }
         let mut entry = self.entry.lock();
         match error {
             UpstreamError::Connect(error) => {
@@ -116,7 +119,7 @@ impl ReachabilityRecord {
                 entry.set(state, detail);
             }
             UpstreamError::Http(_) | UpstreamError::Timeout => {
-                entry.count_unanswered(Reachability::NoAnswer, error.to_string());
+                entry.count_unanswered(Reachability::NoAnswer, error.in_full().into());
             }
         }
         self.is_answering.store(false, Ordering::Relaxed);
@@ -264,6 +267,8 @@ fn of_handshake(error: &io::Error) -> Reachability {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::http1::Http1Error;
+    use crate::http::idle_timeout::BodyError;
 
     fn refused() -> ConnectError {
         TransportError::Connect(io::ErrorKind::ConnectionRefused.into()).into()
@@ -290,6 +295,31 @@ mod tests {
         assert_eq!(state(&record), Reachability::NoAnswer);
         record.record_answer(StatusCode::BAD_REQUEST, false);
         assert_eq!(state(&record), Reachability::Answered);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_understood_is_named_and_a_broken_body_is_no_fault_of_the_server() {
+        let record = ReachabilityRecord::default();
+        record.record_answer(StatusCode::OK, true);
+        let http = |error: Http1Error| UpstreamError::Http(error.into());
+        for _ in 0..3 {
+            let body = BodyError::IdleTimeout(Duration::from_secs(30));
+            record.record_failure(&http(Http1Error::RequestBody(body)));
+        }
+        assert_eq!(state(&record), Reachability::Answered);
+        for _ in 0..3 {
+            record.record_failure(&http(Http1Error::HeadTooLarge));
+        }
+        assert_eq!(state(&record), Reachability::NoAnswer);
+        assert_eq!(
+            record.report("tools").detail,
+            "its answer cannot be understood: the head of an answer is too long, or has too many fields"
+        );
+        let ended = http(Http1Error::Incomplete).in_full();
+        assert!(
+            ended.starts_with("the connection ended before an answer"),
+            "{ended}"
+        );
     }
 
     #[tokio::test]
