@@ -2,7 +2,8 @@
 //! counts by its address, and one by which a pod has shown its token by that pod, so that none of them can take the
 //! places of the others. Where all places are taken, a newcomer has that of the address that has most. Any pod can ask for a token of
 //! its own, so that the connection of one that no resource selects gives way too: the namespace that has most of them loses one
-//! first. Only that of a pod that is entitled to something stays.
+//! first. That of a pod that is entitled to something stays, unless all places are taken by such ones and its namespace has more than a
+//! quarter of them: who may create a resource can entitle any number of pods.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,6 +14,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::Notify;
+
+/// Where all places are taken, a namespace keeps as many as this part of them, whatever its pods are entitled to.
+const SHARE_OF_NAMESPACE: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
@@ -48,8 +52,8 @@ struct Counts {
     of_preferred: usize,
     /// Of pods that have shown their tokens and are not known to be entitled to anything, by namespace.
     not_entitled: Connections<Arc<str>>,
-    /// Of those that are: they give way to nobody.
-    of_entitled: usize,
+    /// Of those that are, by namespace.
+    entitled: Connections<Arc<str>>,
     /// By uid.
     by_pod: HashMap<Arc<str>, usize>,
 }
@@ -139,7 +143,7 @@ impl<K: Clone + Eq + Hash + Ord> Connections<K> {
 
 impl Counts {
     fn total(&self) -> usize {
-        self.unauthenticated.count + self.of_preferred + self.not_entitled.count + self.of_entitled
+        self.unauthenticated.count + self.of_preferred + self.not_entitled.count + self.entitled.count
     }
 
     fn close_unauthenticated(&mut self, address: IpAddr, number: u64) {
@@ -163,7 +167,7 @@ impl Counts {
                 return self.not_entitled.close_one();
             }
             let Some(address) = self.unauthenticated.largest() else {
-                return self.not_entitled.close_one();
+                return self.not_entitled.close_one() || self.close_entitled(limits);
             };
             let silent = self.without_request.oldest_of(&address);
             if let Some(number) = silent.or_else(|| self.unauthenticated.oldest_of(&address)) {
@@ -171,6 +175,14 @@ impl Counts {
             }
         }
         true
+    }
+
+    /// Takes the place of the oldest connection of the namespace that has most, if those are more than its share.
+    fn close_entitled(&mut self, limits: &ConnectionLimits) -> bool {
+        let largest = self.entitled.largest();
+        let is_beyond =
+            largest.is_some_and(|namespace| self.entitled.of(&namespace) > limits.total / SHARE_OF_NAMESPACE);
+        is_beyond && self.entitled.close_one()
     }
 }
 
@@ -191,8 +203,8 @@ enum PlaceState {
     Preferred,
     OfPod {
         uid: Arc<str>,
-        /// Its namespace, until the pod is known to be entitled to something.
-        not_entitled_in: Option<Arc<str>>,
+        namespace: Arc<str>,
+        is_entitled: bool,
     },
 }
 
@@ -310,22 +322,28 @@ impl Place {
         counts.by_pod.insert(uid.clone(), of_pod + 1);
         *state = PlaceState::OfPod {
             uid,
-            not_entitled_in: Some(namespace),
+            namespace,
+            is_entitled: false,
         };
         Ok(())
     }
 
-    /// The pod that has shown its token is entitled to something: from now on the connection gives way to nobody.
+    /// The pod that has shown its token is entitled to something: from now on the connection gives way only where its namespace takes
+    /// more than its share of all places.
     pub fn entitled(&self) {
         let mut state = self.state.lock();
-        if let PlaceState::OfPod { not_entitled_in, .. } = &mut *state
-            && let Some(namespace) = not_entitled_in
+        if let PlaceState::OfPod {
+            namespace,
+            is_entitled,
+            ..
+        } = &mut *state
+            && !*is_entitled
         {
             let mut counts = self.counts.lock();
             // Otherwise it is being closed.
-            if counts.not_entitled.remove(namespace, self.number).is_some() {
-                counts.of_entitled += 1;
-                *not_entitled_in = None;
+            if let Some(close) = counts.not_entitled.remove(namespace, self.number) {
+                counts.entitled.insert(namespace, self.number, close);
+                *is_entitled = true;
             }
         }
     }
@@ -340,11 +358,16 @@ impl Drop for Place {
                 counts.without_request.remove(&self.address, self.number);
                 counts.unauthenticated.remove(&self.address, self.number);
             }
-            PlaceState::OfPod { uid, not_entitled_in } => {
-                match not_entitled_in {
-                    Some(namespace) => drop(counts.not_entitled.remove(namespace, self.number)),
-                    None => counts.of_entitled -= 1,
-                }
+            PlaceState::OfPod {
+                uid,
+                namespace,
+                is_entitled,
+            } => {
+                let of_namespace = match is_entitled {
+                    true => &mut counts.entitled,
+                    false => &mut counts.not_entitled,
+                };
+                drop(of_namespace.remove(namespace, self.number));
                 if let Some(of_pod) = counts.by_pod.get_mut(&**uid) {
                     *of_pod -= 1;
                     if *of_pod == 0 {

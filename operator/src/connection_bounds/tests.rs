@@ -70,19 +70,36 @@ fn where_each_address_has_one_the_oldest_gives_way() {
 }
 
 #[test]
-fn pods_that_are_entitled_to_something_give_way_to_nobody() {
+fn pods_that_are_entitled_to_something_give_way_where_their_namespace_has_more_than_its_share() {
     let bounds = bounds();
     let of_pods: Vec<_> = (0..6)
         .map(|last| {
             let place = bounds.enter(address(last)).unwrap();
-            place.authenticated("llm", &last.to_string()).unwrap();
+            let namespace = if last < 4 { "crowd" } else { "other" };
+            place.authenticated(namespace, &last.to_string()).unwrap();
             place.entitled();
             place.entitled();
             place
         })
         .collect();
-    assert!(bounds.enter(address(7)).is_none(), "too many in total");
-    assert!(!of_pods.iter().any(is_closed));
+    // Of six places a namespace keeps one, and what has most gives way first.
+    let newcomers: Vec<_> = (7..11)
+        .map(|last| {
+            let place = bounds.enter(address(last)).expect("the crowd gives way");
+            place.authenticated(&last.to_string(), &last.to_string()).unwrap();
+            place.entitled();
+            place
+        })
+        .collect();
+    let closed: Vec<_> = of_pods.iter().map(is_closed).collect();
+    assert_eq!(
+        closed.iter().filter(|is_closed| **is_closed).count(),
+        4,
+        "{closed:?}"
+    );
+    assert!(!closed[3] && !closed[5], "one of each stays: {closed:?}");
+    assert!(!newcomers.iter().any(is_closed));
+    assert!(bounds.enter(address(11)).is_none(), "each has its share");
 }
 
 #[test]
@@ -195,16 +212,24 @@ fn assert_nothing_is_left(bounds: &ConnectionBounds) {
 fn is_closed(place: &Place) -> bool {
     let is_told = place.closed().now_or_never().is_some();
     if is_told {
-        // Kept for whoever asks again.
+        // Kept for the next question.
         place.close.notify_one();
     }
     let counts = place.counts.lock();
     let is_known = match &*place.state.lock() {
         PlaceState::Preferred => true,
         PlaceState::Unauthenticated => is_among(&counts.unauthenticated, &place.address, place.number),
-        PlaceState::OfPod { not_entitled_in, .. } => not_entitled_in
-            .as_ref()
-            .is_none_or(|namespace| is_among(&counts.not_entitled, namespace, place.number)),
+        PlaceState::OfPod {
+            namespace,
+            is_entitled,
+            ..
+        } => {
+            let of_namespace = match is_entitled {
+                true => &counts.entitled,
+                false => &counts.not_entitled,
+            };
+            is_among(of_namespace, namespace, place.number)
+        }
     };
     assert_eq!(is_told, !is_known);
     is_told
