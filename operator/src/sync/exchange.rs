@@ -61,11 +61,11 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     let exchange_request = parse(&body.map_err(SyncError::UnreadableBody)?)?;
     agree(&exchange_request.pod, &pod)?;
     let resource = server(&sync.resources, &sync.pods, &pod, &exchange_request.server).await?;
-    if let Some(place) = place(&head) {
-        place.entitled();
-    }
     if exchange_request.url != resource.spec.server.url {
         return Err(SyncError::OtherUrl);
+    }
+    if let Some(place) = place(&head) {
+        place.entitled();
     }
     let mut leads = sync.leads.clone();
     if *leads.borrow() {
