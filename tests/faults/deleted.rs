@@ -48,7 +48,7 @@ async fn is_called_by_all(fleet: &Fleet) {
 
 #[tokio::test]
 async fn the_token_of_a_resource_that_is_deleted_while_no_replica_leads_is_withdrawn_and_not_used() {
-    let mut fleet = Fleet::start("deleted").await;
+    let mut fleet = Fleet::start("deleted-resource").await;
     is_called_by_all(&fleet).await;
     let issued = oauth::issued(&fleet.client).await;
     let spec = deleted_without_leader(&mut fleet).await;
