@@ -180,8 +180,9 @@ impl Counts {
     /// Takes the place of the oldest connection of the namespace that has most, if those are more than its share.
     fn close_entitled(&mut self, limits: &ConnectionLimits) -> bool {
         let largest = self.entitled.largest();
-        let is_beyond =
-            largest.is_some_and(|namespace| self.entitled.of(&namespace) > limits.total / SHARE_OF_NAMESPACE);
+        let is_beyond = largest.is_some_and(|namespace| {
+            self.entitled.of(&namespace) > (limits.total / SHARE_OF_NAMESPACE).max(1)
+        });
         is_beyond && self.entitled.close_one()
     }
 }

@@ -140,14 +140,17 @@ fn token_status(token: &TokenSnapshot, previous: Option<&TokenStatus>, now: Time
     // renewal is one write.
     let is_under_way = token.next_attempt_at.is_some_and(|at| at <= now);
     let of_same_token = |status: &&TokenStatus| status.issued_at == issued_at;
-    let previous = previous.filter(|status| is_under_way && of_same_token(status));
+    let of_token = previous.filter(of_same_token);
+    let previous = of_token.filter(|_| is_under_way);
     let today = token.usage.as_ref();
     let today = today.filter(|usage| usage.today.is_of(now)).map(usage);
     let as_before = |today: &TokenUsage| {
-        let before = previous?.usage.as_ref()?;
+        let before = of_token?.usage.as_ref()?;
         let only_forecast_differs =
             (&before.date, before.issued, before.quota) == (&today.date, today.issued, today.quota);
-        only_forecast_differs.then(|| before.clone())
+        // The next leader counts from whole seconds, and so may come to one more or less.
+        let is_rounding = before.forecast.abs_diff(today.forecast) <= 1;
+        (only_forecast_differs && (is_under_way || is_rounding)).then(|| before.clone())
     };
     TokenStatus {
         next_refresh_at: match token.next_attempt_at {

@@ -74,9 +74,9 @@ pub enum UpstreamError {
 }
 
 fn no_answer(error: &HttpError) -> &'static str {
-    match error.has_ended() {
-        true => "the connection ended before an answer",
-        false => "its answer cannot be understood",
+    match error.is_of_answer() {
+        true => "its answer cannot be understood",
+        false => "the connection ended before an answer",
     }
 }
 

@@ -156,7 +156,7 @@ impl Outbound {
             )),
             _ if refused_session.is_some() => {
                 call.refused_session = refused_session;
-                Box::pin(self.answer_in_refused_session(request, &call)).await
+                Box::pin(self.answer_in_refused_session(request, &mut call)).await
             }
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
@@ -253,20 +253,25 @@ impl Outbound {
     /// Answers a request within a session that was refused: tool calls by the reason.
     async fn answer_in_refused_session(
         &self,
-        request: Request<Incoming>,
-        call: &Call,
+        mut request: Request<Incoming>,
+        call: &mut Call,
     ) -> Result<Response<ResponseBody>, OutboundError> {
-        let session = call.refused_session.as_deref();
+        let context = self.take_context(request.headers_mut(), unix_now());
+        call.record(|audited| audited.set_context(context.ok().flatten()));
+        let session = call.refused_session.clone();
         if request.method() != Method::POST {
             let is_end = request.method() == Method::DELETE;
             if let Some(session) = session.filter(|_| is_end) {
-                self.refused_sessions.end(session);
+                self.refused_sessions.end(&session);
             }
             return Ok(of_stand_in(is_end));
         }
-        let error = session.and_then(|session| session.error.clone());
+        let error = session.and_then(|session| session.error);
         let body = message::read(request.into_body()).await;
         let whole = body.bytes();
+        if let Some(whole) = whole {
+            call.record(|audited| audited.set_body(whole));
+        }
         if whole.is_some_and(refused_sessions::is_notification) {
             return Ok(accepted());
         }

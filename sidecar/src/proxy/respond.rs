@@ -59,7 +59,7 @@ pub fn stand_in(error: &ProxyError, id: RequestId, version: &str) -> Response<Re
         "id": id,
         "result": {
             "protocolVersion": version,
-            "capabilities": { "tools": {} },
+            "capabilities": { "tools": {}, "prompts": {}, "resources": {} },
             "serverInfo": { "name": "mcp-auth", "version": env!("CARGO_PKG_VERSION") },
             "_meta": { META_KEY: details(error) },
         },

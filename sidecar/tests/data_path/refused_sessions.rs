@@ -49,6 +49,10 @@ async fn opened(sidecar: &Sidecar, path: &str, version: &str) -> HeaderValue {
         (&body["id"], &body["result"]["protocolVersion"]),
         (&json!(1), &json!(version))
     );
+    // What is not declared LiteLLM takes for an empty list, and does not ask.
+    for declared in ["tools", "prompts", "resources"] {
+        assert!(body["result"]["capabilities"][declared].is_object(), "{declared}");
+    }
     session
 }
 

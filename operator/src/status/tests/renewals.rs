@@ -38,7 +38,12 @@ fn a_forecast_changes_with_the_outcome_of_a_renewal_and_not_with_its_request() {
         (4, 90),
         "a user got one meanwhile"
     );
-    assert_eq!(usage(&forecast_of(&resource, planned, (3, 22))), (3, 22));
+    assert_eq!(usage(&forecast_of(&resource, planned, (3, 23))), (3, 23));
+    assert_eq!(
+        forecast_of(&resource, planned, (3, 20)),
+        before,
+        "the next leader counts from whole seconds"
+    );
 }
 
 #[test]

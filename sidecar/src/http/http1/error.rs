@@ -39,6 +39,19 @@ impl Http1Error {
         }
     }
 
+    /// Whether something came that is no answer.
+    pub fn is_of_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Unasked
+                | Self::Head(_)
+                | Self::HeadTooLarge
+                | Self::PreambleTooLong
+                | Self::Framing(_)
+                | Self::Chunk(_)
+        )
+    }
+
     /// Whether it is the request that cannot be sent as it is.
     pub fn is_of_request(&self) -> bool {
         matches!(self, Self::RequestBody(_) | Self::RequestBodyShort)

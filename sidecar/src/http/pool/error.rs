@@ -41,6 +41,14 @@ impl HttpError {
         }
     }
 
+    /// Whether something came that is no answer.
+    pub fn is_of_answer(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.is_of_answer(),
+            Self::Http2(error) => error.is_parse(),
+        }
+    }
+
     /// The fault of its own body for which a request failed, if it did.
     pub fn body_error(&self) -> Option<&BodyError> {
         let error = match self {

@@ -105,7 +105,10 @@ impl RefusedSessions {
         }
         let key = key(server, id);
         let error = sessions.get_mut(&key).map(|refused| {
-            refused.used = Instant::now();
+            // One of the server's own may be that of many clients, and is refused for no longer than it has to be.
+            if is_stand_in {
+                refused.used = Instant::now();
+            }
             refused.error.clone()
         });
         (is_stand_in || error.is_some()).then_some(RefusedSession {
@@ -121,6 +124,14 @@ impl RefusedSessions {
         sessions
             .get_mut(&session.key)
             .is_some_and(|refused| !std::mem::replace(&mut refused.has_told, true))
+    }
+
+    /// The server has opened a session of this name, which may be one that it gives to all.
+    pub fn opened(&self, server: &str, id: &HeaderValue) {
+        let mut sessions = self.0.lock();
+        if !sessions.is_empty() {
+            sessions.remove(&key(server, id));
+        }
     }
 
     /// Its client has ended it.
@@ -204,6 +215,25 @@ mod tests {
         sessions.sweep();
         assert!(sessions.find("tools", Some(&used)).unwrap().error.is_some());
         assert!(sessions.find("tools", Some(&unused)).unwrap().error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_of_the_servers_own_is_refused_until_the_server_opens_it_anew_or_ten_minutes_have_passed()
+     {
+        let sessions = RefusedSessions::default();
+        let shared = HeaderValue::from_static("default");
+        let is_refused = || sessions.find("tools", Some(&shared)).is_some();
+        assert!(sessions.refuse("tools", &shared, &ERROR));
+        assert!(is_refused());
+        sessions.opened("tools", &shared);
+        assert!(!is_refused());
+
+        assert!(sessions.refuse("tools", &shared, &ERROR));
+        tokio::time::advance(KEPT / 2).await;
+        assert!(is_refused());
+        tokio::time::advance(KEPT / 2).await;
+        sessions.sweep();
+        assert!(!is_refused(), "what others ask in it does not keep it");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::token_selection::SelectedToken;
 use crate::proxy::audit;
 use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{SessionId, UsableServer};
+use crate::proxy::routes::{SESSION_HEADER, SessionId, UsableServer};
 
 /// How the server answered, as far as the token is concerned.
 pub(super) enum ServerAnswer {
@@ -86,6 +86,11 @@ impl Outbound {
                     self.token_selector.record_accepted(selected);
                 }
                 record_session(usable, replayable, response.headers());
+                if replayable.session().is_none()
+                    && let Some(session) = response.headers().get(SESSION_HEADER)
+                {
+                    self.refused_sessions.opened(&server.name, session);
+                }
                 let response = prepare_response(server, usable, replayable, response)?;
                 Ok(ServerAnswer::Accepted(response))
             }

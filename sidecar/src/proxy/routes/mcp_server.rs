@@ -344,7 +344,11 @@ fn build_usable(
         user_context: route.user_context,
         allowed,
         exchange: route.exchange.clone(),
-        resource_uid: server.resource_uid.as_deref().map(Into::into),
+        // Of one that an operator of before tells no uid of, what is known stays.
+        resource_uid: match &server.resource_uid {
+            Some(uid) => Some(uid.as_str().into()),
+            None => same_resource.and_then(|previous| previous.resource_uid.clone()),
+        },
         credential_identity: route.credential_identity.as_str().into(),
         credential,
         declined: server.declined.clone(),
