@@ -278,7 +278,7 @@ fn invalid(message: String) -> NotServedError {
     NotServedError::new(NotServedReason::InvalidSpec, message)
 }
 
-/// What works goes on.
+/// The token in use serves until it ends; no other is requested meanwhile.
 fn too_long(message: String) -> NotServedError {
     NotServedError::new(NotServedReason::LimitExceeded, message)
 }

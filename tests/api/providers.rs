@@ -16,6 +16,7 @@ use mcp_auth_tests::web::Web;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
 
+mod answers;
 mod entra;
 mod google_workload;
 mod registered;

@@ -81,7 +81,7 @@ async fn a_resource_that_is_created_anew_while_no_replica_leads_gets_a_token_of_
     until_refused(&fleet, "token_unavailable").await;
     assert!(
         !fleet.replicas[0].leads().await,
-        "nobody could ask for a token yet"
+        "no replica leads yet, so that none asks for a token"
     );
     fleet.until_one_leads().await;
     fleet.until_synced(2).await;

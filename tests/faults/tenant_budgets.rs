@@ -6,17 +6,18 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, ListParams};
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
+use mcp_auth_tests::oauth;
+use mcp_auth_tests::replica::Replica;
 use mcp_auth_tests::resource::{oauth2, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{exchange, token_of};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
-use mcp_auth_tests::{oauth, setting};
 use serde_json::json;
 
 use crate::fleet::configure;
 use crate::service::Service;
+use crate::tenants::operator_of_both;
 
 /// What a namespace may have in these tests, of users' tokens and of events in a minute.
 const LIMIT: usize = 3;
@@ -33,19 +34,7 @@ struct Scene {
 async fn start(name: &str, argument: String) -> Scene {
     let crowd = World::new(&format!("{name}-crowd"), false).await;
     let quiet = World::new(&format!("{name}-quiet"), false).await;
-    let operator = Operator {
-        namespace: setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"),
-        watched_namespace: crowd.namespace.clone(),
-        lease: name.to_owned(),
-        certificate_secret: "mcp-auth-operator-tls".into(),
-        url: Some(setting("MCPAUTH_TEST_OPERATOR")),
-        program: None,
-        arguments: vec![
-            ANY_ADDRESS.into(),
-            format!("--watch-namespace={}", quiet.namespace),
-            argument,
-        ],
-    };
+    let operator = operator_of_both(name, &crowd, &quiet, [argument]);
     let service = Service::start().await;
     let replica = operator.start(name, None, None).await;
     replica.until_leads().await;

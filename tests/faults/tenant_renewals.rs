@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use futures::future::try_join_all;
 use mcp_auth_protocol::sync::Snapshot;
-use mcp_auth_tests::replica::{ANY_ADDRESS, Operator};
 use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::seen;
 use mcp_auth_tests::sidecar::{Sidecar, bearer};
 use mcp_auth_tests::world::World;
-use mcp_auth_tests::{seen, setting};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::service::Service;
+use crate::tenants::operator_of_both;
 
 /// Of the crowd. All of its tokens come from one Secret, so that each change of that is one of all of them.
 const RESOURCES: usize = 100;
@@ -68,18 +68,7 @@ async fn a_renewed_token_of_one_tenant_reaches_its_sidecar_before_the_last_of_a_
 {
     let (crowd, quiet) = tokio::join!(tenant("renewals-crowd", RESOURCES), tenant("renewals-quiet", 1));
     let service = Service::start().await;
-    let operator = Operator {
-        namespace: setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"),
-        watched_namespace: crowd.namespace.clone(),
-        lease: "renewals".into(),
-        certificate_secret: "mcp-auth-operator-tls".into(),
-        url: Some(setting("MCPAUTH_TEST_OPERATOR")),
-        program: None,
-        arguments: vec![
-            ANY_ADDRESS.into(),
-            format!("--watch-namespace={}", quiet.namespace),
-        ],
-    };
+    let operator = operator_of_both("renewals", &crowd, &quiet, []);
     let replica = operator.start("renewals", None, None).await;
     replica.until_leads().await;
     service.lead_to([replica.address.clone()]).await;

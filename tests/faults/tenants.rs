@@ -87,24 +87,37 @@ fn reason(status: &McpServerAuthStatus, type_: &str) -> String {
         .unwrap_or_default()
 }
 
+/// An operator of both namespaces, with these arguments beside.
+pub fn operator_of_both(
+    lease: &str,
+    crowd: &World,
+    quiet: &World,
+    arguments: impl IntoIterator<Item = String>,
+) -> Operator {
+    let of_both = [
+        ANY_ADDRESS.into(),
+        format!("--watch-namespace={}", quiet.namespace),
+    ];
+    Operator {
+        namespace: setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"),
+        watched_namespace: crowd.namespace.clone(),
+        lease: lease.to_owned(),
+        certificate_secret: "mcp-auth-operator-tls".into(),
+        url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+        program: None,
+        arguments: of_both.into_iter().chain(arguments).collect(),
+    }
+}
+
 #[tokio::test]
 async fn a_tenant_at_its_limits_is_told_so_and_another_gets_its_token_meanwhile() {
     let (crowd, quiet) = (tenant("tenants-crowd").await, tenant("tenants-quiet").await);
     let (server, service) = (SharedServer::start().await, Service::start().await);
-    let operator = Operator {
-        namespace: setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"),
-        watched_namespace: crowd.namespace.clone(),
-        lease: "tenants".into(),
-        certificate_secret: "mcp-auth-operator-tls".into(),
-        url: Some(setting("MCPAUTH_TEST_OPERATOR")),
-        program: None,
-        arguments: vec![
-            ANY_ADDRESS.into(),
-            format!("--watch-namespace={}", quiet.namespace),
-            format!("--max-resources-per-namespace={LIMIT}"),
-            "--max-selector-terms=2".into(),
-        ],
-    };
+    let limits = [
+        format!("--max-resources-per-namespace={LIMIT}"),
+        "--max-selector-terms=2".into(),
+    ];
+    let operator = operator_of_both("tenants", &crowd, &quiet, limits);
     let replica = operator.start("tenants", None, None).await;
     replica.until_leads().await;
     service.lead_to([replica.address.clone()]).await;

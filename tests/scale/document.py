@@ -167,7 +167,7 @@ Beside {number(measured["steps"][-1]["sidecars"])} sidecars, {number(silent["con
 {number(junk["sent"])} junk tokens, {junk["sent"] / junk["sending_seconds"]:.0f} a second for {junk["sending_seconds"]:.0f} s, all at one
 replica: a new sidecar had its tokens after {silent["new_sidecar_seconds"]:.2f} s, and a renewed token reached all after
 {silent["renewal_seconds"]:.2f} s. {number(junk["refused"])} of the junk tokens were refused (401), {number(junk["put_off"])} of those that name a
-key that nobody knows put off (503), {number(junk["unanswered"])} not answered, and the API server was asked about {silent["token_reviews"]};
+key that is not the cluster's put off (503), {number(junk["unanswered"])} not answered, and the API server was asked about {silent["token_reviews"]};
 the last answer came after {junk["answered_seconds"]:.0f} s. The replicas then had {pair(silent["memory"])} MB.
 """
 

@@ -84,7 +84,7 @@ pub struct Junk {
     pub sending_seconds: f64,
     /// 401.
     pub refused: usize,
-    /// 503: too many wait whose key nobody knows.
+    /// 503: too many wait whose key is not known to be the cluster's.
     pub put_off: usize,
     /// The connection was refused or closed.
     pub unanswered: usize,

@@ -40,7 +40,7 @@ fn a_crowd_of_addresses_leaves_places_to_those_that_have_none() {
         let newcomers: Vec<_> = (201..=240)
             .map(|last| bounds.enter(address(last)).expect("there is room for others"))
             .collect();
-        // Who comes later takes the place of whoever has most, and never that of one who has one.
+        // A newcomer takes the place of the address that has most, and never that of one with a single connection.
         let more: Vec<_> = (1..=200).filter_map(|last| bounds.enter(address(last))).collect();
         assert!(newcomers.iter().all(|newcomer| !is_closed(newcomer)));
         let all = crowd.iter().chain(&newcomers).chain(&more);

@@ -126,6 +126,7 @@ pub async fn run(
 ) {
     // Since this replica led before, another may have written statuses: the watch shows them.
     writer.records.forget_all();
+    writer.lengths.forget_all();
     let due = stream::poll_fn(move |context| due.poll_recv(context));
     // The items that are looked at have a pulse each.
     let pulse = writer.liveness.pulse("the writer of statuses".to_owned());

@@ -18,6 +18,7 @@ mod guard;
 mod h2c;
 mod host;
 mod http2;
+mod http2_frames;
 mod inbound;
 mod interim;
 mod litellm;

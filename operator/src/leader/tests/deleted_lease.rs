@@ -64,6 +64,16 @@ async fn a_follower_that_could_not_look_for_a_while_does_not_take_a_deleted_leas
     assert_eq!(cluster.holder().as_deref(), Some("first"));
 }
 
+/// The first one could not look until the Lease was deleted.
+async fn the_first_comes_back_and_the_second_leads_on(cluster: &Cluster, first: &Replica, second: &Replica) {
+    let leads = first.leads.clone();
+    delete_after_renewal(cluster).await;
+    first.path.send_replace(Path::Open);
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(second.leads() && !leads.has_changed().unwrap());
+    assert_eq!(cluster.holder().as_deref(), Some("second"));
+}
+
 /// Deletes the Lease when its holder has just renewed it, so that another replica looks before that makes it anew.
 async fn delete_after_renewal(cluster: &Cluster) {
     let before = cluster.spec();
@@ -83,12 +93,7 @@ async fn a_former_leader_that_missed_its_successor_does_not_take_a_deleted_lease
     first.path.send_replace(Path::Failing);
     first.until(false).await;
     second.until(true).await;
-    let leads = first.leads.clone();
-    delete_after_renewal(&cluster).await;
-    first.path.send_replace(Path::Open);
-    tokio::time::sleep(60 * SECOND).await;
-    assert!(second.leads() && !leads.has_changed().unwrap());
-    assert_eq!(cluster.holder().as_deref(), Some("second"));
+    the_first_comes_back_and_the_second_leads_on(&cluster, &first, &second).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,12 +103,7 @@ async fn the_replica_that_made_the_certificates_and_could_not_look_until_another
     first.path.send_replace(Path::Failing);
     let mut second = cluster.replica("second");
     second.until(true).await;
-    let leads = first.leads.clone();
-    delete_after_renewal(&cluster).await;
-    first.path.send_replace(Path::Open);
-    tokio::time::sleep(60 * SECOND).await;
-    assert!(second.leads() && !leads.has_changed().unwrap());
-    assert_eq!(cluster.holder().as_deref(), Some("second"));
+    the_first_comes_back_and_the_second_leads_on(&cluster, &first, &second).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! The longest snapshot that a sidecar reads: which servers fit into one, the oldest resources first. Whoever makes a snapshot and
-//! whoever tells of it in the status decide by the same.
+//! The longest snapshot that a sidecar reads: which servers fit into one, the oldest resources first. The snapshots
+//! and the status decide by the same.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -92,6 +92,11 @@ impl ServerLengths {
 
     pub fn forget(&self, resource: &ResourceRef) {
         self.known.lock().remove(resource);
+    }
+
+    /// Of resources too that were deleted while another replica led.
+    pub fn forget_all(&self) {
+        self.known.lock().clear();
     }
 
     fn bytes(&self, resource: &Arc<McpServerAuth>) -> usize {
